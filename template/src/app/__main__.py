@@ -1,0 +1,5 @@
+"""``python -m app``: the same commands as ``app``."""
+
+from app.cli import main
+
+main()

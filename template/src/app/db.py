@@ -1,0 +1,193 @@
+"""Postgres: one engine a process, transactions that commit in one place, and reads that are cheap.
+
+A route that writes takes a ``Session``: one transaction, committed after the route and before the
+response is sent, rolled back on any error. Services ``flush``, they never ``commit``. A route that
+only reads takes a ``Reader``: it selects columns, one statement at a time, with no transaction
+around it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypeVarTuple
+from uuid import uuid4
+
+from fastapi import Depends, FastAPI, Request
+from sqlalchemy import MetaData, NullPool, Row, Select, event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from app import about
+from app.errors import Unavailable
+from app.lifespan import Lifespan
+from app.settings import Settings
+
+AFTER_COMMIT = "after_commit"
+Columns = TypeVarTuple("Columns")
+Callback = Callable[[], Awaitable[None]]
+
+
+class Base(DeclarativeBase):
+    """What every table derives from. The names let migrations find constraints again."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Database:
+    """The connections of this process, and the two ways to use them."""
+
+    def __init__(self, engine: AsyncEngine, connections: int, wait: float) -> None:
+        self.engine = engine
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        # First come, first served: without it, a busy pool lets late-comers overtake and the
+        # unlucky run into their time-out.
+        self._turns = asyncio.Semaphore(connections)
+        self._wait = wait
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a free connection; raise ``Unavailable`` after ``db_pool_timeout`` seconds."""
+        if self._turns.locked():
+            try:
+                await asyncio.wait_for(self._turns.acquire(), self._wait)
+            except TimeoutError:
+                raise Unavailable("The database is busy.") from None
+        else:
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """Open a session that commits at the end, or rolls back when anything was raised."""
+        async with self.turn(), self.session() as session:
+            yield session
+            await session.commit()
+        for callback in session.info.pop(AFTER_COMMIT, ()):
+            await callback()
+
+    def session(self) -> AsyncSession:
+        return AsyncSession(self.engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Borrow a connection in autocommit: no BEGIN and no ROLLBACK round trips."""
+        async with self.turn(), self._autocommit.connect() as connection:
+            yield connection
+
+
+class Reader:
+    """Runs single SELECTs. Two of them may see different states of the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def first(self, statement: Select[*Columns]) -> Row[*Columns] | None:
+        """Return the first row, or ``None``."""
+        async with self._database.reading() as connection:
+            return (await connection.execute(statement)).first()
+
+    async def all(self, statement: Select[*Columns]) -> Sequence[Row[*Columns]]:
+        """Return every row."""
+        async with self._database.reading() as connection:
+            return (await connection.execute(statement)).all()
+
+
+def on_commit(session: AsyncSession, callback: Callback) -> None:
+    """Run ``callback`` after the transaction of ``session`` is committed; never when it is not.
+
+    It must not raise: the work is done, and the caller is about to be told so.
+    """
+    session.info.setdefault(AFTER_COMMIT, []).append(callback)
+
+
+async def _session(request: Request) -> AsyncIterator[AsyncSession]:
+    database: Database = request.app.state.db
+    async with database.transaction() as session:
+        yield session
+
+
+async def _reader(request: Request) -> Reader:
+    reader: Reader = request.app.state.reader
+    return reader
+
+
+# "function": closed, and so committed, before the response is sent; a commit that fails is an
+# error that the caller sees.
+Session = Annotated[AsyncSession, Depends(_session, scope="function")]
+Reads = Annotated[Reader, Depends(_reader)]
+
+
+def create_engine(settings: Settings) -> AsyncEngine:
+    """Make the engine. It connects when it is first used."""
+    connect_args: dict[str, Any] = {
+        "timeout": settings.db_pool_timeout,
+        "command_timeout": settings.db_statement_timeout,
+    }
+    if settings.db_pgbouncer:
+        # Statements are prepared on whatever server connection PgBouncer picks, so a name must
+        # never meet another statement that was prepared under it.
+        connect_args["prepared_statement_name_func"] = lambda: f"__{uuid4()}__"
+        connect_args["prepared_statement_cache_size"] = 0
+        connect_args["statement_cache_size"] = 0
+        return create_async_engine(
+            settings.database_url.get_secret_value(), poolclass=NullPool, connect_args=connect_args
+        )
+    connect_args["server_settings"] = {
+        "application_name": about.NAME,
+        "statement_timeout": str(int(settings.db_statement_timeout * 1000)),
+        "idle_in_transaction_session_timeout": str(int(settings.request_timeout * 2000)),
+    }
+    engine = create_async_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.db_pool_size,
+        max_overflow=settings.db_max_overflow,
+        pool_timeout=settings.db_pool_timeout,
+        pool_recycle=settings.db_pool_recycle,
+        connect_args=connect_args,
+    )
+    _ping_after_idle(engine, settings.db_ping_after_idle)
+    return engine
+
+
+def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:
+    """Test a connection only when it was idle: a ping before each use would double the trips."""
+
+    @event.listens_for(engine.sync_engine, "checkin")
+    def checkin(_connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def checkout(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get("idle_since", time.monotonic()) > seconds:
+            try:
+                engine.sync_engine.dialect.do_ping(connection)
+            except engine.sync_engine.dialect.dbapi.Error as error:
+                raise DisconnectionError("The idle connection was lost.") from error
+
+
+def install(app: FastAPI, settings: Settings) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        engine = create_engine(settings)
+        connections = settings.db_pool_size + settings.db_max_overflow
+        app.state.db = Database(engine, connections, settings.db_pool_timeout)
+        app.state.reader = Reader(app.state.db)
+        try:
+            yield
+        finally:
+            await engine.dispose()
+
+    return lifespan

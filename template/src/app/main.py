@@ -1,0 +1,42 @@
+"""Puts the service together. Nothing happens at import."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import about, api
+from app.lifespan import Lifespan
+from app.parts import PARTS
+from app.settings import Settings, get_settings
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the service from its parts; without ``settings``, from the environment's."""
+    settings = settings or get_settings()
+    lifespans: list[Lifespan] = []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for resource in lifespans:
+                await stack.enter_async_context(resource())
+            yield
+
+    app = FastAPI(
+        title=about.NAME,
+        description=about.DESCRIPTION,
+        version=about.release(),
+        lifespan=lifespan,
+        max_body_size=settings.max_body_size,
+        docs_url=None,  # docs.py serves them, from local files
+        redoc_url=None,
+        openapi_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # middleware.py does it
+    )
+    app.state.settings = settings
+    for part in PARTS:
+        if resource := part.install(app, settings):
+            lifespans.append(resource)
+    api.install(app)
+    return app

@@ -1,0 +1,40 @@
+"""Redis: one client a process, with time-outs, for limits, caches and whatever may be lost."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+from redis.asyncio import Redis
+
+from app.lifespan import Lifespan
+from app.settings import Settings
+
+
+async def _client(request: Request) -> Redis:
+    client: Redis = request.app.state.redis
+    return client
+
+
+Cache = Annotated[Redis, Depends(_client)]
+
+
+def create_client(settings: Settings) -> Redis:
+    """Make the client. It connects when it is first used."""
+    client: Redis = Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_timeout,
+        max_connections=settings.redis_max_connections,
+        decode_responses=True,
+    )
+    return client
+
+
+def install(app: FastAPI, settings: Settings) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with create_client(settings) as app.state.redis:
+            yield
+
+    return lifespan

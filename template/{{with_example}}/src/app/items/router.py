@@ -1,0 +1,85 @@
+"""The routes: what HTTP needs, and no more."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Response
+
+from app.auth import CurrentUser
+from app.caching import NEVER, PRIVATE, Caching
+from app.db import Reads, Session
+from app.errors import Conflict, NotFound, PreconditionFailed, Unauthorized, responses
+from app.items import service
+from app.items.jobs import export_items
+from app.items.schemas import ItemCreate, ItemPatch, ItemRead
+from app.jobs import Jobs, JobStatus
+from app.pagination import Page, Paging, paging
+
+router = APIRouter(prefix="/items", tags=["items"], responses=responses(Unauthorized))
+
+ItemPaging = Annotated[Paging[service.Position], Depends(paging("items", service.Position))]
+
+
+def position(item: ItemRead) -> tuple[datetime, UUID]:
+    return item.created_at, item.id
+
+
+@router.post("", status_code=201)
+async def create(
+    data: ItemCreate, user: CurrentUser, session: Session, response: Response
+) -> ItemRead:
+    item = await service.create(session, user.id, data)
+    response.headers["Location"] = f"/api/v1/items/{item.id}"
+    response.headers["ETag"] = f'"{item.version}"'
+    return ItemRead.model_validate(item)
+
+
+@router.get("")
+async def browse(
+    user: CurrentUser, reads: Reads, paging: ItemPaging, response: Response
+) -> Page[ItemRead]:
+    """List your items, newest first."""
+    response.headers["Cache-Control"] = PRIVATE
+    rows = await service.newest(reads, user.id, paging.limit + 1, paging.after)
+    return paging.page(rows, position)
+
+
+@router.get("/{item_id}", responses=responses(NotFound))
+async def read(item_id: UUID, user: CurrentUser, reads: Reads, caching: Caching) -> ItemRead:
+    item = await service.read(reads, user.id, item_id)
+    caching.validate(etag=str(item.version), modified=item.updated_at)
+    return item
+
+
+@router.patch("/{item_id}", responses=responses(NotFound, Conflict, PreconditionFailed))
+async def change(
+    item_id: UUID,
+    data: ItemPatch,
+    user: CurrentUser,
+    session: Session,
+    caching: Caching,
+    response: Response,
+) -> ItemRead:
+    """Change an item; with `If-Match`, only if it is still the one that you read."""
+    item = await service.own(session, user.id, item_id)
+    caching.require(etag=str(item.version))
+    await service.change(session, item, data)
+    response.headers["ETag"] = f'"{item.version}"'
+    return ItemRead.model_validate(item)
+
+
+@router.delete("/{item_id}", status_code=204, responses=responses(NotFound, PreconditionFailed))
+async def remove(item_id: UUID, user: CurrentUser, session: Session, caching: Caching) -> None:
+    item = await service.own(session, user.id, item_id)
+    caching.require(etag=str(item.version))
+    await service.remove(session, item)
+
+
+@router.post("/export", status_code=202)
+async def export(user: CurrentUser, jobs: Jobs, response: Response) -> JobStatus:
+    """Start an export of all your items; while one runs, that one is answered."""
+    job = await jobs.enqueue(export_items, owner=user.id, unique=f"items.export:{user.id}")
+    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+    response.headers["Cache-Control"] = NEVER
+    return job

@@ -1,0 +1,48 @@
+"""What goes in and out of the API."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from app.schemas import Storable
+
+Name = Annotated[Storable, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+Description = Annotated[Storable, StringConstraints(max_length=10_000)]
+
+
+class ItemCreate(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "Anchor", "description": "Forged, 40 kg"}]}
+    )
+
+    name: Name
+    description: Description = ""
+
+
+class ItemPatch(BaseModel):
+    """Only what is sent, and is not null, is changed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"description": "Forged, 45 kg"}]})
+
+    name: Name | None = None
+    description: Description | None = None
+
+
+class ItemRead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    name: str
+    description: str
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+class Export(BaseModel):
+    """The result of an export: one JSON object a line, newest first."""
+
+    items: int
+    lines: str

@@ -1,0 +1,56 @@
+"""Debian packages for a machine that has no container engine, from the mirror that apt uses here."""
+
+import os
+import subprocess
+from pathlib import Path
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def mirror() -> str:
+    """Return the URL of the Debian mirror that this machine's apt is configured with."""
+    for refresh in (False, True):
+        if refresh:
+            _apt("update", "-qq")
+        sites = _apt(
+            *("indextargets", "--format", "$(SITE)"),
+            *("Created-By: Packages", "Origin: Debian", "Label: Debian"),
+        ).split()
+        if sites:
+            return sites[0]
+    raise RuntimeError("apt knows no Debian mirror on this machine; `apt-get update` would say why.")
+
+
+def install(*packages: str) -> None:
+    """Install packages of this machine's own release; raises when apt can't."""
+    mirror()
+    _apt("install", "-y", "-qq", "--no-install-recommends", *packages)
+
+
+def unpack(suite: str, packages: list[str], into: Path) -> None:
+    """Fetch packages of another Debian release and unpack them below ``into``, uninstalled."""
+    for folder in ("parts", "lists/partial", "archives/partial"):
+        (into / folder).mkdir(parents=True, exist_ok=True)
+    source = f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n"
+    (into / "parts" / "suite.list").write_text(source)
+    config = into / "apt.conf"
+    config.write_text(
+        f'Dir::Etc::SourceList "/dev/null"; Dir::Etc::SourceParts "{into}/parts";\n'
+        f'Dir::State::Lists "{into}/lists"; Dir::Cache "{into}"; APT::Sandbox::User "root";\n'
+    )
+    _apt("update", "-qq", config=config)
+    _apt("download", "-qq", *packages, config=config, folder=into)
+    for package in into.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "--extract", package, into], check=True)
+
+
+def _apt(*arguments: str, config: Path | None = None, folder: Path | None = None) -> str:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+    if config:
+        environment["APT_CONFIG"] = str(config)
+    done = subprocess.run(
+        ["apt-get", *arguments], env=environment, cwd=folder, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"apt-get {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout

@@ -1,0 +1,94 @@
+"""Stand-ins, under their own names, for the public images that a service asks for.
+
+Only for an engine of ours that can't reach an image registry. Python comes from Debian; Postgres
+and Valkey come from the wheels that the service itself develops with. They do as much of what
+the official images do as the service's ``compose.yaml`` relies on.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from . import apt
+from .engine import Engine
+
+HERE = Path(__file__).parent / "stand_ins"
+PYTHON_SUITES = {"3.11": "bookworm", "3.13": "trixie", "3.14": "forky"}
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+PYTHON = "python:3.13-slim"
+STAND_INS = {"postgres:18": "postgres", "valkey/valkey:9": "valkey"}
+PUBLIC = [PYTHON, *STAND_INS]
+
+
+def provide(engine: Engine) -> None:
+    """Make every image of ``PUBLIC`` that the engine lacks."""
+    if not engine.has(PYTHON):
+        _python(engine, PYTHON)
+    for image, folder in STAND_INS.items():
+        if not engine.has(image):
+            build(engine, HERE / folder, image)
+
+
+def build(engine: Engine, folder: Path, tag: str, *arguments: str) -> None:
+    """Build ``folder`` as ``tag``, with what this machine needs to reach its Python index."""
+    with tempfile.TemporaryDirectory() as secrets:
+        options = [*arguments, *_access(Path(secrets))]
+        if engine.own:
+            options += ["--network", "host"]
+        engine.docker("buildx", "build", "--tag", tag, *options, folder)
+
+
+def _access(folder: Path) -> list[str]:
+    """Return the build secrets: this machine's certificates and, if it has one, its own index."""
+    found = {"ca": CERTIFICATES} if CERTIFICATES.exists() else {}
+    if index := _index():
+        (folder / "pip.conf").write_text(f"[global]\nindex-url = {index}\n")
+        (folder / "uv.toml").write_text(f'index-url = "{index}"\n')
+        found |= {"pip": folder / "pip.conf", "uv": folder / "uv.toml"}
+    return [word for name, path in found.items() for word in ("--secret", f"id={name},src={path}")]
+
+
+def _index() -> str:
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
+        if index := os.environ.get(name):
+            return index
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def _python(engine: Engine, image: str) -> None:
+    """Import a minimal Debian whose Python is the one that ``image`` names."""
+    if not shutil.which("debootstrap"):
+        apt.install("debootstrap")
+    version = image.removeprefix("python:").removesuffix("-slim")
+    # Not below /tmp, which may be mounted without devices.
+    with tempfile.TemporaryDirectory(dir=Path(engine.environment["DOCKER_CONFIG"]).parent) as folder:
+        root = Path(folder, "root")
+        _bootstrap(root, PYTHON_SUITES[version])
+        _resemble(root, version)
+        archive = Path(folder, "root.tar")
+        subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
+        engine.docker("import", "--change", 'CMD ["python3"]', archive, image)
+
+
+def _bootstrap(root: Path, suite: str) -> None:
+    packages = "ca-certificates,python3,python3-venv,python3-pip"
+    command = ["debootstrap", "--variant=minbase", f"--include={packages}", suite, root]
+    done = subprocess.run([*command, apt.mirror()], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"debootstrap of {suite} failed:\n{done.stdout[-3000:]}")
+
+
+def _resemble(root: Path, version: str) -> None:
+    """Give the tree the names of the official image and drop what that one doesn't carry."""
+    for name, target in {"python": "python3", "python3": "python3", "pip": "pip3"}.items():
+        (root / "usr/local/bin" / name).symlink_to(f"/usr/bin/{target}")
+    (root / f"usr/lib/python{version}/EXTERNALLY-MANAGED").unlink()
+    for folder in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+        (root / folder).mkdir()

@@ -1,0 +1,222 @@
+"""What every test can ask for: real Postgres and Redis, the app, clients, fresh databases.
+
+A test of the app in this process runs inside one transaction that is rolled back at its end. A test
+that starts processes, or that needs several connections at once, asks for ``fresh_settings``: a
+database of its own, copied from a migrated one in a few milliseconds.
+"""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from alembic import command
+from alembic.config import Config
+from fastapi import FastAPI
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
+
+from app.db import Database, Reader
+from app.dev.servers import services
+from app.main import create_app
+from app.settings import Settings, get_settings
+from tests.actors import sign_in
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def servers(worker_id: str) -> Iterator[dict[str, str]]:
+    """The URLs of Postgres and Redis: the given ones, or servers just for this run."""
+    given = os.environ.get("REDIS_URL")
+    with services() as urls:
+        if given:  # somebody's Redis: keep to one database of it, from the far end
+            number = 15 - int(worker_id.removeprefix("gw") or 0) if worker_id != "master" else 15
+            urls = {**urls, "REDIS_URL": str(httpx2.URL(given).copy_with(path=f"/{number}"))}
+        yield urls
+
+
+async def _administer(server: URL, statement: str) -> None:
+    engine = create_async_engine(server, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text(statement))
+    await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+async def new_database(servers: dict[str, str]) -> AsyncIterator[Callable[..., Any]]:
+    """Make databases, from a template where one is named, and drop them all in the end."""
+    server = make_url(servers["DATABASE_URL"])
+    made: list[str] = []
+
+    async def new(template: str = "template1") -> URL:
+        name = f"test_{secrets.token_hex(6)}"
+        await _administer(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        made.append(name)
+        return server.set(database=name)
+
+    yield new
+    for name in made:
+        await _administer(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+async def migrated(new_database: Callable[..., Any]) -> str:
+    """The name of a migrated database that nobody is connected to, to copy from."""
+    url: URL = await new_database()
+    await migrate(url)
+    assert url.database
+    return url.database
+
+
+async def migrate(url: URL, revision: str = "heads", *, down: bool = False) -> None:
+    """Run the migrations against ``url``, as ``app migrate`` would."""
+    engine = create_async_engine(url)
+    config = Config(toml_file=str(ROOT / "pyproject.toml"))
+    run = command.downgrade if down else command.upgrade
+
+    def with_connection(connection: Any) -> None:
+        config.attributes["connection"] = connection
+        run(config, revision)
+
+    async with engine.connect() as connection:
+        await connection.run_sync(with_connection)
+    await engine.dispose()
+
+
+def test_settings(database: URL, servers: dict[str, str], **changes: Any) -> Settings:
+    """Return settings for a test; what is not given here has its default."""
+    return Settings(
+        environment="test",
+        secret_key=SecretStr(secrets.token_hex(32)),
+        database_url=SecretStr(database.render_as_string(hide_password=False)),
+        redis_url=SecretStr(servers["REDIS_URL"]),
+        **changes,
+    )
+
+
+test_settings.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+async def settings(
+    new_database: Callable[..., Any], migrated: str, servers: dict[str, str]
+) -> Settings:
+    """The settings of the app that the tests in this process share."""
+    return test_settings(await new_database(migrated), servers)
+
+
+@pytest.fixture
+async def fresh_settings(
+    new_database: Callable[..., Any], migrated: str, servers: dict[str, str]
+) -> Settings:
+    """Settings with a migrated database of this test's own."""
+    return test_settings(await new_database(migrated), servers)
+
+
+@pytest.fixture
+def environment(fresh_settings: Settings) -> dict[str, str]:
+    """The environment for a process of this test's own."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+        "ENVIRONMENT": "test",
+        "SECRET_KEY": fresh_settings.secret_key.get_secret_value(),
+        "DATABASE_URL": fresh_settings.database_url.get_secret_value(),
+        "REDIS_URL": fresh_settings.redis_url.get_secret_value(),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[FastAPI]:
+    """Run an app of your own: start its parts, stop them in the end."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+class OneTransaction(Database):
+    """A database whose every use is part of one transaction."""
+
+    def __init__(self, database: Database, connection: AsyncConnection) -> None:
+        self.__dict__.update(database.__dict__)
+        self._connection = connection
+
+    def session(self) -> AsyncSession:
+        return AsyncSession(
+            self._connection,
+            expire_on_commit=False,
+            join_transaction_mode="create_savepoint",
+        )
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        yield self._connection
+
+
+@pytest.fixture(scope="session")
+async def shared_app(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with running(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def app(shared_app: FastAPI) -> AsyncIterator[FastAPI]:
+    """The app, inside a transaction that is rolled back, with an empty Redis."""
+    database: Database = shared_app.state.db
+    await shared_app.state.redis.flushdb()
+    async with database.engine.connect() as connection, connection.begin() as transaction:
+        shared_app.state.db = OneTransaction(database, connection)
+        shared_app.state.reader = Reader(shared_app.state.db)
+        yield shared_app
+        await transaction.rollback()
+    shared_app.state.db, shared_app.state.reader = database, Reader(database)
+
+
+def client_of(app: FastAPI) -> httpx2.AsyncClient:
+    """Return a client that calls the app in this process, from the address 127.0.0.1."""
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    return httpx2.AsyncClient(transport=transport, base_url="http://test")
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    """A caller whom nobody knows."""
+    async with client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def alice(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    """A caller who has signed in."""
+    async with client_of(app) as client:
+        client.headers.update(await sign_in(client, "alice@example.com"))
+        yield client
+
+
+@pytest.fixture
+async def bob(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    """Another caller who has signed in."""
+    async with client_of(app) as client:
+        client.headers.update(await sign_in(client, "bob@example.com"))
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep what is set here, and a ``.env``, from changing what a test sees."""
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()

@@ -9,7 +9,6 @@ from fastapi import Depends, FastAPI, Request, Response
 from starlette.middleware.gzip import GZipMiddleware
 
 from app.errors import PreconditionFailed
-from app.lifespan import Lifespan
 from app.settings import Settings
 
 # May be kept by the caller alone, and is asked for again each time: the answer is personal.
@@ -80,7 +79,6 @@ async def _not_modified(_: Request, error: Exception) -> Response:
     return Response(status_code=304, headers=error.headers)
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan | None:
+def install(app: FastAPI, settings: Settings) -> None:
     app.add_exception_handler(NotModified, _not_modified)
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM)
-    return None

@@ -64,9 +64,9 @@ def check() -> None:
 def openapi(output: Path | None) -> None:
     """Write the OpenAPI document; it needs no database and no secret."""
     from app.main import create_app
-    from app.settings import example_settings
+    from app.settings import offline_settings
 
-    document = json.dumps(create_app(example_settings()).openapi(), indent=2) + "\n"
+    document = json.dumps(create_app(offline_settings()).openapi(), indent=2) + "\n"
     if output:
         output.write_text(document, encoding="utf-8")
     else:

@@ -165,6 +165,8 @@ def create_engine(settings: Settings) -> AsyncEngine:
 def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:
     """Test a connection only when it was idle: a ping before each use would double the trips."""
 
+    dialect = engine.sync_engine.dialect
+
     @event.listens_for(engine.sync_engine, "checkin")
     def checkin(_connection: Any, record: Any) -> None:
         record.info["idle_since"] = time.monotonic()
@@ -173,8 +175,8 @@ def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:
     def checkout(connection: Any, record: Any, _proxy: Any) -> None:
         if time.monotonic() - record.info.get("idle_since", time.monotonic()) > seconds:
             try:
-                engine.sync_engine.dialect.do_ping(connection)
-            except engine.sync_engine.dialect.dbapi.Error as error:
+                dialect.do_ping(connection)
+            except dialect.loaded_dbapi.Error as error:
                 raise DisconnectionError("The idle connection was lost.") from error
 
 

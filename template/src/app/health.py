@@ -86,7 +86,7 @@ async def _ask(ping: Ping, critical: bool) -> Check:
             await ping()
     except TimeoutError:
         error = f"no answer within {TIMEOUT:g} s"
-    except Exception as reason:
+    except Exception as reason:  # noqa: BLE001
         # The class alone: messages hold addresses, and anyone may read this page.
         error = type(reason).__name__
     latency = round((time.perf_counter() - start) * 1000, 2)

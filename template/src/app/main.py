@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 
 from app import about, api
-from app.lifespan import Lifespan
 from app.parts import PARTS
 from app.settings import Settings, get_settings
 
@@ -14,12 +13,11 @@ from app.settings import Settings, get_settings
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the service from its parts; without ``settings``, from the environment's."""
     settings = settings or get_settings()
-    lifespans: list[Lifespan] = []
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for resource in lifespans:
+            for resource in filter(None, installed):
                 await stack.enter_async_context(resource())
             yield
 
@@ -35,8 +33,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},  # middleware.py does it
     )
     app.state.settings = settings
-    for part in PARTS:
-        if resource := part.install(app, settings):
-            lifespans.append(resource)
+    installed = [part.install(app, settings) for part in PARTS]
     api.install(app)
     return app

@@ -6,7 +6,7 @@ The cursor is that row's key, signed: a caller can't make one up. It is tied to 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Depends, Query, Request
+from fastapi import Query, Request
 from pydantic import BaseModel, Field, TypeAdapter
 from pydantic_core import to_json
 
@@ -37,8 +37,8 @@ class Paging(Generic[Key]):
     def page(self, rows: Sequence[T], position: Callable[[T], Key]) -> Page[T]:
         """Make the page from up to ``limit + 1`` rows: the one too many tells of a next page."""
         items = list(rows[: self.limit])
-        more = len(rows) > self.limit
-        return Page(items=items, next=seal(self._key, to_json(position(items[-1]))) if more else None)
+        last = to_json(position(items[-1])) if len(rows) > self.limit else None
+        return Page(items=items, next=seal(self._key, last) if last else None)
 
 
 def paging(name: str, position: type[Key]) -> Callable[..., Paging[Key]]:

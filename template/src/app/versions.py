@@ -1,6 +1,7 @@
 """API versions: each has its own prefix; a deprecated one says so in every answer.
 
-https://www.rfc-editor.org/rfc/rfc9745 (Deprecation), https://www.rfc-editor.org/rfc/rfc8594 (Sunset)
+https://www.rfc-editor.org/rfc/rfc9745 defines Deprecation, https://www.rfc-editor.org/rfc/rfc8594
+Sunset.
 """
 
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class DeprecationHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(self.prefix):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

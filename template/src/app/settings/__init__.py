@@ -5,6 +5,7 @@ given as ``NAME_FILE``, the path of a file that holds it.
 """
 
 from functools import cache
+from secrets import token_hex
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -17,6 +18,7 @@ from pydantic_settings import (
 
 from app.settings.auth import AuthSettings
 from app.settings.jobs import JobsSettings
+from app.settings.rates import Rate, RateOrOff
 from app.settings.sources import SecretFiles, explain, refuse_unreadable, split_commas
 from app.settings.tracing import TracingSettings
 
@@ -70,6 +72,17 @@ class CoreSettings(BaseSettings):
     cors_origins: Names = Field([], description="Origins of browsers that may call, by comma")
     cors_allow_credentials: bool = Field(False, description="May those browsers send cookies?")
 
+    rate_limit: RateOrOff = Field(
+        Rate(600, 60), description="Requests of one client to the API, such as 600/minute, or off"
+    )
+    rate_limit_fail_open: bool = Field(
+        True,
+        description="While Redis is away: true, each process counts for itself; false, answer 503",
+    )
+    rate_limit_timeout: float = Field(
+        0.25, gt=0, description="Seconds that Redis has to count a request"
+    )
+
     max_body_size: int = Field(1_048_576, ge=1, description="Bytes that a request body may have")
     request_timeout: float = Field(30, gt=0, description="Seconds until a request is given up")
     max_in_flight: int = Field(
@@ -102,11 +115,11 @@ class CoreSettings(BaseSettings):
         try:
             url = make_url(value.get_secret_value())
         except (ArgumentError, ValueError):
-            raise ValueError("is no URL; write postgresql+asyncpg://user:password@host/db") from None
+            raise ValueError("is no URL; write postgresql+asyncpg://user@host/database") from None
         if url.drivername in ("postgres", "postgresql"):
             url = url.set(drivername="postgresql+asyncpg")
         if url.drivername != "postgresql+asyncpg" or not url.host or not url.database:
-            raise ValueError("write it as postgresql+asyncpg://user:password@host/database")
+            raise ValueError("write it as postgresql+asyncpg://user@host/database")
         return SecretStr(url.render_as_string(hide_password=False))
 
     @field_validator("redis_url")
@@ -141,6 +154,16 @@ class Settings(AuthSettings, JobsSettings, TracingSettings, CoreSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, SecretFiles(settings_cls), dotenv_settings
+
+
+def offline_settings() -> Settings:
+    """Return settings to build the app with, but not to run it: for the API document."""
+    return Settings(
+        environment="test",
+        secret_key=SecretStr(token_hex()),
+        database_url=SecretStr("postgresql+asyncpg://localhost/offline"),
+        redis_url=SecretStr("redis://localhost"),
+    )
 
 
 @cache

@@ -8,7 +8,6 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
-
 NOTHING_STARTED = "The environment is not right, so nothing was started:"
 
 

@@ -17,13 +17,11 @@ class Item(Base):
     owner: Mapped[str] = mapped_column(String(64))
     name: Mapped[str] = mapped_column(String(200))
     description: Mapped[str] = mapped_column(Text, server_default="")
-    created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
     )
     # Counts the changes. An UPDATE names the version that it read, so two at once can't both win.
     version: Mapped[int] = mapped_column()
 
-    __mapper_args__ = {"version_id_col": version, "eager_defaults": True}
+    __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012

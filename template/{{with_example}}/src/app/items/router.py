@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Response
 
 from app.auth import CurrentUser
-from app.caching import NEVER, PRIVATE, Caching
+from app.caching import PRIVATE, Caching
 from app.db import Reads, Session
 from app.errors import Conflict, NotFound, PreconditionFailed, Unauthorized, responses
 from app.items import service
@@ -81,5 +81,4 @@ async def export(user: CurrentUser, jobs: Jobs, response: Response) -> JobStatus
     """Start an export of all your items; while one runs, that one is answered."""
     job = await jobs.enqueue(export_items, owner=user.id, unique=f"items.export:{user.id}")
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
-    response.headers["Cache-Control"] = NEVER
     return job

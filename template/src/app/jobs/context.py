@@ -1,0 +1,58 @@
+"""What a running job is given: the resources that a route gets from its dependencies."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import Reader
+from app.logs import get_logger
+
+if TYPE_CHECKING:
+    import httpx2
+    from redis.asyncio import Redis
+
+    from app.jobs.queue import JobQueue
+
+
+class Context:
+    """One attempt at one job.
+
+    ``attempt`` counts from 1. A job may run more than once, also after it succeeded (its worker
+    may die before it can say so): use ``job_id`` to make the second time harmless.
+    """
+
+    def __init__(self, app: FastAPI, job_id: UUID, name: str, attempt: int) -> None:
+        self._app = app
+        self.job_id = job_id
+        self.attempt = attempt
+        self.logger: Any = get_logger(f"app.jobs.{name}")
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open a session that commits at the end, or rolls back when anything was raised."""
+        transaction: AbstractAsyncContextManager[AsyncSession] = self._app.state.db.transaction()
+        return transaction
+
+    def jobs(self, session: AsyncSession) -> JobQueue:
+        """Return the queue, to enqueue further jobs as part of the transaction of ``session``."""
+        queue: JobQueue = self._app.state.jobs.within(session)
+        return queue
+
+    @property
+    def reader(self) -> Reader:
+        reader: Reader = self._app.state.reader
+        return reader
+
+    @property
+    def redis(self) -> Redis:
+        redis: Redis = self._app.state.redis
+        return redis
+
+    @property
+    def http(self) -> httpx2.AsyncClient:
+        http: httpx2.AsyncClient = self._app.state.http
+        return http

@@ -1,0 +1,135 @@
+"""Which jobs there are, and what their arguments and results look like."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+import app
+
+Function = Callable[..., Awaitable[Any]]
+F = TypeVar("F", bound=Function)
+
+RESERVED = {"unique", "delay"}  # what `enqueue` itself takes
+
+
+@dataclass(frozen=True)
+class JobType:
+    """A registered job. ``timeout`` in seconds; ``cron`` in UTC."""
+
+    name: str
+    function: Function
+    retries: int
+    timeout: float
+    cron: str | None
+    arguments: TypeAdapter[dict[str, Any]]
+    result: TypeAdapter[Any]
+
+    def to_json(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Check ``arguments`` and turn them into JSON; raise ``TypeError`` if the job can't run."""
+        try:
+            valid = self.arguments.validate_python(arguments)
+        except ValidationError as error:
+            problems = (f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors())
+            raise TypeError(f"{self.name} can't be called so: {'; '.join(problems)}") from None
+        json: dict[str, Any] = self.arguments.dump_python(valid, mode="json")
+        return json
+
+
+_by_name: dict[str, JobType] = {}
+_by_function: dict[Function, JobType] = {}
+
+
+def job(
+    *, name: str | None = None, retries: int = 5, timeout: float = 60, cron: str | None = None
+) -> Callable[[F], F]:
+    """Register ``async def function(context, ...)`` as a job; the function stays what it is.
+
+    ``name`` is what the queue calls it, by default ``<feature>.<function>``: a job that waits in
+    the queue is found by it, so a renamed function keeps its old name here. After a failure it is
+    tried ``retries`` times more, later each time. An attempt that takes longer than ``timeout``
+    seconds has failed. ``cron`` (five fields, or six with seconds first; UTC) starts it by the
+    clock.
+    """
+
+    def register(function: F) -> F:
+        kind = _describe(function, name or _default_name(function), retries, timeout, cron)
+        known = _by_name.setdefault(kind.name, kind).function
+        if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
+            raise ValueError(f"Two jobs are called {kind.name}: give one of them another `name`.")
+        _by_name[kind.name] = _by_function[function] = kind
+        return function
+
+    return register
+
+
+def _default_name(function: Function) -> str:
+    """``app.items.jobs`` and ``export_items`` make ``items.export_items``."""
+    module = function.__module__.removeprefix(f"{app.__name__}.").removesuffix(".jobs")
+    return f"{module}.{function.__name__}"
+
+
+def _describe(
+    function: Function, name: str, retries: int, timeout: float, cron: str | None
+) -> JobType:
+    if not inspect.iscoroutinefunction(function):
+        raise TypeError(f"{name} is no `async def`; blocking work goes into asyncio.to_thread.")
+    signature = inspect.signature(function, eval_str=True)
+    _context, *parameters = signature.parameters.values()
+    if reserved := RESERVED.intersection(p.name for p in parameters):
+        raise TypeError(f"{name}: {', '.join(reserved)} is a parameter of `enqueue`; rename it.")
+    returned = signature.return_annotation
+    return JobType(
+        name=name,
+        function=function,
+        retries=retries,
+        timeout=timeout,
+        cron=cron,
+        arguments=TypeAdapter(_arguments(name, parameters)),
+        result=TypeAdapter(Any if returned is inspect.Signature.empty else returned),
+    )
+
+
+def _arguments(name: str, parameters: Iterable[inspect.Parameter]) -> Any:
+    """Make the type of a call's arguments; those with a default may be left out."""
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"{name}: a job names each of its parameters, without * and **.")
+        required = parameter.default is inspect.Parameter.empty
+        annotation = Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation
+        fields[parameter.name] = annotation if required else NotRequired[annotation]
+    kind = TypedDict(name, fields)  # type: ignore[misc]  # made at run time
+    return with_config(ConfigDict(extra="forbid"))(kind)
+
+
+def of(function: Function) -> JobType:
+    """Return how ``function`` was registered; raise ``TypeError`` if it was not."""
+    try:
+        return _by_function[function]
+    except KeyError:
+        raise TypeError(f"{function.__qualname__} is no job: put @job() above it.") from None
+
+
+def get(name: str) -> JobType:
+    """Return the job called ``name``; raise ``LookupError`` if this release has none."""
+    try:
+        return _by_name[name]
+    except KeyError:
+        raise LookupError(f"This release has no job called {name}.") from None
+
+
+def scheduled() -> list[JobType]:
+    """Return the jobs that the clock starts."""
+    return [kind for kind in _by_name.values() if kind.cron]
+
+
+def discover() -> None:
+    """Import the ``jobs`` module of every feature, so that its jobs are registered."""
+    for feature in pkgutil.iter_modules(app.__path__, f"{app.__name__}."):
+        if feature.ispkg and importlib.util.find_spec(f"{feature.name}.jobs"):
+            importlib.import_module(f"{feature.name}.jobs")

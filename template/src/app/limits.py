@@ -1,0 +1,226 @@
+"""Rate limits, counted in Redis for all processes together.
+
+A limit is a bucket that refills evenly: "60/minute" lets 60 requests through at once, and then one
+each second. That is the generic cell rate algorithm: per client one key, per request one round
+trip, and no edge of a window at which twice as much gets through.
+
+While Redis is away each process counts for itself, or refuses, as ``RATE_LIMIT_FAIL_OPEN`` says.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import AppError, TooManyRequests, Unavailable, problem
+from app.lifespan import Lifespan
+from app.settings import Settings
+from app.settings.rates import Rate
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "/api/"  # below it the default limit holds, and answers carry the headers
+SPENT = "app.limits.spent"
+TRY_AGAIN = 5.0  # seconds for which a Redis that failed is not asked
+LOCAL_BUCKETS = 10_000  # that a process keeps while Redis is away
+
+# The value is the time, in microseconds, at which the bucket is full again.
+TAKE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local interval, window = tonumber(ARGV[1]), tonumber(ARGV[2])
+local used = math.max((tonumber(redis.call('GET', KEYS[1])) or 0) - now, 0)
+if used + interval > window then return {0, used} end
+used = used + interval
+redis.call('SET', KEYS[1], string.format('%.0f', now + used), 'PX', math.ceil(used / 1000))
+return {1, used}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a limit said to one request. ``used``: microseconds until the bucket is full again."""
+
+    name: str
+    rate: Rate
+    allowed: bool
+    used: int
+
+    @property
+    def remaining(self) -> int:
+        return max(0, (self.rate.window * 1_000_000 - self.used) // self.rate.interval)
+
+    @property
+    def seconds(self) -> int:
+        """Until one more is allowed, when there is none; else until the bucket is full again."""
+        missing = self.rate.window * 1_000_000 - self.rate.interval
+        return max(1, math.ceil((self.used - (0 if self.remaining else missing)) / 1_000_000))
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """As draft-ietf-httpapi-ratelimit-headers-11 has them, of May 2026."""
+        rate = self.rate
+        return [
+            (b"ratelimit-policy", f'"{self.name}";q={rate.limit};w={rate.window}'.encode()),
+            (b"ratelimit", f'"{self.name}";r={self.remaining};t={self.seconds}'.encode()),
+        ]
+
+
+class Limiter:
+    """Takes requests out of buckets."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._take = redis.register_script(TAKE)
+        self._timeout = settings.rate_limit_timeout
+        self._fail_open = settings.rate_limit_fail_open
+        self._away_until = 0.0
+        self._local: dict[str, int] = {}
+
+    async def spend(self, name: str, rate: Rate, key: str) -> Spent:
+        """Take one request of ``key`` out of the limit ``name``.
+
+        Raises ``Unavailable`` when Redis is away and limits don't fail open.
+        """
+        bucket = f"limit:{name}:{key}"
+        answer = await self._ask(bucket, rate)
+        if answer is None:
+            if not self._fail_open:
+                raise Unavailable("The rate limit can't be checked.", retry_after=int(TRY_AGAIN))
+            answer = self._count(bucket, rate)
+        return Spent(name, rate, *answer)
+
+    async def refill(self, name: str, key: str) -> None:
+        """Make the bucket of ``key`` full again; it doesn't matter much if that fails."""
+        bucket = f"limit:{name}:{key}"
+        self._local.pop(bucket, None)
+        if not self._away_until:
+            await self._guarded(self._redis.delete(bucket))
+
+    async def _ask(self, bucket: str, rate: Rate) -> tuple[bool, int] | None:
+        """Ask Redis; ``None`` when it is away. One request in ``TRY_AGAIN`` seconds tries again."""
+        now = time.monotonic()
+        if now < self._away_until:
+            return None
+        if self._away_until:
+            self._away_until = now + TRY_AGAIN
+        window = rate.window * 1_000_000
+        answer = await self._guarded(self._take([bucket], [rate.interval, window]))
+        return None if answer is None else (bool(answer[0]), int(answer[1]))
+
+    async def _guarded(self, command: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await command
+        except (RedisError, OSError, TimeoutError) as error:
+            logger.warning("rate limits: Redis is away, %s", type(error).__name__)
+            self._away_until = time.monotonic() + TRY_AGAIN
+            return None
+        self._away_until = 0.0
+        return answer
+
+    def _count(self, bucket: str, rate: Rate) -> tuple[bool, int]:
+        """The same as ``TAKE``, for this process alone."""
+        now = time.monotonic_ns() // 1000
+        used = max(self._local.pop(bucket, 0) - now, 0)
+        allowed = used + rate.interval <= rate.window * 1_000_000
+        used += rate.interval if allowed else 0
+        if len(self._local) >= LOCAL_BUCKETS:
+            del self._local[next(iter(self._local))]
+        self._local[bucket] = now + used
+        return allowed, used
+
+
+def address(connection: HTTPConnection) -> str:
+    """Return the caller's address: the peer's, or what a proxy of ``TRUSTED_PROXIES`` says."""
+    return connection.client.host if connection.client else "unknown"
+
+
+async def client(connection: HTTPConnection) -> str:
+    """Name a client by its address; a whole IPv6 network of /64, since that is what one has."""
+    host = address(connection)
+    if ":" not in host:
+        return host
+    try:
+        return str(ipaddress.IPv6Network((host.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return host
+
+
+def limit(name: str, rate: str, by: Callable[..., Any] = client) -> Any:
+    """Return a dependency that limits a route: ``dependencies=[limit("exports", "10/hour")]``.
+
+    Routes that give the same ``name`` share one limit. ``by`` is a dependency whose value says who
+    is counted: the ``client``, ``app.auth.user_id``, or one of yours that returns a tenant.
+    """
+    parsed = Rate.parse(rate)
+
+    async def check(connection: HTTPConnection, key: Annotated[str, Depends(by)]) -> None:
+        await enforce(connection, name, parsed, key)
+
+    return Depends(check)
+
+
+async def enforce(connection: HTTPConnection, name: str, rate: Rate, key: str) -> None:
+    """Take one request of ``key`` out of a limit; raise ``TooManyRequests`` when it is used up."""
+    limiter: Limiter = connection.app.state.limiter
+    spent = await limiter.spend(name, rate, key)
+    connection.scope.setdefault(SPENT, []).append(spent)
+    if not spent.allowed:
+        raise refusal(spent)
+
+
+def refusal(spent: Spent) -> TooManyRequests:
+    return TooManyRequests(
+        f"Too many requests: try again in {spent.seconds} s.",
+        headers={"Retry-After": str(spent.seconds)},
+    )
+
+
+class RateLimit:
+    """Enforces the default limit before anything else is done, and adds the headers of all."""
+
+    def __init__(self, app: ASGIApp, rate: Rate | None) -> None:
+        self.app = app
+        self.rate = rate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+            return await self.app(scope, receive, send)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [header for spent in scope.get(SPENT, ()) for header in spent.headers]
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        if self.rate:
+            connection = HTTPConnection(scope)
+            try:
+                await enforce(connection, "default", self.rate, await client(connection))
+            except AppError as error:
+                answer = problem(error.status, error.code, error.detail, headers=error.headers)
+                return await answer(scope, receive, with_headers)
+        await self.app(scope, receive, with_headers)
+
+
+def install(app: FastAPI, settings: Settings) -> Lifespan:
+    app.add_middleware(RateLimit, rate=settings.rate_limit)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        app.state.limiter = Limiter(app.state.redis, settings)
+        yield
+
+    return lifespan

@@ -1,0 +1,245 @@
+"""Logs: one JSON line for each event on stdout, in one shape, whoever logs; coloured in a terminal.
+
+The request's ids are added to every line; secrets and personal values are taken out of every line.
+Lines of requests are written in batches, everything else at once.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import orjson
+import structlog
+from fastapi import FastAPI
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
+
+from app import context
+from app.lifespan import Lifespan
+from app.settings import Settings
+
+REDACTED = "[redacted]"
+SECRET_NAME = re.compile(
+    r"passw|secret|token|authorization|cookie|api[-_]?key|credential|private[-_]?key|session[-_]?id"
+    r"|e[-_]?mail|phone|dsn|database_url|redis_url",
+    re.IGNORECASE,
+)
+# In free text, such as the message of an exception: logins in URLs, bearer tokens, JSON web
+# tokens, `password=...`, e-mail addresses.
+SECRET_TEXT = re.compile(
+    r"(?<=://)[^\s/@]+(?=@)"
+    r"|(?<=bearer )\S+"
+    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]*"
+    r"|(?<=password=)\S+|(?<=token=)[^\s&]+|(?<=secret=)[^\s&]+|(?<=api_key=)[^\s&]+"
+    r"|[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+    re.IGNORECASE,
+)
+
+FLUSH_AFTER = 0.2  # seconds
+FLUSH_SIZE = 64 * 1024  # bytes
+
+Writer = Callable[[dict[str, Any]], None]
+
+
+class Output:
+    """Writes lines to stdout: those of requests in batches, since each write is a system call."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, line: bytes) -> None:
+        """Write a line soon: after 0.2 seconds, or 64 kB, or before the next urgent one."""
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= FLUSH_SIZE:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
+
+    def write(self, line: bytes) -> None:
+        """Write a line now, after those that were added before it."""
+        self._lines.append(line)
+        self.flush()
+
+    def flush(self) -> None:
+        lines, self._lines, self._size = self._lines, [], 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if lines:
+            sys.stdout.flush()
+            _write_all(sys.stdout.fileno(), b"".join(lines))
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write to a pipe too that is full, or whose reader is gone: a log must not stop the service."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            os.set_blocking(descriptor, True)
+        except OSError:
+            return
+
+
+class OutputHandler(logging.Handler):
+    """Brings the lines of the standard library's ``logging`` to the same output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            output.write(self.format(record).encode(errors="replace") + b"\n")
+        except Exception:  # noqa: BLE001 (what can't be formatted must not break who logs it)
+            self.handleError(record)
+
+
+class _Logger:
+    """What structlog hands finished lines to."""
+
+    def _write(self, line: bytes | str) -> None:
+        output.write((line if isinstance(line, bytes) else line.encode(errors="replace")) + b"\n")
+
+    debug = info = warning = error = critical = exception = msg = _write
+
+
+output = Output()
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """Return a logger: ``logger.info("order placed", order_id=7)``."""
+    return cast(FilteringBoundLogger, structlog.get_logger(logger=name))
+
+
+def add_context(_: Any, __: str, event: EventDict) -> EventDict:
+    """Add the ids of the request or job that the line is about."""
+    current = context.current()
+    for name in ("request_id", "trace_id", "span_id", "user_id"):
+        if value := getattr(current, name):
+            event.setdefault(name, value)
+    return event
+
+
+def redact(_: Any, __: str, event: EventDict) -> EventDict:
+    """Take out secrets and personal values, by the name of a field or by how they look."""
+    return {name: _clean(name, value) for name, value in event.items()}
+
+
+def _clean(name: str, value: Any) -> Any:
+    if SECRET_NAME.search(name) and value not in (None, ""):
+        return REDACTED
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, Mapping):
+        return {key: _clean(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_clean("", inner) for inner in value]
+    return value
+
+
+def scrub(text: str) -> str:
+    """Take out of a text what looks like a secret or an e-mail address."""
+    return SECRET_TEXT.sub(REDACTED, text)
+
+
+def _one_line(_: Any, __: str, event: EventDict) -> EventDict:
+    """Keep whoever is logged about from writing lines of their own. JSON does so by itself."""
+    event["event"] = str(event["event"]).replace("\r", "\\r").replace("\n", "\\n")
+    return event
+
+
+def _json(_: Any, __: str, event: EventDict) -> bytes:
+    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
+
+
+def _processors(pretty: bool) -> list[Processor]:
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+        add_context,
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        redact,
+        *([_one_line] if pretty else []),
+    ]
+
+
+def configure(settings: Settings) -> None:
+    """Set up both structlog and the standard library's ``logging`` for this process."""
+    pretty = is_pretty(settings)
+    level = logging.getLevelNamesMapping()[settings.log_level]
+    renderer: Processor = structlog.dev.ConsoleRenderer() if pretty else _json
+    structlog.configure(
+        processors=[*_processors(pretty), renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Logger(),
+        cache_logger_on_first_use=True,
+    )
+    _configure_standard_library(level, pretty)
+
+
+def is_pretty(settings: Settings) -> bool:
+    """Tell whether a person is reading, at a terminal."""
+    return settings.environment == "development" and sys.stdout.isatty()
+
+
+def _configure_standard_library(level: int, pretty: bool) -> None:
+    render: Processor = structlog.dev.ConsoleRenderer() if pretty else _text
+    handler = OutputHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *_processors(pretty)],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for name in ("uvicorn", "uvicorn.error", "gunicorn.error", "celery", "alembic"):
+        other = logging.getLogger(name)
+        other.handlers.clear()
+        other.propagate = True
+    # The line of each request says what theirs say; these two repeat every call that goes out.
+    logging.getLogger("uvicorn.access").disabled = True
+    for chatty in ("httpx2", "httpcore2"):
+        logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
+
+
+def _text(logger: Any, name: str, event: EventDict) -> str:
+    return _json(logger, name, event).decode()
+
+
+def request_writer(settings: Settings) -> Writer:
+    """Return what writes the line of a request: fast, or pretty at a terminal."""
+    if is_pretty(settings):
+        logger = get_logger("app.request")
+        return lambda fields: cast(None, logger.log(_level(fields), "request", **fields))
+    return _write_request
+
+
+def _level(fields: dict[str, Any]) -> int:
+    return logging.getLevelNamesMapping()[fields.pop("level").upper()]
+
+
+def _write_request(fields: dict[str, Any]) -> None:
+    line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+    if fields["level"] == "info":
+        output.add(line)
+    else:
+        output.write(line)
+
+
+def install(app: FastAPI, settings: Settings) -> Lifespan:
+    configure(settings)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            output.flush()
+
+    return lifespan

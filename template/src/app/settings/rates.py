@@ -1,0 +1,44 @@
+"""How a rate is written in a setting: ``100/minute``, ``10/15 minutes``, ``off``."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator
+from pydantic_settings import NoDecode
+
+UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many requests in a window of so many seconds."""
+
+    limit: int
+    window: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "100/minute" or "10/15 minutes"; raise ``ValueError`` for anything else."""
+        match = re.fullmatch(r"([1-9]\d{0,5})/(?:([1-9]\d?) )?(second|minute|hour|day)s?", text)
+        if not match:
+            raise ValueError("is no rate; write it as 100/minute or 10/15 minutes")
+        limit, count, unit = match.groups()
+        return cls(int(limit), int(count or 1) * UNITS[unit])
+
+    @property
+    def interval(self) -> int:
+        """Microseconds until one more request may come."""
+        return self.window * 1_000_000 // self.limit
+
+
+def _rate(value: object) -> object:
+    return Rate.parse(value) if isinstance(value, str) else value
+
+
+def _rate_or_off(value: object) -> object:
+    return None if value == "off" else _rate(value)
+
+
+RateSetting = Annotated[Rate, NoDecode, BeforeValidator(_rate)]
+RateOrOff = Annotated[Rate | None, NoDecode, BeforeValidator(_rate_or_off)]

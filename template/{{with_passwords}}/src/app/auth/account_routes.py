@@ -1,0 +1,77 @@
+"""Routes of accounts, the same for every style that has passwords."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import select
+
+from app import audit
+from app.auth import sessions
+from app.auth.accounts import Accounts, NewEmail
+from app.auth.current import CurrentUser
+from app.auth.models import Account
+from app.auth.passwords import NewPassword
+from app.db import Reads, Session
+from app.errors import Conflict, Forbidden, TooManyRequests, Unauthorized, responses
+
+router = APIRouter()
+
+
+async def _accounts(request: Request) -> Accounts:
+    accounts: Accounts = request.app.state.accounts
+    return accounts
+
+
+AllAccounts = Annotated[Accounts, Depends(_accounts)]
+
+
+class Registration(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"email": "ada@example.com", "password": "correct horse battery"}]
+        }
+    )
+
+    email: NewEmail
+    password: NewPassword
+
+
+class Registered(BaseModel):
+    id: UUID
+    email: str
+
+
+class Me(BaseModel):
+    """Who you are, and what you may do."""
+
+    id: UUID
+    email: str
+    scopes: list[str]
+
+
+@router.post(
+    "/register", status_code=201, responses=responses(Conflict, Forbidden, TooManyRequests)
+)
+async def register(body: Registration, request: Request, accounts: AllAccounts) -> Registered:
+    """Make an account."""
+    account_id = await accounts.register(request, body.email, body.password)
+    return Registered(id=account_id, email=body.email)
+
+
+@router.get("/me", responses=responses(Unauthorized))
+async def me(user: CurrentUser, reads: Reads, response: Response) -> Me:
+    """Say who you are."""
+    response.headers["Cache-Control"] = "no-store"
+    row = await reads.first(select(Account.email).where(Account.id == UUID(user.id)))
+    if row is None:
+        raise Unauthorized("This account is gone.")
+    return Me(id=UUID(user.id), email=row.email, scopes=sorted(user.scopes))
+
+
+@router.post("/logout-all", status_code=204, responses=responses(Unauthorized))
+async def logout_all(user: CurrentUser, request: Request, db: Session) -> None:
+    """End all of your sessions, on every device, this one too."""
+    await sessions.revoke_all(db, UUID(user.id))
+    audit.succeeded(request, "logout_all", user.id)

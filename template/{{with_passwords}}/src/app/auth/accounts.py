@@ -1,0 +1,119 @@
+"""Accounts: making one, and proving that one is yours."""
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID, uuid4
+
+from fastapi import FastAPI, Request
+from pydantic import AfterValidator, EmailStr, Field, SecretStr
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from app import audit, limits
+from app.auth.models import Account
+from app.auth.passwords import Passwords
+from app.db import Database, Reader
+from app.errors import Conflict, Forbidden, TooManyRequests, Unauthorized
+from app.settings import Settings
+
+
+def normalise(email: str) -> str:
+    """Write an address the one way in which it is stored and looked up."""
+    return unicodedata.normalize("NFC", email.strip()).lower()
+
+
+# 254: the longest address that SMTP can carry (RFC 5321, erratum 1690).
+NewEmail = Annotated[EmailStr, Field(max_length=254), AfterValidator(normalise)]
+WRONG = "The e-mail address or the password is wrong."
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose password it was."""
+
+    id: UUID
+    scopes: frozenset[str]
+
+
+class Accounts:
+    """Registers and authenticates. Passwords are hashed while no connection is held."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._passwords = Passwords(settings)
+
+    async def register(self, request: Request, email: str, password: SecretStr) -> UUID:
+        """Make an account; raise ``Conflict`` if the address has one.
+
+        That tells who has an account. A neutral answer wouldn't hide it: whoever registered could
+        just try to log in. Only a link by e-mail would, which this service doesn't send; so the
+        limit, which a list of addresses doesn't get through, is what protects it.
+        """
+        if not self._settings.registration_open:
+            raise Forbidden("Accounts are made by an administrator here.")
+        client = await limits.client(request)
+        await limits.enforce(request, "registration", self._settings.registration_limit, client)
+        account_id = uuid4()
+        values = {"id": account_id, "email": email}
+        values["password_hash"] = await self._passwords.hash(password)
+        statement = insert(Account).values(values).on_conflict_do_nothing().returning(Account.id)
+        async with self._database.transaction() as db:
+            made = (await db.execute(statement)).scalar_one_or_none()
+        if made is None:
+            audit.refused(request, "register", "taken")
+            raise Conflict("There is an account with this e-mail address.")
+        audit.succeeded(request, "register", str(account_id))
+        return account_id
+
+    async def authenticate(self, request: Request, email: str, password: SecretStr) -> Identity:
+        """Return whose password it is; raise ``Unauthorized``, always the same, if nobody's.
+
+        An address without an account takes as long and is limited just like one that has one.
+        """
+        email = normalise(email)
+        key = hashlib.sha256(email.encode()).hexdigest()
+        await self._limit(request, key)
+        row = await self._reader.first(
+            select(
+                Account.id, Account.password_hash, Account.scopes, Account.disabled_at
+            ).where(func.lower(Account.email) == func.lower(email))
+        )
+        right, new_hash = await self._passwords.verify(password, row.password_hash if row else None)
+        if row is None or not right or row.disabled_at:
+            reason = "unknown" if row is None else "disabled" if right else "password"
+            audit.refused(request, "login", reason, str(row.id) if row else None)
+            raise Unauthorized(WRONG)
+        if new_hash:
+            async with self._database.transaction() as db:
+                await db.execute(
+                    update(Account).where(Account.id == row.id).values(password_hash=new_hash)
+                )
+        await self._limiter.refill("login-account", key)
+        return Identity(row.id, frozenset(row.scopes))
+
+    async def _limit(self, request: Request, key: str) -> None:
+        """Count a try for the client and for the account; the headers tell of the client's only."""
+        client = await limits.client(request)
+        await limits.enforce(request, "login", self._settings.login_limit_client, client)
+        spent = await self._limiter.spend("login-account", self._settings.login_limit_account, key)
+        if not spent.allowed:
+            audit.refused(request, "login", "limited")
+            raise limits.refusal(spent)
+
+    @property
+    def _database(self) -> Database:
+        database: Database = self._app.state.db
+        return database
+
+    @property
+    def _reader(self) -> Reader:
+        reader: Reader = self._app.state.reader
+        return reader
+
+    @property
+    def _limiter(self) -> limits.Limiter:
+        limiter: limits.Limiter = self._app.state.limiter
+        return limiter

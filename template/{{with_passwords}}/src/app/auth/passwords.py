@@ -1,0 +1,51 @@
+"""Passwords: what one must look like, and hashing with Argon2, off the event loop."""
+
+from typing import Annotated
+
+from anyio import CapacityLimiter, to_thread
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+from pydantic import AfterValidator, Field, SecretStr
+
+from app.settings import Settings
+
+
+def _storable(password: SecretStr) -> SecretStr:
+    if "\0" in password.get_secret_value():
+        raise ValueError("must not contain NUL characters")
+    return password
+
+
+# Long rather than complicated, as NIST SP 800-63B asks for. The upper bound keeps hashing cheap.
+NewPassword = Annotated[SecretStr, Field(min_length=12, max_length=256), AfterValidator(_storable)]
+GivenPassword = Annotated[SecretStr, Field(max_length=256)]
+
+
+class Passwords:
+    """Hashes and verifies, a few at a time: each takes memory and a processor for a while."""
+
+    def __init__(self, settings: Settings) -> None:
+        argon2 = Argon2Hasher(
+            time_cost=settings.argon2_time,
+            memory_cost=settings.argon2_memory,
+            parallelism=settings.argon2_lanes,
+        )
+        self._hasher = PasswordHash((argon2,))
+        self._turns = CapacityLimiter(settings.argon2_concurrency)
+
+    async def hash(self, password: SecretStr) -> str:
+        plain = password.get_secret_value()
+        return await to_thread.run_sync(self._hasher.hash, plain, limiter=self._turns)
+
+    async def verify(self, password: SecretStr, known: str | None) -> tuple[bool, str | None]:
+        """Say whether the password is right, with a new hash to store if the costs changed.
+
+        Without a ``known`` hash, as for an unknown account, it does the same work for nothing, so
+        that the time of the answer doesn't tell who has an account.
+        """
+        if known is None:
+            await self.hash(password)
+            return False, None
+        plain = password.get_secret_value()
+        verify = self._hasher.verify_and_update
+        return await to_thread.run_sync(verify, plain, known, limiter=self._turns)

@@ -1,4 +1,4 @@
-"""Debian packages for a machine that has no container engine, from the mirror that apt uses here."""
+"""Debian packages for a machine without a container engine, from the mirror that apt uses."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def mirror() -> str:
         ).split()
         if sites:
             return sites[0]
-    raise RuntimeError("apt knows no Debian mirror on this machine; `apt-get update` would say why.")
+    raise RuntimeError("apt knows no Debian mirror here; `apt-get update` says why.")
 
 
 def install(*packages: str) -> None:

@@ -30,19 +30,17 @@ class Engine:
     """A running engine; ``own`` says that it is ours, so that its images are ours to make."""
 
     own: bool
+    cache: Path
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def docker(self, *arguments: str | Path, **options: Any) -> str:
         """Run ``docker`` and return what it printed; raises ``RuntimeError`` with its errors."""
         options = {"capture_output": True, "text": True, "timeout": 600, **options}
-        done = subprocess.run(
-            ["docker", *map(str, arguments)], env={**os.environ, **self.environment}, **options
-        )
+        options["env"] = {**os.environ, **self.environment, **options.get("env", {})}
+        done = subprocess.run(["docker", *map(str, arguments)], **options)
         if done.returncode:
-            command = " ".join(map(str, arguments))
-            raise RuntimeError(
-                f"docker {command} exited with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-            )
+            command = f"docker {' '.join(map(str, arguments))} exited with {done.returncode}"
+            raise RuntimeError(f"{command}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         return str(done.stdout).strip()
 
     def has(self, image: str) -> bool:
@@ -53,7 +51,7 @@ class Engine:
 @contextmanager
 def engine(cache: Path, images: Sequence[str]) -> Iterator[Engine]:
     """Yield the machine's engine when it can get ``images`` and has the plugins, else our own."""
-    if _serves(theirs := Engine(own=False), images):
+    if _serves(theirs := Engine(False, cache), images):
         yield theirs
         return
     _install()
@@ -116,15 +114,16 @@ def _lock(cache: Path) -> Iterator[int]:
 @contextmanager
 def _daemon(cache: Path, lock: int) -> Iterator[Engine]:
     socket = cache / "docker.sock"
-    command = ["dockerd", "--data-root", cache / "data", "--exec-root", cache / "exec"]
-    command += ["--pidfile", cache / "dockerd.pid", "--host", f"unix://{socket}"]
-    command += ["--ip", "127.0.0.1", "--bridge", "none"]
+    command = ["dockerd", f"--data-root={cache}/data", f"--exec-root={cache}/exec"]
+    command += [f"--pidfile={cache}/dockerd.pid", f"--host=unix://{socket}"]
+    command += ["--ip=127.0.0.1", "--bridge=none"]
     config = _plugins(cache)
     with (cache / "dockerd.log").open("wb") as log:
         daemon = subprocess.Popen(
             command, stdout=log, stderr=log, pass_fds=[lock], preexec_fn=_die_with_parent
         )
-    ours = Engine(True, {"DOCKER_HOST": f"unix://{socket}", "DOCKER_CONFIG": str(config)})
+    variables = {"DOCKER_HOST": f"unix://{socket}", "DOCKER_CONFIG": str(config)}
+    ours = Engine(True, cache, variables)
     try:
         _wait_until_ready(daemon, ours, cache / "dockerd.log")
         yield ours

@@ -65,7 +65,7 @@ def _python(engine: Engine, image: str) -> None:
         apt.install("debootstrap")
     version = image.removeprefix("python:").removesuffix("-slim")
     # Not below /tmp, which may be mounted without devices.
-    with tempfile.TemporaryDirectory(dir=Path(engine.environment["DOCKER_CONFIG"]).parent) as folder:
+    with tempfile.TemporaryDirectory(dir=engine.cache) as folder:
         root = Path(folder, "root")
         _bootstrap(root, PYTHON_SUITES[version])
         _resemble(root, version)
@@ -76,7 +76,7 @@ def _python(engine: Engine, image: str) -> None:
 
 def _bootstrap(root: Path, suite: str) -> None:
     packages = "ca-certificates,python3,python3-venv,python3-pip"
-    command = ["debootstrap", "--variant=minbase", f"--include={packages}", suite, root]
+    command = ["debootstrap", "--variant=minbase", f"--include={packages}", suite, str(root)]
     done = subprocess.run([*command, apt.mirror()], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"debootstrap of {suite} failed:\n{done.stdout[-3000:]}")

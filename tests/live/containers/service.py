@@ -1,0 +1,110 @@
+"""A rendered service, its image, and its compose stack: what the container tests look at."""
+
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import copier
+
+from .engine import Engine
+
+ROOT = Path(__file__).parents[3]
+LABELS = {"VERSION": "1.2.3", "REVISION": "0123abc", "CREATED": "2026-01-02T03:04:05Z"}
+
+
+def render(into: Path) -> None:
+    """Render the template's working tree with its default answers, and lock its dependencies."""
+    with tempfile.TemporaryDirectory() as copy:
+        for name in ("copier.yml", "extensions", "template"):
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, Path(copy, name))
+            else:
+                shutil.copy(source, copy)
+        copier.run_copy(copy, into, defaults=True, unsafe=True, quiet=True)
+    subprocess.run(["uv", "lock", "--quiet"], cwd=into, check=True)
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response: status, headers with lower-case names, and the body's JSON."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running compose stack."""
+
+    engine: Engine
+    project: Path
+    image: str
+    port: int = field(default_factory=free_port)
+
+    def compose(self, *arguments: str) -> str:
+        """Run ``docker compose`` on the stack and return what it printed."""
+        variables = {"IMAGE": self.image, "API_PORT": str(self.port)}
+        return self.engine.docker("compose", *arguments, cwd=self.project, env=variables)
+
+    def containers(self, *, stopped: bool = False) -> dict[str, dict[str, Any]]:
+        """Return what ``docker inspect`` says of each container, by the service's name."""
+        ids = self.compose("ps", "--quiet", *(["--all"] if stopped else [])).split()
+        facts = json.loads(self.engine.docker("inspect", *ids))
+        return {fact["Config"]["Labels"]["com.docker.compose.service"]: fact for fact in facts}
+
+    def execute(self, service: str, *command: str) -> str:
+        """Run a command in a running container and return what it printed."""
+        return self.compose("exec", "-T", service, *command)
+
+    def ask(self, method: str, path: str, body: object = None, token: str = "") -> Answer:
+        """Send one request to the API on the published port."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        data = None
+        if body is not None:
+            data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", data, headers, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return _answer(response.status, response.headers, response.read())
+        except urllib.error.HTTPError as error:
+            return _answer(error.code, error.headers, error.read())
+
+
+def _answer(status: int, headers: Any, content: bytes) -> Answer:
+    is_json = "json" in headers.get("content-type", "")
+    body = json.loads(content) if is_json and content else content.decode()
+    return Answer(status, {name.lower(): value for name, value in headers.items()}, body)
+
+
+@contextmanager
+def running(stack: Stack) -> Iterator[Stack]:
+    """Start the stack, wait until all of it is healthy, and remove it with its volumes."""
+    try:
+        try:
+            stack.compose("up", "--no-build", "--wait", "--wait-timeout", "120")
+        except RuntimeError as error:
+            logs = stack.compose("logs", "--no-color", "--tail", "40")
+            raise RuntimeError(f"{error}\n{logs}") from None
+        yield stack
+    finally:
+        stack.compose("down", "--volumes", "--timeout", "5")

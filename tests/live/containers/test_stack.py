@@ -1,0 +1,148 @@
+"""The default service's compose stack: order, hardening, the service through it, signals, kills."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from urllib.error import URLError
+from uuid import uuid4
+
+import pytest
+
+from .service import Answer, Stack
+
+PASSWORD = "correct horse battery staple 47"
+
+
+def until(condition: Callable[[], Any], seconds: float) -> Any:
+    """Return the condition's first true result; fail when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds:g} s")
+
+
+@pytest.fixture(scope="module")
+def token(stack: Stack) -> str:
+    """A registered user's access token."""
+    who = {"email": f"{uuid4()}@example.com", "password": PASSWORD}
+    registered = stack.ask("POST", "/api/v1/auth/register", who)
+    assert registered.status == 201, registered.body
+    login = stack.ask("POST", "/api/v1/auth/login", who)
+    assert login.status == 200, login.body
+    return str(login.body["access_token"])
+
+
+def test_starts_in_order(stack: Stack) -> None:
+    containers = stack.containers(stopped=True)
+    state = {name: facts["State"] for name, facts in containers.items()}
+    assert state["migrate"]["ExitCode"] == 0
+    healthy = min(
+        check["End"] for check in state["postgres"]["Health"]["Log"] if check["ExitCode"] == 0
+    )
+    assert healthy < state["migrate"]["StartedAt"]
+    ours = {name for name, facts in containers.items() if facts["Config"]["Image"] == stack.image}
+    for name in ours - {"migrate"}:
+        assert state["migrate"]["FinishedAt"] < state[name]["StartedAt"], name
+
+
+def test_every_container_is_healthy(stack: Stack) -> None:
+    containers = stack.containers()
+    health = {name: facts["State"]["Health"]["Status"] for name, facts in containers.items()}
+    assert {"api", "worker", "scheduler", "postgres", "redis"} <= health.keys()
+    assert set(health.values()) == {"healthy"}, health
+
+
+def test_every_process_is_confined(stack: Stack) -> None:
+    for name, facts in stack.containers().items():
+        status = stack.execute(name, "cat", "/proc/1/status")
+        process = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert process["Uid"].split()[0] != "0", name
+        assert int(process["CapEff"], 16) == int(process["CapBnd"], 16) == 0, name
+        assert process["NoNewPrivs"] == "1", name
+        with pytest.raises(RuntimeError, match="Read-only file system"):
+            stack.execute(name, "touch", "/etc/written")
+        assert facts["HostConfig"]["Memory"] > 0, name
+        assert facts["HostConfig"]["PidsLimit"] > 0, name
+
+
+def test_only_the_loopback_interface_is_published(stack: Stack) -> None:
+    published = {
+        (name, binding["HostIp"])
+        for name, facts in stack.containers().items()
+        for bindings in facts["NetworkSettings"]["Ports"].values()
+        for binding in bindings or ()
+    }
+    assert published == {("api", "127.0.0.1")}
+
+
+def test_no_secret_is_in_the_environment(stack: Stack) -> None:
+    secrets = [path.read_text() for path in (stack.project / ".secrets").glob("[!.]*")]
+    for name, facts in stack.containers(stopped=True).items():
+        environment = "\n".join(facts["Config"]["Env"])
+        assert not any(secret in environment for secret in secrets), name
+
+
+def test_a_user_gets_a_job_done(stack: Stack, token: str) -> None:
+    created = stack.ask("POST", "/api/v1/items", {"name": "Anvil"}, token)
+    assert created.status == 201, created.body
+    accepted = stack.ask("POST", "/api/v1/items/export", {}, token)
+    assert accepted.status == 202, accepted.body
+
+    def finished() -> Answer | None:
+        answer = stack.ask("GET", accepted.headers["location"], token=token)
+        return answer if answer.body["status"] not in ("queued", "running") else None
+
+    assert until(finished, 30).body["status"] == "succeeded"
+
+
+def test_a_killed_worker_process_is_replaced(stack: Stack) -> None:
+    before = _children(stack, "api")
+    assert len(before) == 2
+    stack.execute("api", "python", "-c", f"import os; os.kill({min(before)}, 9)")
+    after = until(lambda: (now := _children(stack, "api")) - before and now, 10)
+    assert len(after) == 2
+    assert stack.ask("GET", "/health/ready").status == 200
+
+
+def _children(stack: Stack, service: str) -> set[str]:
+    """Return the process ids of the children of the container's first process."""
+    return set(stack.execute(service, "cat", "/proc/1/task/1/children").split())
+
+
+def test_sigterm_under_load_loses_no_request(stack: Stack, token: str) -> None:
+    outcomes: Counter[str] = Counter()
+    draining = threading.Event()
+
+    def client() -> None:
+        while not draining.is_set():
+            try:
+                answer = stack.ask("GET", "/api/v1/items", token=token)
+                outcomes[str(answer.status)] += 1
+            except (URLError, OSError) as error:
+                outcomes[repr(error)] += 1
+
+    def balancer() -> None:
+        """Send no more requests once the service says that it is not ready."""
+        while stack.ask("GET", "/health/ready").status == 200:
+            time.sleep(0.2)
+        draining.set()
+
+    threads = [threading.Thread(target=target) for target in [client] * 8 + [balancer]]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    try:
+        stack.compose("stop", "api")
+    finally:
+        draining.set()
+        for thread in threads:
+            thread.join()
+        stopped = stack.containers(stopped=True)["api"]["State"]
+        stack.compose("up", "--no-build", "--wait", "api")
+    assert stopped["ExitCode"] == 0
+    assert outcomes.keys() == {"200"}, outcomes
+    assert outcomes["200"] > 100

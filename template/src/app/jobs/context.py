@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from fastapi import FastAPI
@@ -26,11 +27,19 @@ class Context:
     may die before it can say so): use ``job_id`` to make the second time harmless.
     """
 
-    def __init__(self, app: FastAPI, job_id: UUID, name: str, attempt: int) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        job_id: UUID,
+        name: str,
+        attempt: int,
+        jobs: Callable[[AsyncSession], JobQueue],
+    ) -> None:
         self._app = app
+        self._jobs = jobs
         self.job_id = job_id
         self.attempt = attempt
-        self.logger: Any = get_logger(f"app.jobs.{name}")
+        self.logger = get_logger(f"app.jobs.{name}")
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session that commits at the end, or rolls back when anything was raised."""
@@ -39,8 +48,7 @@ class Context:
 
     def jobs(self, session: AsyncSession) -> JobQueue:
         """Return the queue, to enqueue further jobs as part of the transaction of ``session``."""
-        queue: JobQueue = self._app.state.jobs.within(session)
-        return queue
+        return self._jobs(session)
 
     @property
     def reader(self) -> Reader:

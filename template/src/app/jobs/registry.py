@@ -14,6 +14,7 @@ import app
 Function = Callable[..., Awaitable[Any]]
 F = TypeVar("F", bound=Function)
 
+RETRIES = 5  # by default: with JOBS_BACKOFF=5, they are spread over two and a half minutes at most
 RESERVED = {"unique", "delay"}  # what `enqueue` itself takes
 
 
@@ -45,7 +46,7 @@ _by_function: dict[Function, JobType] = {}
 
 
 def job(
-    *, name: str | None = None, retries: int = 5, timeout: float = 60, cron: str | None = None
+    *, name: str | None = None, retries: int = RETRIES, timeout: float = 60, cron: str | None = None
 ) -> Callable[[F], F]:
     """Register ``async def function(context, ...)`` as a job; the function stays what it is.
 

@@ -1,0 +1,117 @@
+"""The Celery worker: a main process that takes job ids, and children that run one job at a time.
+
+Each child has one event loop, in a thread, that turns as long as the child lives, and in it the
+whole service with its lifespan. Nothing is opened before the fork.
+"""
+
+import logging
+import os
+import signal
+from contextlib import ExitStack
+from types import FrameType
+from typing import Any
+from uuid import UUID
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from celery import bootsteps, shared_task, signals
+from celery.worker import WorkController, state
+
+from app import cpus, logs
+from app.jobs import health
+from app.jobs.runner import Runner
+from app.jobs.transport import QUEUE, TASK, celery_app
+from app.main import create_app
+from app.settings import Settings, get_settings
+
+# From the main process to its children: no more jobs, and the one at hand has `worker_grace`.
+STOP = signal.SIGUSR2
+# Of a child, next to the job's own: one for the lease and one for the ledger.
+POOL = {"db_pool_size": 2, "db_max_overflow": 3}
+
+logger = logging.getLogger(__name__)
+
+
+class Child:
+    """A process that runs jobs."""
+
+    portal: BlockingPortal
+    runner: Runner
+    stack: ExitStack
+
+    def start(self, **_: Any) -> None:
+        """Open the service. A child that can't is replaced by the main process."""
+        try:
+            settings = get_settings().model_copy(update=POOL)
+            app = create_app(settings)
+            self.runner = Runner(app, settings)
+            self.stack = ExitStack()
+            self.portal = self.stack.enter_context(start_blocking_portal())
+            lifespan = app.router.lifespan_context(app)
+            self.stack.enter_context(self.portal.wrap_async_context_manager(lifespan))
+        except BaseException:
+            logger.exception("the worker's child can't start")
+            os._exit(1)
+        signal.signal(STOP, self.drain)
+
+    def drain(self, _signal: int, _frame: FrameType | None) -> None:
+        self.portal.start_task_soon(self.runner.stop)
+
+    def stop(self, **_: Any) -> None:
+        self.stack.close()
+
+
+child = Child()
+
+
+@shared_task(name=TASK)
+def run_job(job_id: str) -> None:
+    """Run a job, if the ledger says that it is due."""
+    child.portal.call(child.runner.run, UUID(job_id))
+
+
+class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Says that the loop of the main process still turns."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def start(self, worker: WorkController) -> None:
+        health.beat("worker")
+        worker.timer.call_repeatedly(health.BEAT_EVERY, health.beat, ("worker",))
+
+
+def run(settings: Settings) -> int:
+    """Run jobs until SIGTERM or SIGINT; return the exit code."""
+    logs.configure(settings)
+    celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)
+    celery.steps["worker"].add(Heartbeat)
+    signals.setup_logging.connect(_keep_logging)
+    signals.worker_process_init.connect(child.start)
+    signals.worker_process_shutdown.connect(child.stop)
+    worker = celery.Worker(
+        pool="prefork",
+        concurrency=settings.worker_concurrency or cpus.available_cpus(),
+        queues=[QUEUE],
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    signals.worker_ready.connect(lambda **_: _stop_on_signals(worker), weak=False)
+    worker.start()
+    return worker.exitcode or 0
+
+
+def _keep_logging(**_: Any) -> None:
+    """Celery sets up its own logging unless somebody listens to its signal."""
+
+
+def _stop_on_signals(worker: WorkController) -> None:
+    """Stop taking jobs, and let the children finish theirs. Celery's own way waits forever."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        state.should_stop = os.EX_OK
+        for pid in worker.pool.info["processes"]:
+            os.kill(pid, STOP)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)

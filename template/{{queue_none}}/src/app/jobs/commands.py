@@ -1,0 +1,9 @@
+"""Without a queue there is no process beside the API, and nothing to look after."""
+
+import click
+
+COMPANIONS: tuple[str, ...] = ()
+
+
+def add_commands(cli: click.Group) -> None:
+    """Add nothing."""

@@ -1,0 +1,28 @@
+"""Is the worker, or the scheduler, of this machine alive? Each touches a file while its loop turns."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from app import about
+
+BEAT_EVERY = 10.0  # seconds
+# Six beats missed, or two rounds of the scheduler's longest pause.
+DEAD_AFTER = 60.0  # seconds
+
+
+def _file(process: str) -> Path:
+    return Path(tempfile.gettempdir(), f"{about.NAME}-{process}.alive")
+
+
+def beat(process: str) -> None:
+    """Say that ``process`` is alive."""
+    _file(process).touch()
+
+
+def is_alive(process: str) -> bool:
+    """Tell whether ``process`` said so lately."""
+    try:
+        return time.time() - _file(process).stat().st_mtime < DEAD_AFTER
+    except FileNotFoundError:
+        return False

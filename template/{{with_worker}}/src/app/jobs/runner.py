@@ -1,0 +1,150 @@
+"""Runs one job: claims it, holds its lease, ends it in time, and writes down what became of it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import context, tracing
+from app.jobs import ledger, metrics, registry
+from app.jobs.attempt import attempt, backoff
+from app.jobs.context import Context
+from app.jobs.ledger import Claim
+from app.logs import get_logger
+from app.settings import Settings
+
+UNWIND = 5.0  # seconds that a cancelled job has for its `finally` clauses
+ERROR_LENGTH = 2000  # characters of an error that are kept
+WRITE_AGAIN = (0.2, 1.0, 3.0, 10.0)  # seconds between attempts to write down how a job ended
+
+logger = get_logger(__name__)
+
+
+class LeaseLost(Exception):
+    """Another worker may run the job by now: this attempt no longer counts."""
+
+
+class Stopping(Exception):
+    """The worker stops, and the job was not finished in time."""
+
+
+class Runner:
+    """Runs jobs in this process, as many at once as the queue's worker asks for."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._stopping = asyncio.Event()
+
+    async def stop(self) -> None:
+        """Let running jobs go on for ``worker_grace`` seconds, then give them back."""
+        await asyncio.sleep(self._settings.worker_grace)
+        self._stopping.set()
+
+    async def run(self, job_id: UUID) -> None:
+        """Run a job if it is due. Raises only when the database can't be reached."""
+        async with self._app.state.db.transaction() as session:
+            claim = await ledger.claim(session, job_id, self._settings.jobs_lease)
+        if claim is None:
+            return
+        request_id = claim.request_id or claim.id.hex
+        with context.use(request_id=request_id, user_id=claim.owner) as current:
+            await self._run(claim, current)
+
+    async def _run(self, claim: Claim, current: context.RequestContext) -> None:
+        start = time.perf_counter()
+        try:
+            with tracing.job_span(claim.name, claim.carrier) as span:
+                current.trace_id, current.span_id = span.trace_id, span.span_id
+                result = await self._attempt(claim)
+        except LeaseLost:
+            outcome = "lost"
+        except Stopping:
+            outcome = await self._write(partial(ledger.release, claimed=claim), "released")
+        except Exception as error:  # noqa: BLE001 (whatever the job raised)
+            outcome = await self._fail(claim, error)
+        else:
+            write = partial(ledger.succeed, claimed=claim, result=result)
+            outcome = await self._write(write, "succeeded")
+        seconds = time.perf_counter() - start
+        metrics.observe(claim.name, outcome, seconds)
+        log = logger.info if outcome in ("succeeded", "released") else logger.warning
+        log(
+            f"job {outcome}",
+            job=claim.name,
+            job_id=str(claim.id),
+            attempt=claim.attempts,
+            duration_ms=round(seconds * 1000, 1),
+        )
+
+    async def _attempt(self, claim: Claim) -> Any:
+        """Return the result as JSON, or raise what the job raised."""
+        work = asyncio.create_task(self._call(claim))
+        lease = asyncio.create_task(self._hold(claim))
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({work, lease, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            raise LeaseLost if lease.done() else Stopping
+        finally:
+            for task in (work, lease, stop):
+                task.cancel()
+            await asyncio.wait({work, lease, stop}, timeout=UNWIND)
+
+    async def _call(self, claim: Claim) -> Any:
+        kind = registry.get(claim.name)
+        if claim.attempts > kind.retries + 1:
+            raise RuntimeError("Its worker was lost each time that it ran.")
+        jobs = self._app.state.jobs.within
+        job = Context(self._app, claim.id, claim.name, claim.attempts, jobs)
+        return await attempt(kind, job, claim.arguments)
+
+    async def _hold(self, claim: Claim) -> None:
+        """Renew the lease until it is lost."""
+        held = True
+        while held:
+            await asyncio.sleep(self._settings.jobs_lease / 3)
+            try:
+                async with self._app.state.db.transaction() as session:
+                    held = await ledger.renew(session, claim, self._settings.jobs_lease)
+            except Exception as error:  # noqa: BLE001 (outages look many ways)
+                # While the database is away nobody else can take the job either.
+                logger.warning("lease not renewed", job_id=str(claim.id), error=repr(error))
+
+    async def _fail(self, claim: Claim, error: Exception) -> str:
+        """Queue the job again, later, or bury it when it was tried often enough."""
+        logger.warning("job raised", job=claim.name, job_id=str(claim.id), exc_info=error)
+        # Postgres text holds no NUL, and an error may hold anything.
+        text = f"{type(error).__name__}: {error}".replace("\0", "")[:ERROR_LENGTH]
+        if claim.attempts > self._retries(claim.name):
+            return await self._write(partial(ledger.bury, claimed=claim, error=text), "dead")
+        delay = backoff(
+            claim.attempts, self._settings.jobs_backoff, self._settings.jobs_backoff_max
+        )
+        write = partial(ledger.retry, claimed=claim, error=text, delay=delay)
+        return await self._write(write, "failed")
+
+    def _retries(self, name: str) -> int:
+        try:
+            return registry.get(name).retries
+        except LookupError:
+            return registry.RETRIES
+
+    async def _write(self, write: Callable[[AsyncSession], Awaitable[bool]], outcome: str) -> str:
+        """Write down how the job ended, through a short outage too; it ran, and should not again."""
+        for pause in (*WRITE_AGAIN, None):
+            try:
+                async with self._app.state.db.transaction() as session:
+                    return outcome if await write(session) else "lost"
+            except Exception as error:  # noqa: BLE001 (outages look many ways)
+                logger.warning("job's end not written", outcome=outcome, error=repr(error))
+                if pause is None:
+                    return "lost"
+                await asyncio.sleep(pause)
+        raise AssertionError("unreachable")

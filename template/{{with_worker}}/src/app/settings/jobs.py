@@ -1,0 +1,37 @@
+"""Settings of the background jobs."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class JobsSettings(BaseSettings):
+    """How jobs are run, tried again, and forgotten."""
+
+    worker_concurrency: int | None = Field(
+        None, ge=1, description="Jobs that a worker runs at once; unset: one per CPU it has"
+    )
+    worker_grace: float = Field(
+        25, ge=0, description="Seconds that running jobs may still take after SIGTERM"
+    )
+    worker_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of the worker's /metrics; unset: none"
+    )
+    jobs_lease: float = Field(
+        60, ge=1, description="Seconds after which a job whose worker is gone runs elsewhere"
+    )
+    jobs_backoff: float = Field(
+        5, gt=0, description="Seconds, at most, until the first retry; doubled for each one after"
+    )
+    jobs_backoff_max: float = Field(600, gt=0, description="Seconds, at most, until any retry")
+    jobs_poll: float = Field(1, gt=0, description="Seconds between two looks of the scheduler")
+    jobs_publish_timeout: float = Field(
+        1, gt=0, description="Seconds that a request waits for the queue; then the scheduler does it"
+    )
+    jobs_publish_again: float = Field(
+        60, gt=0, description="Seconds after which a job that nobody started is published again"
+    )
+    jobs_queue_limit: int = Field(
+        1000, ge=1, description="Jobs in the queue from which the scheduler holds back more"
+    )
+    jobs_keep_days: float = Field(7, gt=0, description="Days until a result is forgotten")
+    jobs_keep_dead_days: float = Field(30, gt=0, description="Days until a dead job is forgotten")

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -39,6 +40,7 @@ SECRET_TEXT = re.compile(
     re.IGNORECASE,
 )
 
+STDOUT = 1
 FLUSH_AFTER = 0.2  # seconds
 FLUSH_SIZE = 64 * 1024  # bytes
 
@@ -51,38 +53,43 @@ class Output:
     def __init__(self) -> None:
         self._lines: list[bytes] = []
         self._size = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._scheduled = False
+        self._lock = threading.Lock()
 
     def add(self, line: bytes) -> None:
-        """Write a line soon: after 0.2 seconds, or 64 kB, or before the next urgent one."""
-        self._lines.append(line)
+        """Write a line soon: after 0.2 seconds, or 64 kB, or before the next urgent one.
+
+        Called in the event loop.
+        """
+        with self._lock:
+            self._lines.append(line)
         self._size += len(line)
         if self._size >= FLUSH_SIZE:
             self.flush()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
+        elif not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
 
     def write(self, line: bytes) -> None:
-        """Write a line now, after those that were added before it."""
-        self._lines.append(line)
+        """Write a line now, after those that were added before it. Called in any thread."""
+        with self._lock:
+            self._lines.append(line)
         self.flush()
 
     def flush(self) -> None:
-        lines, self._lines, self._size = self._lines, [], 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if lines:
-            sys.stdout.flush()
-            _write_all(sys.stdout.fileno(), b"".join(lines))
+        with self._lock:
+            data = b"".join(self._lines)
+            self._lines.clear()
+            self._size = 0
+            self._scheduled = False
+            _write_all(STDOUT, data)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Write to a pipe too that is full, or whose reader is gone: a log must not stop the service."""
-    view = memoryview(data)
-    while view:
+    """Write to a pipe that is full too, or whose reader is gone: logs must not stop the service."""
+    while data:
         try:
-            view = view[os.write(descriptor, view) :]
+            data = data[os.write(descriptor, data) :]
         except BlockingIOError:
             os.set_blocking(descriptor, True)
         except OSError:

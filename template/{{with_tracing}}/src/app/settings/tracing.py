@@ -1,0 +1,40 @@
+"""Settings of tracing, by OpenTelemetry's own names.
+
+Every other ``OTEL_*`` variable of the specification works too.
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+"""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings
+
+Sampler = Literal[
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+]
+
+
+class TracingSettings(BaseSettings):
+    """Where spans go, and of how many requests."""
+
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, description="Collector, such as http://localhost:4318; unset: nothing is exported"
+    )
+    otel_exporter_otlp_headers: SecretStr | None = Field(
+        None, description="Headers for the collector: name=value, by comma"
+    )
+    otel_traces_sampler: Sampler = Field(
+        "parentbased_traceidratio", description="Which requests are traced"
+    )
+    otel_traces_sampler_arg: float | None = Field(
+        None, ge=0, le=1, description="Share that is traced; unset: 0.1 in production, else 1"
+    )
+    otel_service_name: str | None = Field(None, description="Unset: the name of the service")
+    otel_resource_attributes: str | None = Field(
+        None, description="More about this deployment: name=value, by comma"
+    )

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from app import about
+from app import about, tracing
 from app.errors import Unavailable
 from app.lifespan import Lifespan
 from app.settings import Settings
@@ -184,6 +184,7 @@ def install(app: FastAPI, settings: Settings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         engine = create_engine(settings)
+        tracing.watch_engine(engine)
         connections = settings.db_pool_size + settings.db_max_overflow
         app.state.db = Database(engine, connections, settings.db_pool_timeout)
         app.state.reader = Reader(app.state.db)

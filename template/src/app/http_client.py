@@ -11,7 +11,7 @@ from typing import Annotated
 import httpx2
 from fastapi import Depends, FastAPI, Request
 
-from app import about, context
+from app import about, context, tracing
 from app.lifespan import Lifespan
 from app.settings import Settings
 
@@ -50,6 +50,7 @@ def install(app: FastAPI, settings: Settings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with create_client(settings) as app.state.http:
+            tracing.watch_http(app.state.http)
             yield
 
     return lifespan

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import about, api
+from app import about, api, errors, routing
 from app.parts import PARTS
 from app.settings import Settings, get_settings
 
@@ -26,7 +26,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=about.DESCRIPTION,
         version=about.release(),
         lifespan=lifespan,
-        max_body_size=settings.max_body_size,
+        responses=errors.ALWAYS,
         docs_url=None,  # docs.py serves them, from local files
         redoc_url=None,
         openapi_url=None,
@@ -35,4 +35,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     installed = [part.install(app, settings) for part in PARTS]
     api.install(app)
+    routing.index(app)
     return app

@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 
+from app import tracing
 from app.lifespan import Lifespan
 from app.settings import Settings
 
@@ -20,14 +21,16 @@ Cache = Annotated[Redis, Depends(_client)]
 
 
 def create_client(settings: Settings) -> Redis:
-    """Make the client. It connects when it is first used."""
-    client: Redis = Redis.from_url(
+    """Make the client. It connects when it is first used; who finds no free connection waits."""
+    pool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
         socket_timeout=settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
         max_connections=settings.redis_max_connections,
+        timeout=settings.redis_timeout,
         decode_responses=True,
     )
+    client: Redis = Redis.from_pool(pool)
     return client
 
 
@@ -35,6 +38,7 @@ def install(app: FastAPI, settings: Settings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with create_client(settings) as app.state.redis:
+            tracing.watch_redis(app.state.redis)
             yield
 
     return lifespan

@@ -80,13 +80,25 @@ class CoreSettings(BaseSettings):
         description="While Redis is away: true, each process counts for itself; false, answer 503",
     )
     rate_limit_timeout: float = Field(
-        0.25, gt=0, description="Seconds that Redis has to count a request"
+        1, gt=0, description="Seconds that Redis has to count a request"
     )
 
     max_body_size: int = Field(1_048_576, ge=1, description="Bytes that a request body may have")
     request_timeout: float = Field(30, gt=0, description="Seconds until a request is given up")
     max_in_flight: int = Field(
         256, ge=1, description="Requests that a process works on; more are answered with 503"
+    )
+    drain_seconds: float | None = Field(
+        None,
+        ge=0,
+        le=15,
+        description="Seconds of service after SIGTERM, for load balancers; unset: 5 in production",
+    )
+    log_request_share: float = Field(
+        1, ge=0, le=1, description="Share of the successful requests that get a line in the log"
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of /metrics; unset: that of the API"
     )
     thread_pool_size: int = Field(20, ge=1, description="Threads for synchronous code")
 

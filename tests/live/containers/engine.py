@@ -126,6 +126,7 @@ def _daemon(cache: Path, lock: int) -> Iterator[Engine]:
     ours = Engine(True, cache, variables)
     try:
         _wait_until_ready(daemon, ours, cache / "dockerd.log")
+        _sweep(ours)
         yield ours
     finally:
         daemon.terminate()
@@ -136,6 +137,15 @@ def _die_with_parent() -> None:
     """Have Linux stop the daemon when the tests are killed; in a session of its own for Ctrl-C."""
     os.setsid()
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _sweep(ours: Engine) -> None:
+    """Remove what a killed run has left, and what would make the cache grow without end."""
+    if left := ours.docker("ps", "--all", "--quiet").split():
+        ours.docker("rm", "--force", "--volumes", *left)
+    for kind in ("volume", "network", "image"):
+        ours.docker(kind, "prune", "--force")
+    ours.docker("builder", "prune", "--force", "--keep-storage", "5GB")
 
 
 def _wait_until_ready(daemon: subprocess.Popen[bytes], ours: Engine, log: Path) -> None:

@@ -1,8 +1,8 @@
 """Stand-ins, under their own names, for the public images that a service asks for.
 
-Only for an engine of ours that can't reach an image registry. Python comes from Debian; Postgres
-and Valkey come from the wheels that the service itself develops with. They do as much of what
-the official images do as the service's ``compose.yaml`` relies on.
+Only for an engine of ours that can't reach an image registry. Python and Prometheus come from
+Debian; Postgres and Valkey from the wheels that the service itself develops with. They do as much
+of what the official images do as the service's ``compose.yaml`` relies on.
 """
 
 import os
@@ -19,7 +19,12 @@ HERE = Path(__file__).parent / "stand_ins"
 PYTHON_SUITES = {"3.11": "bookworm", "3.13": "trixie", "3.14": "forky"}
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PYTHON = "python:3.13-slim"
-STAND_INS = {"postgres:18": "postgres", "valkey/valkey:9": "valkey"}
+STAND_INS = {
+    "postgres:18": "postgres",
+    "valkey/valkey:9": "valkey",
+    "prom/prometheus:v3.7.3": "prometheus",
+}
+PACKAGES = {"prometheus": ("bookworm", ["prometheus"])}  # what a stand-in takes from Debian
 PUBLIC = [PYTHON, *STAND_INS]
 
 
@@ -29,7 +34,15 @@ def provide(engine: Engine) -> None:
         _python(engine, PYTHON)
     for image, folder in STAND_INS.items():
         if not engine.has(image):
-            build(engine, HERE / folder, image)
+            _stand_in(engine, folder, image)
+
+
+def _stand_in(engine: Engine, folder: str, image: str) -> None:
+    with tempfile.TemporaryDirectory(dir=engine.cache) as context:
+        shutil.copytree(HERE / folder, context, dirs_exist_ok=True)
+        if folder in PACKAGES:
+            apt.unpack(*PACKAGES[folder], Path(context))
+        build(engine, Path(context), image)
 
 
 def build(engine: Engine, folder: Path, tag: str, *arguments: str) -> None:

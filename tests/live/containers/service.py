@@ -5,17 +5,20 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import copier
 
 from .engine import Engine
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[3]
 LABELS = {"VERSION": "1.2.3", "REVISION": "0123abc", "CREATED": "2026-01-02T03:04:05Z"}
@@ -41,6 +44,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def until(condition: Callable[[], T | None], seconds: float) -> T:
+    """Return the condition's first true result; fail when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds:g} s")
+
+
 @dataclass(frozen=True)
 class Answer:
     """A response: status, headers with lower-case names, and the body's JSON."""
@@ -59,9 +72,9 @@ class Stack:
     image: str
     port: int = field(default_factory=free_port)
 
-    def compose(self, *arguments: str) -> str:
+    def compose(self, *arguments: str, **variables: str) -> str:
         """Run ``docker compose`` on the stack and return what it printed."""
-        variables = {"IMAGE": self.image, "API_PORT": str(self.port)}
+        variables = {"IMAGE": self.image, "API_PORT": str(self.port), **variables}
         return self.engine.docker("compose", *arguments, cwd=self.project, env=variables)
 
     def containers(self, *, stopped: bool = False) -> dict[str, dict[str, Any]]:

@@ -3,26 +3,14 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 from urllib.error import URLError
 from uuid import uuid4
 
 import pytest
 
-from .service import Answer, Stack
+from .service import Answer, Stack, until
 
 PASSWORD = "correct horse battery staple 47"
-
-
-def until(condition: Callable[[], Any], seconds: float) -> Any:
-    """Return the condition's first true result; fail when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if result := condition():
-            return result
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds:g} s")
 
 
 @pytest.fixture(scope="module")

@@ -14,19 +14,20 @@ from app.limits import address
 _logger = structlog.wrap_logger(
     None,
     wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-    logger="app.audit",
 )
 
 
 def succeeded(connection: HTTPConnection, event: str, subject: str) -> None:
     """Record what ``subject``, an id, did: ``audit.<event>``."""
-    _logger.info(f"audit.{event}", subject=subject, client_ip=address(connection))
+    _logger.info(f"audit.{event}", **_who(connection, subject))
 
 
 def refused(
     connection: HTTPConnection, event: str, reason: str, subject: str | None = None
 ) -> None:
     """Record what somebody tried; ``subject`` is whom it was tried on, if that is known."""
-    _logger.warning(
-        f"audit.{event}", reason=reason, subject=subject, client_ip=address(connection)
-    )
+    _logger.warning(f"audit.{event}", reason=reason, **_who(connection, subject))
+
+
+def _who(connection: HTTPConnection, subject: str | None) -> dict[str, str | None]:
+    return {"logger": "app.audit", "subject": subject, "client_ip": address(connection)}

@@ -124,7 +124,8 @@ class Limiter:
             async with asyncio.timeout(self._timeout):
                 answer = await command
         except (RedisError, OSError, TimeoutError) as error:
-            logger.warning("rate limits: Redis is away, %s", type(error).__name__)
+            if not self._away_until:
+                logger.warning("rate limits: Redis is away, %s", type(error).__name__)
             self._away_until = time.monotonic() + TRY_AGAIN
             return None
         self._away_until = 0.0
@@ -197,7 +198,8 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -205,14 +207,18 @@ class RateLimit:
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        if self.rate:
-            connection = HTTPConnection(scope)
-            try:
-                await enforce(connection, "default", self.rate, await client(connection))
-            except AppError as error:
-                answer = problem(error.status, error.code, error.detail, headers=error.headers)
-                return await answer(scope, receive, with_headers)
-        await self.app(scope, receive, with_headers)
+        answer = await self._refuse(HTTPConnection(scope)) or self.app
+        await answer(scope, receive, with_headers)
+
+    async def _refuse(self, connection: HTTPConnection) -> ASGIApp | None:
+        """Return the answer for a client that has used up the default limit."""
+        if self.rate is None:
+            return None
+        try:
+            await enforce(connection, "default", self.rate, await client(connection))
+        except AppError as error:
+            return problem(error.status, error.code, error.detail, headers=error.headers)
+        return None
 
 
 def install(app: FastAPI, settings: Settings) -> Lifespan:

@@ -1,8 +1,8 @@
 """What the tokens are made of.
 
-An access token can be read by whoever has it, so it holds ids and scopes. A refresh token is opaque:
-the session's id and 256 random bits, sealed. The seal proves that a token was once issued, so one
-that isn't the session's current one has been used before, and somebody has a copy.
+An access token can be read by whoever has it, so it holds ids and scopes only. A refresh token is
+opaque: the session's id and 256 random bits, sealed. The seal proves that a token was once issued,
+so one that isn't the session's current one was used before, and somebody has a copy.
 """
 
 import time

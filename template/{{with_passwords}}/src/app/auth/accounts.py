@@ -15,7 +15,7 @@ from app import audit, limits
 from app.auth.models import Account
 from app.auth.passwords import Passwords
 from app.db import Database, Reader
-from app.errors import Conflict, Forbidden, TooManyRequests, Unauthorized
+from app.errors import Conflict, Forbidden, Unauthorized
 from app.settings import Settings
 
 
@@ -77,9 +77,9 @@ class Accounts:
         key = hashlib.sha256(email.encode()).hexdigest()
         await self._limit(request, key)
         row = await self._reader.first(
-            select(
-                Account.id, Account.password_hash, Account.scopes, Account.disabled_at
-            ).where(func.lower(Account.email) == func.lower(email))
+            select(Account.id, Account.password_hash, Account.scopes, Account.disabled_at).where(
+                func.lower(Account.email) == func.lower(email)
+            )
         )
         right, new_hash = await self._passwords.verify(password, row.password_hash if row else None)
         if row is None or not right or row.disabled_at:

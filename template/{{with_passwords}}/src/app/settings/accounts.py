@@ -43,9 +43,7 @@ class AccountSettings(BaseSettings):
     session_lifetime: int = Field(
         2_592_000, ge=60, description="Seconds until a login ends, however much it is used"
     )
-    session_idle: int = Field(
-        604_800, ge=60, description="Seconds without use until a login ends"
-    )
+    session_idle: int = Field(604_800, ge=60, description="Seconds without use until a login ends")
 
     @field_validator("argon2_memory", "argon2_time")
     @classmethod

@@ -5,9 +5,11 @@ that starts processes, or that needs several connections at once, asks for ``fre
 database of its own, copied from a migrated one in a few milliseconds.
 """
 
+import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,12 @@ def servers(worker_id: str) -> Iterator[dict[str, str]]:
         yield urls
 
 
+def wait_for(work: Coroutine[Any, Any, Any]) -> None:
+    """Run ``work`` to its end from synchronous code, whether or not a loop runs here."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
+
+
 async def _administer(server: URL, statement: str) -> None:
     engine = create_async_engine(server, isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
@@ -55,27 +63,27 @@ async def _administer(server: URL, statement: str) -> None:
 
 
 @pytest.fixture(scope="session")
-async def new_database(servers: dict[str, str]) -> AsyncIterator[Callable[..., Any]]:
+def new_database(servers: dict[str, str]) -> Iterator[Callable[..., URL]]:
     """Make databases, from a template where one is named, and drop them all in the end."""
     server = make_url(servers["DATABASE_URL"])
     made: list[str] = []
 
-    async def new(template: str = "template1") -> URL:
+    def new(template: str = "template1") -> URL:
         name = f"test_{secrets.token_hex(6)}"
-        await _administer(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        wait_for(_administer(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
         made.append(name)
         return server.set(database=name)
 
     yield new
     for name in made:
-        await _administer(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        wait_for(_administer(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
 
 
 @pytest.fixture(scope="session")
-async def migrated(new_database: Callable[..., Any]) -> str:
+def migrated(new_database: Callable[..., URL]) -> str:
     """The name of a migrated database that nobody is connected to, to copy from."""
-    url: URL = await new_database()
-    await migrate(url)
+    url = new_database()
+    wait_for(migrate(url))
     assert url.database
     return url.database
 
@@ -110,19 +118,19 @@ test_settings.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
-async def settings(
-    new_database: Callable[..., Any], migrated: str, servers: dict[str, str]
+def settings(
+    new_database: Callable[..., URL], migrated: str, servers: dict[str, str]
 ) -> Settings:
     """The settings of the app that the tests in this process share."""
-    return test_settings(await new_database(migrated), servers)
+    return test_settings(new_database(migrated), servers)
 
 
 @pytest.fixture
-async def fresh_settings(
-    new_database: Callable[..., Any], migrated: str, servers: dict[str, str]
+def fresh_settings(
+    new_database: Callable[..., URL], migrated: str, servers: dict[str, str]
 ) -> Settings:
     """Settings with a migrated database of this test's own."""
-    return test_settings(await new_database(migrated), servers)
+    return test_settings(new_database(migrated), servers)
 
 
 @pytest.fixture

@@ -190,18 +190,21 @@ def _unavailable(error: Exception) -> ProblemResponse:
     return problem(503, "unavailable", "The database is not available.", headers=headers)
 
 
+PROBLEM: dict[str, Any] = {
+    "description": "What went wrong",
+    "content": {
+        ProblemResponse.media_type: {"schema": {"$ref": "#/components/schemas/Problem"}},
+    },
+}
+# For the API document: any route may answer with a problem, and says 422 to what is not valid.
+ALWAYS: dict[int | str, dict[str, Any]] = {"default": PROBLEM, 422: PROBLEM}
+
+
 def responses(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
-    """Describe, for the API document, the errors that a route may answer with."""
+    """Describe, for the API document, the errors that a route is known to answer with."""
     return {
-        error.status.value: {
-            "description": error.status.phrase,
-            "content": {ProblemResponse.media_type: {"schema": PROBLEM_REF}},
-        }
-        for error in errors
+        error.status.value: {**PROBLEM, "description": error.status.phrase} for error in errors
     }
-
-
-PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 
 
 def install(app: FastAPI, settings: Settings) -> None:

@@ -56,6 +56,7 @@ class Started(BaseModel):
 class Readiness:
     """Asks the dependencies, one round at a time."""
 
+    timeout: float = TIMEOUT
     pings: dict[str, tuple[Ping, bool]] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
     _until: float = 0.0
@@ -71,27 +72,26 @@ class Readiness:
     async def checks(self) -> dict[str, Check]:
         async with self._lock:
             if time.monotonic() >= self._until:
-                asked = (_ask(ping, critical) for ping, critical in self.pings.values())
+                asked = (self._ask(ping, critical) for ping, critical in self.pings.values())
                 answers = await asyncio.gather(*asked)
                 self._checks = dict(zip(self.pings, answers, strict=True))
                 self._until = time.monotonic() + REMEMBERED
             return self._checks
 
-
-async def _ask(ping: Ping, critical: bool) -> Check:
-    start = time.perf_counter()
-    error = None
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            await ping()
-    except TimeoutError:
-        error = f"no answer within {TIMEOUT:g} s"
-    except Exception as reason:  # noqa: BLE001
-        # The class alone: messages hold addresses, and anyone may read this page.
-        error = type(reason).__name__
-    latency = round((time.perf_counter() - start) * 1000, 2)
-    status: Literal["up", "down"] = "down" if error else "up"
-    return Check(status=status, critical=critical, latency_ms=latency, error=error)
+    async def _ask(self, ping: Ping, critical: bool) -> Check:
+        start = time.perf_counter()
+        error = None
+        try:
+            async with asyncio.timeout(self.timeout):
+                await ping()
+        except TimeoutError:
+            error = f"no answer within {self.timeout:g} s"
+        except Exception as reason:  # noqa: BLE001
+            # The class alone: messages hold addresses, and anyone may read this page.
+            error = type(reason).__name__
+        latency = round((time.perf_counter() - start) * 1000, 2)
+        status: Literal["up", "down"] = "down" if error else "up"
+        return Check(status=status, critical=critical, latency_ms=latency, error=error)
 
 
 @router.get("/live")

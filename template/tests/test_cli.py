@@ -1,0 +1,75 @@
+"""The commands, as processes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_check_says_that_all_is_well(environment: dict[str, str]) -> None:
+    result = run("check", env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for name in ("settings", "database", "connections", "migrations", "redis"):
+        assert f"ok  {name}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "wrong"),
+    [
+        ("DATABASE_URL", "postgresql+asyncpg://127.0.0.1:9/app", "database"),
+        ("REDIS_URL", "redis://127.0.0.1:9/0", "redis"),
+        ("WEB_CONCURRENCY", "500", "connections"),
+    ],
+)
+def test_check_says_what_is_wrong(
+    environment: dict[str, str], variable: str, value: str, wrong: str
+) -> None:
+    result = run("check", env={**environment, variable: value})
+    assert result.returncode == 1
+    assert f"wrong  {wrong}" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_check_names_migrations_that_were_not_applied(
+    environment: dict[str, str], servers: dict[str, str]
+) -> None:
+    result = run("check", env={**environment, "DATABASE_URL": servers["DATABASE_URL"]})
+    assert "run `app migrate`" in result.stdout
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "check"])
+def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
+    result = run(command, env={"SECRET_KEY": "change-me", "PORT": "x"})
+    assert result.returncode != 0
+    assert result.stderr.startswith("The environment is not right, so nothing was started:")
+    for variable in ("SECRET_KEY", "PORT", "DATABASE_URL", "REDIS_URL"):
+        assert f"  {variable}: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_serve_refuses_more_connections_than_postgres_allows(environment: dict[str, str]) -> None:
+    result = run("serve", env={**environment, "WEB_CONCURRENCY": "500"})
+    assert result.returncode != 0
+    assert "500 processes x 10 connections = 5000, but Postgres allows" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_api_document_needs_no_environment() -> None:
+    result = run("openapi", env={})
+    assert json.loads(result.stdout)["openapi"].startswith("3.")

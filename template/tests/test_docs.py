@@ -1,0 +1,41 @@
+"""The API document, and the page that shows it without the internet."""
+
+import re
+
+import httpx2
+from fastapi import FastAPI
+
+from app.settings import Settings
+from tests.conftest import client_of, running
+
+
+async def test_the_page_works_offline(client: httpx2.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.status_code == 200
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(assets) >= 3
+    for asset in assets:
+        assert asset.startswith("/docs/"), asset
+        assert (await client.get(asset)).status_code == 200
+
+
+async def test_the_page_is_off_in_production(settings: Settings) -> None:
+    production = settings.model_copy(update={"environment": "production"})
+    async with running(production) as app, client_of(app) as client:
+        assert (await client.get("/docs")).status_code == 404
+        assert (await client.get("/openapi.json")).status_code == 200
+
+
+async def test_errors_are_described_as_problems(app: FastAPI) -> None:
+    document = app.openapi()
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    api = [o for path, o in document["paths"].items() if path.startswith("/api/")]
+    operations = [operation for path in api for operation in path.values()]
+    for operation in operations:
+        assert set(operation["responses"]["default"]["content"]) == {"application/problem+json"}
+
+
+async def test_every_reference_leads_somewhere(app: FastAPI) -> None:
+    document = app.openapi()
+    for name in re.findall(r"#/components/schemas/(\w+)", str(document)):
+        assert name in document["components"]["schemas"]

@@ -1,0 +1,100 @@
+"""A wrong environment is refused, with one line for each wrong variable."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, SettingsError, get_settings
+
+GOOD = {
+    "ENVIRONMENT": "production",
+    "SECRET_KEY": "3f9c1e0b7a6d5284c1f0e9d8b7a69584736251403f2e1d0c9b8a7968574635ab",
+    "DATABASE_URL": "postgresql+asyncpg://app:pa%2Fss@db/app",
+    "REDIS_URL": "redis://cache:6379/0",
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.delenv(f"{name.upper()}_FILE", raising=False)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+
+
+def refused() -> str:
+    with pytest.raises(SettingsError) as refusal:
+        get_settings()
+    return str(refusal.value)
+
+
+def test_a_right_environment_is_read() -> None:
+    settings = get_settings()
+    assert settings.environment == "production"
+    assert settings.database_url.get_secret_value() == GOOD["DATABASE_URL"]
+
+
+def test_every_wrong_variable_is_named_at_once_and_no_secret_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SECRET_KEY")
+    monkeypatch.setenv("DATABASE_URL", "mysql://app:hunter2@db/app")
+    monkeypatch.setenv("REDIS_URL", "cache:hunter2")
+    monkeypatch.setenv("PORT", "eighty")
+    monkeypatch.setenv("CORS_ORIGINS", "https://a.example, *")
+    monkeypatch.setenv("CORS_ALLOW_CREDENTIALS", "true")
+    message = refused()
+    wrong = re.findall(r"^  ([A-Z_]+): ", message, flags=re.MULTILINE)
+    assert sorted(wrong) == [
+        "CORS_ALLOW_CREDENTIALS",
+        "DATABASE_URL",
+        "PORT",
+        "REDIS_URL",
+        "SECRET_KEY",
+    ]
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "short", "change-me-change-me-change-me-change-me", "a" * 64, "0123456789abcde"]
+)
+def test_a_weak_secret_is_refused(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    monkeypatch.setenv("SECRET_KEY", secret)
+    assert "SECRET_KEY" in refused()
+
+
+def test_a_secret_can_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(GOOD["SECRET_KEY"] + "\n")
+    monkeypatch.delenv("SECRET_KEY")
+    monkeypatch.setenv("SECRET_KEY_FILE", str(file))
+    assert get_settings().secret_key.get_secret_value() == GOOD["SECRET_KEY"]
+
+
+def test_a_secret_file_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SECRET_KEY")
+    monkeypatch.setenv("SECRET_KEY_FILE", str(tmp_path / ("missing" * 10)))
+    assert "can't be read: No such file" in refused()
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = get_settings()
+    shown = repr(settings) + str(settings) + settings.model_dump_json()
+    assert GOOD["SECRET_KEY"] not in shown
+    assert "pa%2Fss" not in shown
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_the_usual_ways_to_write_the_database_mean_asyncpg(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://app:pa%2Fss@db/app")
+    assert get_settings().database_url.get_secret_value() == GOOD["DATABASE_URL"]
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [n for n, field in Settings.model_fields.items() if not field.description] == []

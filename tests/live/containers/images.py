@@ -22,7 +22,7 @@ PYTHON = "python:3.13-slim"
 STAND_INS = {
     "postgres:18": "postgres",
     "valkey/valkey:9": "valkey",
-    "prom/prometheus:v3.7.3": "prometheus",
+    "prom/prometheus:v3.12.0": "prometheus",
 }
 PACKAGES = {"prometheus": ("bookworm", ["prometheus"])}  # what a stand-in takes from Debian
 PUBLIC = [PYTHON, *STAND_INS]

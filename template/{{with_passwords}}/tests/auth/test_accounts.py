@@ -1,0 +1,235 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from pwdlib.hashers.argon2 import Argon2Hasher
+from pydantic import SecretStr
+from sqlalchemy import func, select, update
+
+from app.auth.models import Account
+from app.settings import Settings
+from app.settings.rates import Rate
+from tests.actors import PASSWORD, log_in, register, sign_in
+from tests.conftest import client_of, running
+
+EMAIL = "ada@example.com"
+WRONG = "not the right one"
+
+
+@pytest.fixture
+async def ada(client: httpx2.AsyncClient) -> str:
+    """The id of an account that exists."""
+    account_id: str = (await register(client, EMAIL)).json()["id"]
+    return account_id
+
+
+@pytest.fixture
+def hashes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the hasher was asked to do; it still does it."""
+    seen: list[str] = []
+
+    def watch(name: str) -> None:
+        real: Callable[..., Any] = getattr(Argon2Hasher, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            seen.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(Argon2Hasher, name, watched)
+
+    watch("hash")
+    watch("verify")
+    return seen
+
+
+async def test_who_registers_can_log_in(client: httpx2.AsyncClient) -> None:
+    registered = await register(client, EMAIL)
+    client.headers.update(await sign_in(client, EMAIL))
+    me = await client.get("/api/v1/auth/me")
+
+    assert registered.status_code == 201
+    assert registered.json() == {"id": me.json()["id"], "email": EMAIL}
+    assert me.json() == {"id": registered.json()["id"], "email": EMAIL, "scopes": []}
+    assert me.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("email", "password"),
+    [
+        ("no address", PASSWORD),
+        ("a" * 250 + "@example.com", PASSWORD),
+        (EMAIL, "eleven char"),
+        (EMAIL, "x" * 257),
+        (EMAIL, "with a NUL\0 inside"),
+    ],
+)
+async def test_what_can_not_be_registered_is_refused_and_not_repeated(
+    client: httpx2.AsyncClient, email: str, password: str
+) -> None:
+    answer = await register(client, email, password)
+
+    assert answer.status_code == 422
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert json.dumps(password)[1:-1] not in answer.text
+
+
+async def test_an_address_has_one_account_however_it_is_written(
+    client: httpx2.AsyncClient, ada: str
+) -> None:
+    again = await register(client, "Ada@EXAMPLE.com")
+    right = await log_in(client, " ADA@example.COM ")
+
+    assert again.status_code == 409
+    assert right.is_success
+
+
+async def test_of_many_who_register_an_address_at_once_one_gets_it(
+    fresh_settings: Settings,
+) -> None:
+    async with running(fresh_settings) as app, client_of(app) as client:
+        await app.state.redis.flushdb()
+        answers = await asyncio.gather(*(register(client, EMAIL) for _ in range(10)))
+
+    assert sorted(answer.status_code for answer in answers) == [201] + 9 * [409]
+
+
+async def test_registration_can_be_closed(settings: Settings) -> None:
+    closed = settings.model_copy(update={"registration_open": False})
+    async with running(closed) as app, client_of(app) as client:
+        answer = await register(client, EMAIL)
+
+    assert answer.status_code == 403
+
+
+async def test_registration_is_limited_by_client(fresh_settings: Settings) -> None:
+    strict = fresh_settings.model_copy(update={"registration_limit": Rate(1, 3600)})
+    async with running(strict) as app, client_of(app) as client:
+        await app.state.redis.flushdb()
+        answers = [
+            await register(client, email) for email in ("no address", EMAIL, "b@example.com")
+        ]
+
+    assert [answer.status_code for answer in answers] == [422, 201, 429]
+    assert answers[-1].headers["Retry-After"] == "3600"
+
+
+async def test_nothing_tells_a_wrong_password_from_an_unknown_address(
+    client: httpx2.AsyncClient, ada: str, hashes: list[str]
+) -> None:
+    wrong = await log_in(client, EMAIL, WRONG)
+    work_for_wrong = hashes.copy()
+    hashes.clear()
+    unknown = await log_in(client, "nobody@example.com", WRONG)
+    work_for_unknown = hashes.copy()
+
+    assert wrong.status_code == unknown.status_code == 401
+    assert without_ids(wrong) == without_ids(unknown)
+    assert work_for_wrong == ["verify"]
+    assert work_for_unknown == ["hash"]  # the same work: verifying is hashing and comparing
+
+
+def without_ids(answer: httpx2.Response) -> dict[str, Any]:
+    return {k: v for k, v in answer.json().items() if k not in ("request_id", "trace_id")}
+
+
+async def test_a_disabled_account_can_not_log_in(
+    app: FastAPI, client: httpx2.AsyncClient, ada: str
+) -> None:
+    wrong = await log_in(client, EMAIL, WRONG)
+    async with app.state.db.transaction() as db:
+        await db.execute(update(Account).values(disabled_at=func.now()))
+    disabled = await log_in(client, EMAIL)
+
+    assert disabled.status_code == 401
+    assert without_ids(disabled) == without_ids(wrong)
+
+
+async def test_a_password_is_hashed_again_when_the_costs_change(
+    app: FastAPI, client: httpx2.AsyncClient, ada: str
+) -> None:
+    old = Argon2Hasher(time_cost=1, memory_cost=16, parallelism=1).hash(PASSWORD)
+    async with app.state.db.transaction() as db:
+        await db.execute(update(Account).values(password_hash=old))
+
+    assert (await log_in(client, EMAIL)).is_success
+    async with app.state.db.transaction() as db:
+        stored = await db.scalar(select(Account.password_hash))
+    settings: Settings = app.state.settings
+    costs = f"m={settings.argon2_memory},t={settings.argon2_time},p={settings.argon2_lanes}"
+    assert stored.startswith("$argon2id$")
+    assert costs in stored
+    assert (await log_in(client, EMAIL)).is_success
+
+
+@pytest.fixture
+async def strict(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    """A caller of a service that allows three tries for an account, and five for a client."""
+    few = {"login_limit_account": Rate(3, 900), "login_limit_client": Rate(5, 900)}
+    async with running(settings.model_copy(update=few)) as app, client_of(app) as client:
+        await app.state.redis.flushdb()
+        yield client
+
+
+async def test_guessing_the_password_of_an_account_is_limited(strict: httpx2.AsyncClient) -> None:
+    guesses = [await log_in(strict, EMAIL, WRONG) for _ in range(4)]
+    other = await log_in(strict, "other@example.com", WRONG)
+
+    assert [guess.status_code for guess in guesses] == [401, 401, 401, 429]
+    assert guesses[-1].headers["Retry-After"] == "300"
+    assert other.status_code == 401
+
+
+async def test_guessing_by_a_client_is_limited(strict: httpx2.AsyncClient) -> None:
+    guesses = [await log_in(strict, f"{n}@example.com", WRONG) for n in range(6)]
+
+    assert [guess.status_code for guess in guesses] == [401] * 5 + [429]
+    assert guesses[-1].headers["Retry-After"] == "180"
+
+
+async def test_who_knows_the_password_is_not_limited_by_account(
+    settings: Settings, app: FastAPI, client: httpx2.AsyncClient, ada: str
+) -> None:
+    for _ in range(settings.login_limit_account.limit + 2):
+        assert (await log_in(client, EMAIL)).is_success
+
+
+async def test_guessing_is_limited_without_redis_too(settings: Settings) -> None:
+    changes = {
+        "redis_url": SecretStr("redis://127.0.0.1:1/0"),
+        "login_limit_account": Rate(3, 900),
+    }
+    async with running(settings.model_copy(update=changes)) as app, client_of(app) as client:
+        guesses = [await log_in(client, EMAIL, WRONG) for _ in range(4)]
+
+    assert [guess.status_code for guess in guesses] == [401, 401, 401, 429]
+
+
+async def test_the_log_tells_who_came_and_no_secret(
+    client: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    account_id = (await register(client, EMAIL)).json()["id"]
+    await register(client, EMAIL)
+    await log_in(client, EMAIL, WRONG)
+    await log_in(client, "nobody@example.com", WRONG)
+    headers = await sign_in(client, EMAIL)
+    await client.post("/api/v1/auth/logout-all", headers=headers)
+
+    output = capfd.readouterr().out
+    lines = [json.loads(line) for line in output.splitlines()]
+    audit = [line for line in lines if line["event"].startswith("audit.")]
+    assert [(line["event"], line.get("reason"), line["subject"]) for line in audit] == [
+        ("audit.register", None, account_id),
+        ("audit.register", "taken", None),
+        ("audit.login", "password", account_id),
+        ("audit.login", "unknown", None),
+        ("audit.register", "taken", None),
+        ("audit.login", None, account_id),
+        ("audit.logout_all", None, account_id),
+    ]
+    assert all(line["client_ip"] == "127.0.0.1" and line["request_id"] for line in audit)
+    secrets = [PASSWORD, WRONG, EMAIL, "nobody@", "$argon2", *headers.values()]
+    assert [secret for secret in secrets if secret in output] == []

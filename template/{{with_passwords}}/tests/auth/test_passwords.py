@@ -1,0 +1,39 @@
+import asyncio
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from app.auth.passwords import Passwords
+from app.settings import Settings
+
+PASSWORD = SecretStr("correct horse battery")
+
+
+async def test_hashing_leaves_the_event_loop_free(settings: Settings) -> None:
+    costly = settings.model_copy(update={"argon2_memory": 65_536, "argon2_time": 3})
+    hashing = asyncio.create_task(Passwords(costly).hash(PASSWORD))
+    turns = 0
+    while not hashing.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+
+    assert turns > 3
+
+
+async def test_a_password_is_verified(settings: Settings) -> None:
+    passwords = Passwords(settings)
+    known = await passwords.hash(PASSWORD)
+
+    assert await passwords.verify(PASSWORD, known) == (True, None)
+    assert await passwords.verify(SecretStr("another"), known) == (False, None)
+    assert await passwords.verify(PASSWORD, None) == (False, None)
+
+
+@pytest.mark.parametrize("weak", [{"argon2_memory": 19_455}, {"argon2_time": 1}])
+def test_production_refuses_weak_costs(settings: Settings, weak: dict[str, int]) -> None:
+    given = {name: getattr(settings, name) for name in ("secret_key", "database_url", "redis_url")}
+    strong = Settings(environment="production", **given)
+
+    assert (strong.argon2_memory, strong.argon2_time) == (65_536, 3)
+    with pytest.raises(ValidationError, match="too weak for production"):
+        Settings(environment="production", **given, **weak)

@@ -109,6 +109,9 @@ class OutputHandler(logging.Handler):
 class _Logger:
     """What structlog hands finished lines to."""
 
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
     def _write(self, line: bytes | str) -> None:
         output.write((line if isinstance(line, bytes) else line.encode(errors="replace")) + b"\n")
 
@@ -120,7 +123,7 @@ output = Output()
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """Return a logger: ``logger.info("order placed", order_id=7)``."""
-    return cast(FilteringBoundLogger, structlog.get_logger(logger=name))
+    return cast(FilteringBoundLogger, structlog.get_logger(name))
 
 
 def add_context(_: Any, __: str, event: EventDict) -> EventDict:
@@ -149,6 +152,11 @@ def _clean(name: str, value: Any) -> Any:
     return value
 
 
+def scrub_path(path: str) -> str:
+    """Take out of a path what looks like an e-mail address or a token. Most have neither."""
+    return scrub(path) if "@" in path or "eyJ" in path else path
+
+
 def scrub(text: str) -> str:
     """Take out of a text what looks like a secret or an e-mail address."""
     return SECRET_TEXT.sub(REDACTED, text)
@@ -166,6 +174,7 @@ def _json(_: Any, __: str, event: EventDict) -> bytes:
 
 def _processors(pretty: bool) -> list[Processor]:
     return [
+        structlog.stdlib.add_logger_name,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         add_context,
@@ -184,7 +193,7 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         processors=[*_processors(pretty), renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Logger(),
+        logger_factory=_Logger,
         cache_logger_on_first_use=True,
     )
     _configure_standard_library(level, pretty)
@@ -200,7 +209,7 @@ def _configure_standard_library(level: int, pretty: bool) -> None:
     handler = OutputHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *_processors(pretty)],
+            foreign_pre_chain=_processors(pretty),
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )

@@ -1,13 +1,14 @@
 """Which jobs there are, and what their arguments and results look like."""
 
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, NotRequired, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 import app
 
@@ -83,7 +84,6 @@ def _describe(
     _context, *parameters = signature.parameters.values()
     if reserved := RESERVED.intersection(p.name for p in parameters):
         raise TypeError(f"{name}: {', '.join(reserved)} is a parameter of `enqueue`; rename it.")
-    returned = signature.return_annotation
     return JobType(
         name=name,
         function=function,
@@ -91,7 +91,7 @@ def _describe(
         timeout=timeout,
         cron=cron,
         arguments=TypeAdapter(_arguments(name, parameters)),
-        result=TypeAdapter(Any if returned is inspect.Signature.empty else returned),
+        result=TypeAdapter(_or_any(signature.return_annotation)),
     )
 
 
@@ -102,10 +102,14 @@ def _arguments(name: str, parameters: Iterable[inspect.Parameter]) -> Any:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"{name}: a job names each of its parameters, without * and **.")
         required = parameter.default is inspect.Parameter.empty
-        annotation = Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation
+        annotation = _or_any(parameter.annotation)
         fields[parameter.name] = annotation if required else NotRequired[annotation]
     kind = TypedDict(name, fields)  # type: ignore[misc]  # made at run time
     return with_config(ConfigDict(extra="forbid"))(kind)
+
+
+def _or_any(annotation: Any) -> Any:
+    return Any if annotation is inspect.Parameter.empty else annotation
 
 
 def of(function: Function) -> JobType:

@@ -8,16 +8,18 @@ import logging
 import os
 import signal
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType
 from typing import Any
 from uuid import UUID
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from billiard import current_process
 from celery import bootsteps, shared_task, signals
 from celery.worker import WorkController, state
 
 from app import cpus, logs
-from app.jobs import health
+from app.jobs import health, metrics
 from app.jobs.runner import Runner
 from app.jobs.transport import QUEUE, TASK, celery_app
 from app.main import create_app
@@ -41,6 +43,7 @@ class Child:
     def start(self, **_: Any) -> None:
         """Open the service. A child that can't is replaced by the main process."""
         try:
+            os.environ["WORKER_SLOT"] = str(current_process().index)
             settings = get_settings().model_copy(update=POOL)
             app = create_app(settings)
             self.runner = Runner(app, settings)
@@ -63,7 +66,7 @@ class Child:
 child = Child()
 
 
-@shared_task(name=TASK)
+@shared_task(name=TASK)  # type: ignore[untyped-decorator]
 def run_job(job_id: str) -> None:
     """Run a job, if the ledger says that it is due."""
     child.portal.call(child.runner.run, UUID(job_id))
@@ -82,6 +85,8 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
 def run(settings: Settings) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code."""
     logs.configure(settings)
+    if settings.worker_metrics_port:
+        metrics.share()
     celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)
     celery.steps["worker"].add(Heartbeat)
     signals.setup_logging.connect(_keep_logging)
@@ -96,17 +101,20 @@ def run(settings: Settings) -> int:
         without_mingle=True,
         without_heartbeat=True,
     )
-    signals.worker_ready.connect(lambda **_: _stop_on_signals(worker), weak=False)
+    signals.worker_ready.connect(partial(_ready, worker, settings), weak=False)
     worker.start()
     return worker.exitcode or 0
 
 
 def _keep_logging(**_: Any) -> None:
     """Celery sets up its own logging unless somebody listens to its signal."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        # Two lines for each job, which say less than the runner's one.
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _stop_on_signals(worker: WorkController) -> None:
-    """Stop taking jobs, and let the children finish theirs. Celery's own way waits forever."""
+def _ready(worker: WorkController, settings: Settings, **_: Any) -> None:
+    """Stop on signals our way, since Celery's waits forever; serve metrics after the fork."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         state.should_stop = os.EX_OK
@@ -115,3 +123,5 @@ def _stop_on_signals(worker: WorkController) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    if settings.worker_metrics_port:
+        metrics.serve(settings.worker_metrics_port)

@@ -6,12 +6,12 @@ ledger's. Whoever wants Celery itself, for a chord or a group of its own, takes 
 Celery is imported when the first job is published: it would add half a second to every start.
 """
 
+import asyncio
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 QUEUE = f"{about.NAME}.jobs"
 TASK = "app.jobs.run"
 WORKER_MODULE = "app.jobs.celery_worker"
-PUBLISHERS = 2  # threads of a process that publish: Celery's client blocks
 
 
 class Transport:
@@ -33,13 +32,10 @@ class Transport:
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self._redis: Redis = app.state.redis
         self._settings = settings
-        self._threads = CapacityLimiter(PUBLISHERS)
 
     async def publish(self, ids: Sequence[UUID]) -> None:
         """Hand over jobs, each to one worker that is free; raise when Redis does not answer."""
-        await to_thread.run_sync(
-            _publish, self._settings, ids, limiter=self._threads, abandon_on_cancel=True
-        )
+        await asyncio.to_thread(_publish, self._settings, ids)
 
     async def depth(self) -> int:
         """Return how many jobs wait for a worker."""

@@ -1,4 +1,4 @@
-"""Is the worker, or the scheduler, of this machine alive? Each touches a file while its loop turns."""
+"""Are the worker and the scheduler of this machine alive? While they are, each touches a file."""
 
 import tempfile
 import time

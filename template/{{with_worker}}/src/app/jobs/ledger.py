@@ -192,7 +192,7 @@ async def claim(session: AsyncSession, job_id: UUID, lease: float) -> Claim | No
         .returning(*columns)
     )
     row = (await session.execute(statement)).first()
-    return Claim(*row) if row else None
+    return Claim(**row._mapping) if row else None
 
 
 def _held(claimed: Claim) -> Update:
@@ -308,11 +308,8 @@ async def replay(session: AsyncSession, job_id: UUID | None = None) -> int:
 def depth() -> Select[str, int, float]:
     """Select, for each state that somebody should look at, how many jobs and the longest wait.
 
-    The wait, in seconds, is from when the job was due.
+    The wait is in seconds, from when the job was due.
     """
-    wait = func.extract("epoch", func.now() - func.min(Job.due_at))
-    return (
-        select(Job.status, func.count(), wait)
-        .where(or_(ACTIVE, Job.status == "dead"))
-        .group_by(Job.status)
-    )
+    wait = func.max(func.extract("epoch", func.now() - Job.due_at))
+    watched = select(Job.status, func.count(), wait).where(or_(ACTIVE, Job.status == "dead"))
+    return watched.group_by(Job.status)

@@ -1,10 +1,88 @@
 """What Prometheus is told of the jobs: how many wait and for how long, and how attempts end.
 
-Waiting jobs are counted in the ledger, by whichever process is scraped: the same number everywhere,
-so take the maximum over processes, not the sum. Attempts are counted by the worker that made them.
+What waits is counted in the ledger by whichever process is scraped, so each gives the same number:
+take the maximum over processes, not the sum. Attempts are counted by the worker that made them, and
+served on ``WORKER_METRICS_PORT``.
 """
 
-from contextlib import contextmanager
-def observe(name, outcome, seconds): pass
-@contextmanager
-def collecting(app): yield
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from app.jobs import ledger
+
+REMEMBERED = 5.0  # seconds that a count stays good: it reads every waiting job's index entry
+STATES = ("queued", "running", "dead")
+BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Attempts:
+    """How the attempts of this process ended."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._ended = Counter(
+            "job_attempts",
+            "Attempts at jobs, by how they ended.",
+            ["job", "outcome"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "job_duration_seconds",
+            "Duration of attempts.",
+            ["job"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+
+    def observe(self, job: str, outcome: str, seconds: float) -> None:
+        self._ended.labels(job, outcome).inc()
+        self._duration.labels(job).observe(seconds)
+
+
+class Backlog:
+    """Counts the jobs in the ledger, at most every few seconds."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._metrics: list[Metric] = []
+        self._until = 0.0
+
+    async def collect(self) -> Iterable[Metric]:
+        if time.monotonic() >= self._until:
+            rows = await self._app.state.reader.all(ledger.depth())
+            counts = {status: count for status, count, _ in rows}
+            waits = [float(wait) for status, _, wait in rows if status != "dead"]
+            self._metrics = [_counted(counts), _oldest(max(waits, default=0))]
+            self._until = time.monotonic() + REMEMBERED
+        return self._metrics
+
+
+def _counted(counts: dict[str, int]) -> Metric:
+    metric = GaugeMetricFamily("jobs", "Jobs in the ledger.", labels=["status"])
+    for state in STATES:
+        metric.add_metric([state], counts.get(state, 0))
+    return metric
+
+
+def _oldest(seconds: float) -> Metric:
+    text = "For how long the job that waits longest has been due."
+    return GaugeMetricFamily("jobs_oldest_due_seconds", text, value=max(0.0, seconds))
+
+
+def share() -> None:
+    """Let the children of this process write their numbers where ``serve`` finds them."""
+    os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="worker-metrics-")
+
+
+def serve(port: int) -> None:
+    """Serve the numbers of all children of this process, from a thread."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, os.environ[DIRECTORY])  # type: ignore[no-untyped-call]
+    start_http_server(port, registry=registry)

@@ -1,11 +1,10 @@
 """Enqueuing: a row in the caller's transaction, and a hint to the queue once it is committed.
 
-The hint is best effort: when Redis is away the request goes on, and the scheduler gives the hint
-later. So a job is never lost after a commit, and there is none after a rollback.
+The hint is best effort, and no request waits for it: when Redis is away, or this process dies, the
+scheduler gives it later. So a job is never lost after a commit, and there is none after a rollback.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Concatenate
@@ -14,10 +13,11 @@ from uuid import UUID
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import context, tracing
+from app import context, metrics, tracing
 from app.db import Session, on_commit
-from app.jobs import ledger, metrics, registry, schedules
+from app.jobs import ledger, registry, schedules
 from app.jobs.context import Context
+from app.jobs.metrics import Attempts, Backlog
 from app.jobs.status import JobStatus
 from app.jobs.transport import Transport
 from app.lifespan import Lifespan
@@ -25,34 +25,41 @@ from app.logs import get_logger
 from app.settings import Settings
 
 HEAD_START = 5.0  # seconds that the enqueuing process has to publish a job
-PAUSE = 5.0  # seconds without attempts to publish after one has failed
-AT_ONCE = 100  # jobs of one transaction that it publishes itself; the rest trickles in
+MOST_WAITING = 1000  # jobs that a process keeps for the queue; the scheduler has the rest
 COMMITTED = "jobs"
 
 logger = get_logger(__name__)
 
 
 class Publisher:
-    """Gives the queue its hints, and leaves it alone for a moment when it does not answer."""
+    """Gives the queue its hints, a batch at a time, while the requests go on."""
 
-    def __init__(self, transport: Transport, timeout: float) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._timeout = timeout
-        self._paused_until = 0.0
+        self._waiting: list[UUID] = []
+        self._task: asyncio.Task[None] | None = None
 
     def within(self, session: AsyncSession) -> "JobQueue":
         return JobQueue(session, self)
 
-    async def publish(self, ids: Sequence[UUID]) -> None:
-        """Publish, or else log that it is the scheduler's turn; raises nothing."""
-        if time.monotonic() < self._paused_until:
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
+    def publish(self, ids: Sequence[UUID]) -> None:
+        """Publish soon; what is too much, or fails, is the scheduler's."""
+        self._waiting.extend(ids[: MOST_WAITING - len(self._waiting)])
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            ids, self._waiting = self._waiting, []
+            try:
                 await self._transport.publish(ids)
-        except Exception as error:  # noqa: BLE001 (outages look many ways)
-            self._paused_until = time.monotonic() + PAUSE
-            logger.warning("queue unavailable, jobs start later", error=repr(error))
+            except Exception as error:  # noqa: BLE001 (outages look many ways)
+                logger.warning("queue unavailable, jobs start later", error=repr(error))
+
+    async def finish(self) -> None:
+        """Publish what is left, before this process stops."""
+        if self._task:
+            await self._task
 
 
 class JobQueue:
@@ -99,7 +106,7 @@ class JobQueue:
 
     async def _publish(self) -> None:
         ids: list[UUID] = self._session.info.pop(COMMITTED, [])
-        await self._publisher.publish(ids[:AT_ONCE])
+        self._publisher.publish(ids)
 
 
 async def _queue(request: Request, session: Session) -> JobQueue:
@@ -119,12 +126,14 @@ async def find(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatus | Non
 def install(app: FastAPI, settings: Settings) -> Lifespan:
     registry.discover()
     schedules.check(registry.scheduled())
+    metrics.register(app, Backlog(app).collect)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         app.state.transport = Transport(app, settings)
-        app.state.jobs = Publisher(app.state.transport, settings.jobs_publish_timeout)
-        with metrics.collecting(app):
-            yield
+        app.state.jobs = publisher = Publisher(app.state.transport)
+        app.state.job_attempts = Attempts(app.state.metrics.registry)
+        yield
+        await publisher.finish()
 
     return lifespan

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import context, tracing
-from app.jobs import ledger, metrics, registry
+from app.jobs import ledger, registry
 from app.jobs.attempt import attempt, backoff
 from app.jobs.context import Context
 from app.jobs.ledger import Claim
@@ -41,10 +41,10 @@ class Runner:
         self._settings = settings
         self._stopping = asyncio.Event()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Let running jobs go on for ``worker_grace`` seconds, then give them back."""
-        await asyncio.sleep(self._settings.worker_grace)
-        self._stopping.set()
+        grace = self._settings.worker_grace
+        asyncio.get_running_loop().call_later(grace, self._stopping.set)
 
     async def run(self, job_id: UUID) -> None:
         """Run a job if it is due. Raises only when the database can't be reached."""
@@ -72,7 +72,7 @@ class Runner:
             write = partial(ledger.succeed, claimed=claim, result=result)
             outcome = await self._write(write, "succeeded")
         seconds = time.perf_counter() - start
-        metrics.observe(claim.name, outcome, seconds)
+        self._app.state.job_attempts.observe(claim.name, outcome, seconds)
         log = logger.info if outcome in ("succeeded", "released") else logger.warning
         log(
             f"job {outcome}",
@@ -137,7 +137,7 @@ class Runner:
             return registry.RETRIES
 
     async def _write(self, write: Callable[[AsyncSession], Awaitable[bool]], outcome: str) -> str:
-        """Write down how the job ended, through a short outage too; it ran, and should not again."""
+        """Write down how the job ended, through a short outage too: it should not run again."""
         for pause in (*WRITE_AGAIN, None):
             try:
                 async with self._app.state.db.transaction() as session:

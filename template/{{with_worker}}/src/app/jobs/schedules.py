@@ -1,7 +1,7 @@
 """When scheduled jobs are due: cron expressions, in UTC."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from cronsim import CronSim, CronSimError
 
@@ -17,13 +17,12 @@ def check(kinds: Iterable[JobType]) -> None:
     """Raise ``ValueError`` for a schedule that can't work."""
     for kind in kinds:
         try:
-            next(CronSim(kind.cron or "", datetime(2024, 1, 1)))
+            last_tick(kind.cron or "", datetime.now(UTC))
+            kind.to_json({})
         except (CronSimError, StopIteration) as error:
             raise ValueError(
                 f"{kind.name}: cron={kind.cron!r} is no schedule ({error}); "
                 'write five fields such as "*/5 * * * *" or "0 3 * * *".'
             ) from None
-        try:
-            kind.to_json({})
         except TypeError as error:
-            raise ValueError(f"{kind.name} is started by the clock, without arguments: {error}") from None
+            raise ValueError(f"{error}: but the clock starts it, without arguments.") from None

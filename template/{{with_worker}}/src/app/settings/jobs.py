@@ -24,9 +24,6 @@ class JobsSettings(BaseSettings):
     )
     jobs_backoff_max: float = Field(600, gt=0, description="Seconds, at most, until any retry")
     jobs_poll: float = Field(1, gt=0, description="Seconds between two looks of the scheduler")
-    jobs_publish_timeout: float = Field(
-        1, gt=0, description="Seconds that a request waits for the queue; then the scheduler does it"
-    )
     jobs_publish_again: float = Field(
         60, gt=0, description="Seconds after which a job that nobody started is published again"
     )

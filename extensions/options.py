@@ -262,16 +262,9 @@ class Options(ContextHook):
             has=lambda fact: any(fact in option.provides for option in chosen),
             part_imports=[f"import {module}" for module in gather(chosen, "parts")],
             part_names=[f"{module}," for module in gather(chosen, "parts")],
-            router_imports=[
-                f"from {module}.router import router as {_short(module)}"
-                for module in gather(chosen, "routers")
-            ],
-            router_names=[f"{_short(module)}," for module in gather(chosen, "routers")],
+            router_imports=[f"import {module}.router" for module in gather(chosen, "routers")],
+            router_names=[f"{module}.router.router," for module in gather(chosen, "routers")],
         )
-
-
-def _short(module: str) -> str:
-    return module.rpartition(".")[2]
 
 
 def _choices(options: tuple[Option, ...]) -> dict[str, str]:

@@ -52,6 +52,24 @@ def migrate(target: str, sql: bool) -> None:
 
 
 @cli.command()
+@click.argument("message")
+@click.option("--empty", is_flag=True, help="Even if the models say nothing new: to move data.")
+def migration(message: str, empty: bool) -> None:
+    """Write a migration, called MESSAGE, for what changed in the models. It needs no database."""
+    from app.dev.migration import write
+    from app.dev.servers import ServerError
+
+    if not message.strip():
+        raise click.UsageError("Say what it does, such as `add orders`.")
+    try:
+        written = write(message, empty=empty)
+    except ServerError as error:
+        raise click.ClickException(str(error)) from None
+    if not written:
+        click.echo("The migrations already make what the models say: there is nothing to write.")
+
+
+@cli.command()
 def check() -> None:
     """Say what is right and wrong with the environment."""
     from app.checks import examine

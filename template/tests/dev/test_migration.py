@@ -1,0 +1,76 @@
+"""`app migration` writes what is missing, once, in a copy of this project."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+MODEL = """
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+
+
+class Parcel(Base):
+    __tablename__ = "parcels_of_a_test"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    ignored = shutil.ignore_patterns("__pycache__")
+    for folder in ("src", "migrations"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def write(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app", "migration", *arguments],
+        cwd=project,
+        env={"PYTHONPATH": str(project / "src"), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def versions(project: Path) -> set[Path]:
+    return set((project / "migrations/versions").glob("*.py"))
+
+
+def test_a_new_table_gets_one_migration(copy: Path) -> None:
+    (copy / "src/app/parcels.py").write_text(MODEL)
+    with (copy / "src/app/main.py").open("a") as main:
+        main.write("\nimport app.parcels\n")
+    before = versions(copy)
+
+    assert write(copy, "add parcels").returncode == 0
+    [new] = versions(copy) - before
+    assert new.name.endswith("_add_parcels.py")
+    assert 'create_table("parcels_of_a_test"' in "".join(new.read_text().split())
+
+    again = write(copy, "add parcels again")
+    assert "nothing to write" in again.stdout
+    assert versions(copy) - before == {new}
+
+
+def test_an_empty_one_is_written_on_request(copy: Path) -> None:
+    before = versions(copy)
+    assert write(copy, "--empty", "move data").returncode == 0
+    assert len(versions(copy) - before) == 1
+
+
+def test_it_has_to_say_what_it_does(copy: Path) -> None:
+    refused = write(copy, " ")
+    assert refused.returncode == 2
+    assert "Say what it does" in refused.stderr

@@ -1,0 +1,44 @@
+""".env.example tells the truth about the settings."""
+
+import re
+from typing import Any
+
+import pytest
+
+from app.settings import Settings
+from tests.conftest import ROOT
+
+REQUIRED: dict[str, Any] = {
+    "secret_key": "3f9c1e0b7a6d5284c1f0e9d8b7a69584736251403f2e1d0c9b8a7968574635ab",
+    "database_url": "postgresql+asyncpg://db/app",
+    "redis_url": "redis://cache",
+}
+LINES = (ROOT / ".env.example").read_text().splitlines()
+SHOWN: dict[str, str] = dict(
+    match.groups() for line in LINES if (match := re.fullmatch(r"#([A-Z][A-Z0-9_]*)=(.*)", line))
+)
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_copying_it_changes_nothing() -> None:
+    assert [line for line in LINES if line and not line.startswith("#")] == []
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_is_shown_is_a_setting_and_its_default(name: str) -> None:
+    field = name.lower()
+    assert field in Settings.model_fields
+    if value := SHOWN[name]:
+        shown = Settings(**{**REQUIRED, field: value})
+        if not Settings.model_fields[field].is_required():
+            assert getattr(shown, field) == getattr(Settings(**REQUIRED), field)
+
+
+def test_what_has_to_be_set_is_shown() -> None:
+    required = {n.upper() for n, field in Settings.model_fields.items() if field.is_required()}
+    assert required - set(SHOWN) == set()

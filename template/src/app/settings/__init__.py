@@ -4,6 +4,7 @@ Values come from the environment and, in development, from ``.env``. A secret ``
 given as ``NAME_FILE``, the path of a file that holds it.
 """
 
+import re
 from functools import cache
 from secrets import token_hex
 from typing import Annotated, Literal
@@ -139,6 +140,14 @@ class CoreSettings(BaseSettings):
     def _redis(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("write it as redis://host:6379/0")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^\s/*?#@]+", origin):
+                raise ValueError(f"{origin} is no origin; write it as https://app.example.com")
         return value
 
     @field_validator("cors_allow_credentials")

@@ -69,7 +69,7 @@ class Tokens:
             return Access(UUID(claims["sub"]), UUID(claims["sid"]), scopes)
         except jwt.ExpiredSignatureError:
             raise Unauthorized("The access token has expired.", headers=INVALID) from None
-        except (jwt.PyJWTError, ValueError):
+        except (jwt.PyJWTError, ValueError, AttributeError):  # the last: a claim of another type
             raise Unauthorized("The access token is not valid.", headers=INVALID) from None
 
     def refresh(self, session_id: UUID, secret: bytes) -> str:

@@ -1,0 +1,73 @@
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+
+from app.settings import Settings
+from tests.conftest import client_of, running
+
+URL = "/api/v1/no-such-thing"  # 404, once it gets that far
+
+
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    hosts = ["api.example.com", "*.example.org"]
+    changed = settings.model_copy(update={"allowed_hosts": hosts})
+    async with running(changed) as app, client_of(app) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "api.example.com",
+        "API.example.com",
+        "api.example.com:8000",
+        "a.example.org",
+        "b.a.example.org",
+    ],
+)
+async def test_our_hosts_are_answered(client: httpx2.AsyncClient, host: str) -> None:
+    answer = await client.get(URL, headers={"Host": host})
+
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "example.com",
+        "evil.test",
+        "api.example.com.evil.test",
+        "evilexample.org",
+        "example.org",
+        "api.example.com@evil.test",
+        "[::1]:8000",
+    ],
+)
+async def test_other_hosts_are_refused(client: httpx2.AsyncClient, host: str) -> None:
+    answer = await client.get(URL, headers={"Host": host})
+
+    assert answer.status_code == 400
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["code"] == "unknown_host"
+
+
+async def test_two_hosts_are_none(client: httpx2.AsyncClient) -> None:
+    two = [("Host", "api.example.com"), ("Host", "evil.test")]
+
+    assert (await client.get(URL, headers=two)).status_code == 400
+
+
+async def test_probes_come_by_address(client: httpx2.AsyncClient) -> None:
+    answer = await client.get("/health/live", headers={"Host": "10.0.0.7:8000"})
+
+    assert answer.status_code == 200
+
+
+async def test_by_default_every_host_is_answered(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+        answer = await client.get(URL, headers={"Host": "whatever.test"})
+
+    assert answer.status_code == 404

@@ -124,6 +124,11 @@ def _read(folder: Path) -> Option:
         raise OptionError(f"{folder.name}: has no option.yml; it needs at least label and help.")
     try:
         facts = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+        if named := {"question", "choice"} & set(facts):
+            raise OptionError(
+                f"{folder.name}/option.yml: `{min(named)}`: there is no such key; the folder's "
+                "name says it."
+            )
         return Option(**{**facts, **match.groupdict()})
     except yaml.YAMLError as error:
         raise OptionError(f"{folder.name}/option.yml is not valid YAML: {error}") from None
@@ -159,7 +164,9 @@ def _refuse_two_owners(template: Path, options: tuple[Option, ...]) -> None:
         if shared := owned[option.variable] & core:
             raise OptionError(f"{option.variable}: {min(shared)} belongs to the core already.")
     for one, other in combinations(options, 2):
-        if (shared := owned[one.variable] & owned[other.variable]) and _together(one, other, options):
+        if (shared := owned[one.variable] & owned[other.variable]) and _together(
+            one, other, options
+        ):
             raise OptionError(
                 f"{one.variable} and {other.variable} both own {min(shared)}; since both can be "
                 "chosen for one project, each would need a path of its own."

@@ -1,0 +1,1 @@
+"""The tests of the generator: rules, renders, prompts, suites, and (in live) running services."""

@@ -1,0 +1,39 @@
+"""What every layer needs: no configuration of this machine, and the template once per process."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from extensions import options
+from tests import generator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep Copier's settings, Git's and a virtual environment's variables out of what is tested."""
+    empty = tmp_path_factory.mktemp("settings")
+    identity = empty / "gitconfig"
+    identity.write_text("[user]\nname = Test\nemail = test@example.com\n[init]\ndefaultBranch=main")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("COPIER_SETTINGS_PATH", str(empty / "none.yml"))
+    patch.setenv("GIT_CONFIG_GLOBAL", str(identity))
+    for name in [*os.environ]:
+        if name in {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "DATABASE_URL", "REDIS_URL"}:
+            patch.delenv(name)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _no_options_of_another_test() -> Iterator[None]:
+    options.load.cache_clear()
+    yield
+    options.load.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the template as it stands in the working tree; not to be changed."""
+    return generator.copy_of_template(tmp_path_factory.mktemp("template"))

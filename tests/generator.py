@@ -1,0 +1,107 @@
+"""What the tests do with the template: copy it, render it, and list the answers worth trying."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import copier
+import yaml
+
+from extensions import answers, options
+
+ROOT = Path(__file__).parent.parent
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "build", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".local"
+)
+# Questions that change Python code: every combination of their answers is rendered.
+TOGETHER = ("queue", "tracing", "auth", "example")
+
+Answers = dict[str, Any]
+
+
+def copy_of_template(to: Path) -> Path:
+    """Copy what Copier reads, without git, so that the working tree is what gets rendered."""
+    shutil.copytree(ROOT / "template", to / "template", ignore=LEFT_OUT)
+    shutil.copytree(ROOT / "extensions", to / "extensions", ignore=LEFT_OUT)
+    shutil.copy(ROOT / "copier.yml", to)
+    return to
+
+
+def render(template: Path, to: Path, **given: Any) -> Path:
+    """Render a project at ``to``; what is not given here has its default."""
+    copier.run_copy(str(template), to, data=given, defaults=True, unsafe=True, quiet=True)
+    return to
+
+
+def choices() -> dict[str, list[Any]]:
+    """Return the answers that each question with a choice allows."""
+    found: dict[str, list[Any]] = {}
+    for option in options.load():
+        if option.question != options.FACT and option.question not in options.SEVERAL:
+            found.setdefault(option.question, []).append(option.choice)
+    for name, question in answers.questions().items():
+        if question["type"] == "bool":
+            found[name] = [True, False]
+        elif isinstance(question.get("choices"), list):
+            found[name] = list(question["choices"])
+    return found
+
+
+def combinations_to_render() -> list[Answers]:
+    """Return a covering array: all of ``TOGETHER``, and every pair of any two answers."""
+    values = choices()
+    pairs = combinations(sorted(values), 2)
+    uncovered = {
+        frozenset(zip(names, each, strict=True))
+        for names in (TOGETHER, *pairs)
+        for each in product(*(values[name] for name in names))
+    }
+    return list(_cover(values, uncovered))
+
+
+def _cover(
+    values: dict[str, list[Any]], uncovered: set[frozenset[tuple[str, Any]]]
+) -> Iterator[Answers]:
+    """Yield rows, each of which takes the largest open tuple and adds what covers most others."""
+    while uncovered:
+        row = dict(max(uncovered, key=lambda each: (len(each), sorted(map(str, each)))))
+        for name in sorted(set(values) - set(row)):
+            row[name] = max(values[name], key=_newly_covered(row, name, uncovered))
+        items = set(row.items())
+        uncovered = {each for each in uncovered if not each <= items}
+        yield row
+
+
+def _newly_covered(
+    row: Answers, name: str, uncovered: set[frozenset[tuple[str, Any]]]
+) -> Callable[[Any], int]:
+    def count(value: Any) -> int:
+        items = {*row.items(), (name, value)}
+        return sum(each <= items for each in uncovered)
+
+    return count
+
+
+def named(answers: Answers) -> str:
+    """Return a short name for a combination: its answers, in a fixed order."""
+    return "-".join(str(answers[name]).lower() for name in sorted(answers))
+
+
+def files(project: Path, *suffixes: str) -> Iterator[Path]:
+    """Yield the files of a project that git would track, by their suffix when some are given."""
+    for path in sorted(project.rglob("*")):
+        inside = path.relative_to(project).parts
+        skipped = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+        if path.is_file() and not skipped & set(inside):
+            if not suffixes or path.suffix in suffixes:
+                yield path
+
+
+def manifest(folder: Path, **changes: Any) -> Path:
+    """Write an option's folder with an ``option.yml``; return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump({"label": "Toy", "help": "a toy; costs nothing", **changes})
+    (folder / "option.yml").write_text(text)
+    return folder

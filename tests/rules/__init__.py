@@ -1,0 +1,1 @@
+"""Rules that the template keeps, each by reading its files: seconds."""

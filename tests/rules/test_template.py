@@ -1,0 +1,75 @@
+"""The template keeps each rule, and each guard sees its rule broken."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import generator
+from tests.rules import guards
+
+Guard = Callable[[Path], list[str]]
+APP = Path("src/app")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the template, to break."""
+    return generator.copy_of_template(tmp_path)
+
+
+@pytest.mark.parametrize("guard", guards.ALL, ids=lambda guard: guard.__name__)
+def test_the_template_keeps_the_rule(guard: Guard) -> None:
+    assert guard(generator.ROOT) == []
+
+
+def _append(path: str, text: str) -> Callable[[Path], None]:
+    def change(template: Path) -> None:
+        target = template / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        old = target.read_text(encoding="utf-8") if target.exists() else ""
+        target.write_text(old + text, encoding="utf-8")
+
+    return change
+
+
+BROKEN: list[tuple[Guard, Callable[[Path], None], str]] = [
+    (guards.python_parses, _append("src/app/db.py", "def broken(:\n"), "db.py"),
+    (guards.python_parses, _append("src/app/api.py.jinja", "{% if x %}\n"), "api.py.jinja"),
+    (guards.python_has_no_tags, _append("src/app/db.py", "# {% if x %}\n"), "db.py"),
+    (guards.python_has_no_tags, _append("src/app/db.py", "# {{ names }}\n"), "db.py"),
+    (guards.python_has_no_tags, _append("src/app/api.py.jinja", "# {% if x %}\n"), "a Jinja tag"),
+    (guards.python_has_no_tags, _append("src/app/api.py.jinja", "x = {{ y }}\n"), "neither a slot"),
+    (guards.python_is_linted, _append("src/app/db.py", "import os\n"), "F401"),
+    (guards.python_is_linted, _append("src/app/db.py", "x = {  }\n"), "db.py"),
+    (guards.python_is_linted, _append("{{queue_none}}/src/app/new.py", "import os\n"), "F401"),
+    (guards.core_names_no_option, _append("src/app/db.py", "# as with Celery\n"), "'Celery'"),
+    (
+        guards.core_names_no_option,
+        _append("pyproject.toml.jinja", '{% if queue == "x" %}\n{% endif %}\n'),
+        "asks for an answer",
+    ),
+    (guards.documents_parse, _append("compose/prometheus.yml", "a: [\n"), "prometheus.yml"),
+    (guards.documents_parse, _append("new.toml", "a = \n"), "new.toml"),
+    (guards.documents_parse, _append(".vscode/settings.json", "{"), "settings.json"),
+    (
+        guards.facts_can_be_chosen,
+        _append("{{with_orphan}}/option.yml", "label: Orphan\nhelp: nobody asks for it\n"),
+        "with_orphan",
+    ),
+    (
+        guards.options_can_be_asked_for,
+        _append("{{colour_red}}/option.yml", "label: Red\nhelp: a colour\n"),
+        "no question `colour`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("guard", "break_it", "said"), BROKEN)
+def test_the_guard_sees_its_rule_broken(
+    copy: Path, guard: Guard, break_it: Callable[[Path], None], said: str
+) -> None:
+    before = guard(copy)
+    break_it(copy / "template")
+    found = "\n".join(set(guard(copy)) - set(before))
+    assert said in found

@@ -18,8 +18,8 @@ from billiard import current_process
 from celery import bootsteps, shared_task, signals
 from celery.worker import WorkController, state
 
-from app import cpus, logs
-from app.jobs import health, metrics
+from app import alive, cpus, logs
+from app.jobs import metrics
 from app.jobs.runner import Runner
 from app.jobs.transport import QUEUE, TASK, celery_app
 from app.main import create_app
@@ -78,8 +78,8 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Timer",)
 
     def start(self, worker: WorkController) -> None:
-        health.beat("worker")
-        worker.timer.call_repeatedly(health.BEAT_EVERY, health.beat, ("worker",))
+        alive.beat("worker")
+        worker.timer.call_repeatedly(alive.BEAT_EVERY, alive.beat, ("worker",))
 
 
 def run(settings: Settings) -> int:

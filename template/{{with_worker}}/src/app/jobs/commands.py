@@ -8,8 +8,9 @@ from uuid import UUID
 
 import click
 
+from app import alive
 from app.db import Database, create_engine
-from app.jobs import health, ledger
+from app.jobs import ledger
 from app.jobs.status import JobStatus
 from app.settings import get_settings
 
@@ -29,7 +30,7 @@ def add_commands(cli: click.Group) -> None:
 def worker(ask: bool) -> None:
     """Run the background jobs."""
     if ask:
-        _answer("worker")
+        sys.exit(alive.main("worker"))
     from app.jobs.transport import run_worker
 
     sys.exit(run_worker(get_settings()))
@@ -40,16 +41,10 @@ def worker(ask: bool) -> None:
 def scheduler(ask: bool) -> None:
     """Start scheduled jobs, retries, and whatever the queue has lost."""
     if ask:
-        _answer("scheduler")
+        sys.exit(alive.main("scheduler"))
     from app.jobs.scheduler import run
 
     asyncio.run(run(get_settings()))
-
-
-def _answer(process: str) -> None:
-    alive = health.is_alive(process)
-    click.echo(f"The {process} of this machine {'is alive' if alive else 'gave no sign of life'}.")
-    sys.exit(0 if alive else 1)
 
 
 @click.group()

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 from fastapi import FastAPI
 
-from app.jobs import health, ledger, registry
+from app import alive
+from app.jobs import ledger, registry
 from app.jobs.schedules import last_tick
 from app.jobs.transport import Transport
 from app.logs import get_logger
@@ -21,6 +22,7 @@ from app.settings import Settings
 
 BATCH = 500  # jobs that are published, or forgotten, in one transaction
 FORGET_EVERY = 60.0  # seconds
+POOL = {"db_pool_size": 1, "db_max_overflow": 1}
 LONGEST_PAUSE = 30.0  # seconds between two attempts while Postgres or Redis is away
 
 logger = get_logger(__name__)
@@ -94,6 +96,7 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings = settings.model_copy(update=POOL)
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         scheduler = Scheduler(app, settings)
@@ -105,7 +108,7 @@ async def run(settings: Settings) -> None:
 async def _loop(scheduler: Scheduler, poll: float, stop: asyncio.Event) -> None:
     pause = poll
     while not stop.is_set():
-        health.beat("scheduler")
+        alive.beat("scheduler")
         try:
             await scheduler.step()
             pause = poll

@@ -86,8 +86,8 @@ def claims(alice: httpx2.AsyncClient) -> dict[str, Any]:
     return decoded
 
 
-def bearer(token: str) -> dict[str, bytes]:
-    return {"Authorization": b"Bearer " + token.encode("latin-1")}
+def bearer(token: str) -> dict[bytes, bytes]:
+    return {b"Authorization": b"Bearer " + token.encode("latin-1")}
 
 
 async def test_a_token_says_who_for_whom_and_until_when(

@@ -77,6 +77,29 @@ async def test_what_can_not_be_registered_is_refused_and_not_repeated(
     assert json.dumps(password)[1:-1] not in answer.text
 
 
+@pytest.mark.parametrize("text", ["\\ud800", "\\u0000", "x" * 10_000])
+@pytest.mark.parametrize("field", ["email", "password"])
+async def test_text_that_nothing_can_hold_is_refused(
+    client: httpx2.AsyncClient, field: str, text: str
+) -> None:
+    other = "password" if field == "email" else "email"
+    body = f'{{"{field}": "{text}@example.com", "{other}": "{text} a long text"}}'
+    answer = await client.post(
+        "/api/v1/auth/register", content=body, headers={"Content-Type": "application/json"}
+    )
+
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("name", ["%00", "%ED%A0%80", "%FF", "x" * 255, "'; DROP TABLE accounts"])
+async def test_a_login_with_any_name_is_just_refused(client: httpx2.AsyncClient, name: str) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    body = f"username={name}&password={name}"
+    answer = await client.post("/api/v1/auth/login", content=body, headers=form)
+
+    assert answer.status_code in (400, 401, 422)
+
+
 async def test_an_address_has_one_account_however_it_is_written(
     client: httpx2.AsyncClient, ada: str
 ) -> None:

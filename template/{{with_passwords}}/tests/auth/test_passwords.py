@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -30,8 +31,10 @@ async def test_a_password_is_verified(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("weak", [{"argon2_memory": 19_455}, {"argon2_time": 1}])
-def test_production_refuses_weak_costs(settings: Settings, weak: dict[str, int]) -> None:
-    given = {name: getattr(settings, name) for name in ("secret_key", "database_url", "redis_url")}
+def test_production_refuses_weak_costs(settings: Settings, weak: dict[str, Any]) -> None:
+    given: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("secret_key", "database_url", "redis_url")
+    }
     strong = Settings(environment="production", **given)
 
     assert (strong.argon2_memory, strong.argon2_time) == (65_536, 3)

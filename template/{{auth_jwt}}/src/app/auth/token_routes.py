@@ -18,6 +18,7 @@ from app.auth.passwords import GivenPassword
 from app.auth.tokens import INVALID, Access, Tokens
 from app.db import Database, Session
 from app.errors import TooManyRequests, Unauthorized, responses
+from app.schemas import Storable
 from app.settings import Settings
 
 NOT_VALID = "The refresh token is not valid."
@@ -29,7 +30,7 @@ class Login(BaseModel):
     """The OAuth 2 password form, as the docs page and most clients send it."""
 
     grant_type: Literal["password"] = "password"
-    username: str = Field(max_length=254, description="The e-mail address")
+    username: Storable = Field(max_length=254, description="The e-mail address")
     password: GivenPassword
 
 
@@ -42,7 +43,7 @@ class TokenPair(BaseModel):
 
     access_token: str
     refresh_token: str
-    token_type: Literal["bearer"] = "bearer"
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105
     expires_in: int
     scope: str
 

@@ -53,7 +53,8 @@ def refusal(question: str, answer: object, choices: list[str] | None = None) -> 
         return f"there is no question `{question}`; there are {_listed(questions())}."
     kind = questions()[question]["type"]
     if choices is not None:
-        given = answer if isinstance(answer, list) else [answer]
+        several = questions()[question].get("multiselect", False)
+        given = answer if several and isinstance(answer, list) else [answer]
         wrong = [repr(each) for each in given if str(each) not in choices]
         return f"{_listed(wrong)} is no choice; it would be {_listed(choices)}." if wrong else ""
     if kind == "bool":
@@ -126,15 +127,16 @@ class Answers(ContextHook):
     def hook(self, context: dict[str, Any]) -> None:
         context["refusal"] = refusal
         if context["_copier_phase"] in ("undefined", "prompt"):
-            _refuse(context["_copier_conf"]["data"], context["choices"])
+            check(context["_copier_conf"]["data"], context["choices"])
 
 
-def _refuse(given: dict[str, Any], choices: dict[str, str]) -> None:
+def check(given: dict[str, Any], choices: dict[str, str]) -> None:
+    """Raise ``UserMessageError`` when something is wrong with the answers that were given."""
     always = {name for name, question in questions().items() if "when" not in question}
     complete = always <= set(given)  # what Copier hands on in an update, old questions and all
     wrong = {
         name: reason
-        for name, answer in given.items()
+        for name, answer in sorted(given.items())
         if not name.startswith("_")
         and not (complete and name not in questions())
         and (reason := refusal(name, answer, _allowed(name, choices)))

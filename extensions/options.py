@@ -91,6 +91,7 @@ class Option(BaseModel):
     compose_volumes: tuple[Slug, ...] = ()
     mypy_untyped: tuple[Untyped, ...] = ()
     readme: str = ""
+    checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"
 
     @property
     def variable(self) -> str:
@@ -157,9 +158,9 @@ def _refuse_two_owners(template: Path, options: tuple[Option, ...]) -> None:
         path
         for entry in template.iterdir()
         if not FOLDER.fullmatch(entry.name)
-        for path in _destinations(entry, template)
+        for path in destinations(entry, template)
     )
-    owned = {o.variable: _destinations(template / f"{{{{{o.variable}}}}}") for o in options}
+    owned = {o.variable: destinations(template / f"{{{{{o.variable}}}}}") for o in options}
     for option in options:
         if shared := owned[option.variable] & core:
             raise OptionError(f"{option.variable}: {min(shared)} belongs to the core already.")
@@ -173,7 +174,7 @@ def _refuse_two_owners(template: Path, options: tuple[Option, ...]) -> None:
             )
 
 
-def _destinations(entry: Path, root: Path | None = None) -> frozenset[str]:
+def destinations(entry: Path, root: Path | None = None) -> frozenset[str]:
     """Return the paths that ``entry``, a file or a folder, writes in a project."""
     files = [entry] if entry.is_file() else [path for path in entry.rglob("*") if path.is_file()]
     return frozenset(
@@ -262,7 +263,7 @@ class Options(ContextHook):
         context.update(
             options=chosen,
             available=available,
-            choices=_choices(available),
+            choices=choices(available),
             default=defaults(available, context.get("preset", "standard")),
             gather=lambda field: gather(chosen, field),
             merge=lambda field: merge(chosen, field),
@@ -274,7 +275,7 @@ class Options(ContextHook):
         )
 
 
-def _choices(options: tuple[Option, ...]) -> dict[str, str]:
+def choices(options: tuple[Option, ...]) -> dict[str, str]:
     """Return what the prompt of each question lists: JSON, which Copier reads as YAML."""
     lines: dict[str, dict[str, str]] = defaultdict(dict)
     for option in options:

@@ -17,7 +17,8 @@ def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> It
     identity = empty / "gitconfig"
     identity.write_text("[user]\nname = Test\nemail = test@example.com\n[init]\ndefaultBranch=main")
     patch = pytest.MonkeyPatch()
-    patch.setenv("COPIER_SETTINGS_PATH", str(empty / "none.yml"))
+    (empty / "copier.yml").write_text("trust: []")
+    patch.setenv("COPIER_SETTINGS_PATH", str(empty / "copier.yml"))
     patch.setenv("GIT_CONFIG_GLOBAL", str(identity))
     for name in [*os.environ]:
         if name in {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "DATABASE_URL", "REDIS_URL"}:

@@ -19,6 +19,7 @@ LEFT_OUT = shutil.ignore_patterns(
 TOGETHER = ("queue", "tracing", "auth", "example")
 
 Answers = dict[str, Any]
+Tuple = frozenset[tuple[str, Any]]  # some questions with an answer each
 
 
 def copy_of_template(to: Path) -> Path:
@@ -53,7 +54,7 @@ def combinations_to_render() -> list[Answers]:
     """Return a covering array: all of ``TOGETHER``, and every pair of any two answers."""
     values = choices()
     pairs = combinations(sorted(values), 2)
-    uncovered = {
+    uncovered: set[Tuple] = {
         frozenset(zip(names, each, strict=True))
         for names in (TOGETHER, *pairs)
         for each in product(*(values[name] for name in names))
@@ -61,12 +62,11 @@ def combinations_to_render() -> list[Answers]:
     return list(_cover(values, uncovered))
 
 
-def _cover(
-    values: dict[str, list[Any]], uncovered: set[frozenset[tuple[str, Any]]]
-) -> Iterator[Answers]:
+def _cover(values: dict[str, list[Any]], uncovered: set[Tuple]) -> Iterator[Answers]:
     """Yield rows, each of which takes the largest open tuple and adds what covers most others."""
     while uncovered:
-        row = dict(max(uncovered, key=lambda each: (len(each), sorted(map(str, each)))))
+        largest = max(uncovered, key=_size_then_name)
+        row = dict(largest)
         for name in sorted(set(values) - set(row)):
             row[name] = max(values[name], key=_newly_covered(row, name, uncovered))
         items = set(row.items())
@@ -74,9 +74,11 @@ def _cover(
         yield row
 
 
-def _newly_covered(
-    row: Answers, name: str, uncovered: set[frozenset[tuple[str, Any]]]
-) -> Callable[[Any], int]:
+def _size_then_name(items: Tuple) -> tuple[int, list[str]]:
+    return len(items), sorted(map(str, items))
+
+
+def _newly_covered(row: Answers, name: str, uncovered: set[Tuple]) -> Callable[[Any], int]:
     def count(value: Any) -> int:
         items = {*row.items(), (name, value)}
         return sum(each <= items for each in uncovered)
@@ -91,12 +93,11 @@ def named(answers: Answers) -> str:
 
 def files(project: Path, *suffixes: str) -> Iterator[Path]:
     """Yield the files of a project that git would track, by their suffix when some are given."""
+    skipped = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
     for path in sorted(project.rglob("*")):
-        inside = path.relative_to(project).parts
-        skipped = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
-        if path.is_file() and not skipped & set(inside):
-            if not suffixes or path.suffix in suffixes:
-                yield path
+        wanted = path.suffix in suffixes or not suffixes
+        if wanted and path.is_file() and not skipped & set(path.relative_to(project).parts):
+            yield path
 
 
 def manifest(folder: Path, **changes: Any) -> Path:

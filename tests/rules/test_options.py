@@ -62,7 +62,7 @@ def test_a_manifest_that_cannot_be_read(template: Path, text: str, said: str) ->
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("dependency", ["x>=1"], "`dependency`: there is no such key; there are companions, "),
+        ("dependency", ["x>=1"], "`dependency`: there is no such key; there are "),
         ("question", "auth", "`question`: there is no such key"),
         ("label", "two\nlines", "`label`: 'two\\nlines' would be written like `one line of text`"),
         ("label", ["a"], "`label`: Input should be a valid string"),

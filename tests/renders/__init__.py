@@ -1,0 +1,1 @@
+"""What comes out, for many answers: parsed, linted and type-checked, but not run."""

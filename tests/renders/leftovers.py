@@ -1,0 +1,110 @@
+"""What a rendered project must not hold: Jinja, secrets, traces of options that nobody chose.
+
+Each function returns what it found, one line for each offence.
+"""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from extensions import options
+from tests import generator
+from tests.rules.guards import HOMONYMS
+
+TAG = re.compile(r"\{%-? |-?%\}|\{#-? |\{\{")
+# Formats whose own syntax has double braces: GitHub's expressions, Prometheus' and Docker's.
+DOUBLE_BRACES = re.compile(r"\$\{\{[^}]*\}\}|\{\{ ?[$.][^}]*\}\}|\{\{[a-z_]+\}\}")
+SECRET = re.compile(
+    r"(?i)\b[a-z_]*(?:secret|password|passwd|token|api_?key|private_?key)[a-z_]*[\"']?\s*[:=]\s*"
+    r"[\"']?(?P<value>[A-Za-z0-9+/_=-]{16,})[\"']?\s*$|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+Found = list[str]
+
+
+def jinja(project: Path) -> Found:
+    """Find what the template engine should have replaced."""
+    found = []
+    for path in generator.files(project):
+        if path.name.endswith(".jinja") or "{{" in path.name:
+            found.append(f"{path}: the name was not rendered")
+        text = DOUBLE_BRACES.sub("", path.read_text(encoding="utf-8", errors="replace"))
+        if path.suffix in {".py", ".mako"}:  # f-strings have braces; Mako has its own tags
+            text = "\n".join(re.findall(r"# \{\{.*|\{% .*", text))
+        found += [f"{path}: {match[0]}" for match in TAG.finditer(text)]
+    return found
+
+
+def secrets(project: Path) -> Found:
+    """Find a long literal that is given to something named like a secret."""
+    found = []
+    for path in generator.files(project):
+        if path.relative_to(project).parts[0] == "tests":  # they forge tokens, and rightly so
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            match = SECRET.search(line)
+            if match and (match["value"] is None or re.search(r"\d", match["value"])):
+                found.append(f"{path}:{number}: {line.strip()}")
+    return found
+
+
+def options_not_chosen(project: Path) -> Found:
+    """Find files, names, settings, requirements and services of options that nobody chose."""
+    known = options.load()
+    chosen = options.choose(known, _answers(project))
+    mine = set().union(*(_traces(option) for option in chosen))
+    theirs = {
+        trace: option.variable
+        for option in known
+        if option not in chosen
+        for trace in _traces(option) - mine
+    }
+    return _extra_files(project, known, chosen) + _words(project, theirs)
+
+
+def _answers(project: Path) -> dict[str, object]:
+    kept = (project / ".copier-answers.yml").read_text(encoding="utf-8")
+    answers: dict[str, object] = yaml.safe_load(kept)
+    return answers
+
+
+def _traces(option: options.Option) -> set[str]:
+    """Return the words that speak of one option alone."""
+    named = {option.choice} - set(HOMONYMS) if option.question != options.FACT else set()
+    required = {re.split(r"[\[><=]", each)[0] for each in option.dependencies}
+    settings = {variable.name for variable in option.env} | set(option.compose_environment)
+    modules = {*option.parts, *option.routers, *option.compose_volumes}
+    return named | required | settings | modules | set(option.compose)
+
+
+def _extra_files(
+    project: Path, known: tuple[options.Option, ...], chosen: list[options.Option]
+) -> Found:
+    """Find files that neither the core nor a chosen option has at that path."""
+    template = generator.ROOT / "template"
+    allowed = {
+        path
+        for entry in template.iterdir()
+        if not options.FOLDER.fullmatch(entry.name)
+        for path in options.destinations(entry, template)
+    }
+    for option in chosen:
+        allowed |= options.destinations(template / f"{{{{{option.variable}}}}}")
+    allowed.add(".copier-answers.yml")
+    there = {path.relative_to(project).as_posix() for path in generator.files(project)}
+    return [f"{project / path}: belongs to nothing that was chosen" for path in there - allowed]
+
+
+def _words(project: Path, theirs: dict[str, str]) -> Found:
+    if not theirs:
+        return []
+    words = "|".join(sorted(map(re.escape, theirs), key=len, reverse=True))
+    pattern = re.compile(rf"(?i)(?<![a-z0-9_.-])({words})(?![a-z0-9_])")
+    owner = {trace.lower(): option for trace, option in theirs.items()}
+    return [
+        f"{path}:{number}: {match[0]!r} is of {owner[match[0].lower()]}: {line.strip()}"
+        for path in generator.files(project)
+        if path.name != ".copier-answers.yml"
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        for match in pattern.finditer(line)
+    ]

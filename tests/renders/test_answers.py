@@ -1,0 +1,203 @@
+"""Answers: what is refused and why, and what is awkward but fine."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PathDistribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from copier.errors import UserMessageError
+
+from extensions import answers, options
+from tests import generator
+
+REFUSED: list[tuple[str, Any, str]] = [
+    ("project_name", "", "'' names no package"),
+    ("project_name", "My Service", "'My Service' names no package"),
+    ("project_name", "-service", "such as service"),
+    ("project_name", "my_service", "such as my-service"),
+    ("project_name", "a--b", "such as a-b"),
+    ("project_name", "2fast", "such as fast"),
+    ("project_name", "größe", "names no package"),
+    ("project_name", "../evil", "names no package"),
+    ("project_name", "a'b\"c", "names no package"),
+    ("project_name", "{{ x }}", "names no package"),
+    ("project_name", "a" * 51, "has 51 characters; a name has at most 50"),
+    ("project_name", "fastapi", "is the name of something that the service imports"),
+    ("project_name", "pydantic-settings", "is the name of something that the service imports"),
+    ("project_name", "asyncio", "is the name of something that the service imports"),
+    ("project_name", "app", "is the name of something that the service imports"),
+    ("project_name", "test", "is the name of something that the service imports"),
+    ("project_name", "null", "is no name but a value in YAML"),
+    ("project_name", ["a"], "['a'] is no text; put it in quotes"),
+    ("project_name", None, "None is no text; put it in quotes"),
+    ("description", "", "is empty; say in one line what the service does"),
+    ("description", "   ", "is empty"),
+    ("description", "two\nlines", "holds U+000A"),
+    ("description", "bell \a", "holds U+0007"),
+    ("description", "del \x7f", "holds U+007F"),
+    ("description", "a\u2028b", "holds U+2028"),
+    ("description", "turned \u202e around", "holds U+202E"),
+    ("description", "half \ud83d", "holds U+D83D"),
+    ("description", "x" * 201, "has 201 characters; it would have at most 200"),
+    ("description", True, "True is no text"),
+    ("author", "Ada\tLovelace", "holds U+0009"),
+    ("author", "Lovelace, Ada", "leave out the comma"),
+    ("email", "ada", "'ada' is no e-mail address; it would look like ada@example.com"),
+    ("email", "ada@example", "is no e-mail address"),
+    ("email", "ada@@example.com", "is no e-mail address"),
+    ("email", "ada@exa mple.com", "is no e-mail address"),
+    ("email", "a@b.c>\"'", "is no e-mail address"),
+    ("email", "ada@example..com", "is no e-mail address"),
+    ("queue", "rabbit", "'rabbit' is no choice; it would be "),
+    ("queue", "", "'' is no choice"),
+    ("tracing", ["otlp"], "is no choice"),
+    ("preset", "huge", "'huge' is no choice; it would be standard, minimal or everything"),
+    ("python", "3.10", "'3.10' is no choice; it would be 3.14, 3.13, 3.12 or 3.11"),
+    ("example", "maybe", "'maybe' is neither yes nor no"),
+    ("qeue", "none", "there is no question `qeue`; there are preset, project_name"),
+]
+
+
+@pytest.mark.parametrize(("question", "answer", "said"), REFUSED)
+def test_a_bad_answer_is_refused_with_its_reason(question: str, answer: Any, said: str) -> None:
+    with pytest.raises(UserMessageError) as caught:
+        answers.check({question: answer}, options.choices(options.load()))
+    assert said in caught.value.message
+    assert caught.value.message.count("\n") == 1
+
+
+@pytest.mark.parametrize(("question", "answer", "said"), REFUSED[::6])
+def test_nothing_is_written_then(
+    template: Path, tmp_path: Path, question: str, answer: Any, said: str
+) -> None:
+    with pytest.raises(UserMessageError) as caught:
+        generator.render(template, tmp_path / "service", **{question: answer})
+    assert said in caught.value.message
+    assert not (tmp_path / "service").exists()
+
+
+def copy_by_command(template: Path, to: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "copier", "copy", "--trust", "--defaults", *arguments]
+    return subprocess.run(
+        [*command, template, to],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_the_command_names_every_mistake_at_once(template: Path, tmp_path: Path) -> None:
+    given = tmp_path / "answers.yml"
+    given.write_text("queue: rabbit\nemail: ada\npython: 3.13\n")
+    service = tmp_path / "service"
+    done = copy_by_command(template, service, "--data-file", str(given), "-d", "project_name=A B")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    mistakes = done.stderr.partition("These answers can't be used:\n")[2].splitlines()
+    assert [line.split(":")[0].strip() for line in mistakes] == ["email", "project_name", "queue"]
+    assert not service.exists()
+
+
+def test_the_command_says_what_to_do_next(template: Path, tmp_path: Path) -> None:
+    service = tmp_path / "my services" / "one"
+    done = copy_by_command(template, service)
+    assert done.returncode == 0, done.stderr
+    assert f"cd '{service}'\n" in done.stderr
+    assert "uv run app dev" in done.stderr
+    assert "uv run pytest" in done.stderr
+
+
+def test_every_question_has_a_check() -> None:
+    """A question without one would let anything through."""
+    for name, question in answers.questions().items():
+        checked = question["type"] == "bool" or "choices" in question
+        assert checked or "refusal" in question["validator"], name
+        assert checked or name in answers.RULES, name
+
+
+AWKWARD = {
+    "description": 'It\'s "100%" {{ fine }} {% %} #1: $X \\n <b> |x| ünïcödé \u2013 \u2019 🚀 \\',
+    "author": 'O\'Brien "Bob" #1: {{ Müller }} \\ 100% $x',
+    "email": "o.brien+work@example.com",
+}
+
+
+@pytest.fixture(scope="module")
+def awkward(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generator.render(template, tmp_path_factory.mktemp("awkward") / "service", **AWKWARD)
+
+
+def test_awkward_text_arrives_as_it_was_written(awkward: Path) -> None:
+    project = tomllib.loads((awkward / "pyproject.toml").read_text())["project"]
+    assert project["description"] == AWKWARD["description"]
+    assert project["authors"] == [{"name": AWKWARD["author"], "email": AWKWARD["email"]}]
+    kept = yaml.safe_load((awkward / ".copier-answers.yml").read_text())
+    assert AWKWARD.items() <= kept.items()
+
+
+def test_awkward_text_leaves_every_document_readable(awkward: Path) -> None:
+    for path in generator.files(awkward, ".yml", ".yaml"):
+        list(yaml.compose_all(path.read_text(), Loader=yaml.SafeLoader))
+    for path in generator.files(awkward, ".toml"):
+        tomllib.loads(path.read_text())
+    for path in generator.files(awkward, ".py"):
+        compile(path.read_text(), path, "exec")
+
+
+def test_awkward_text_reaches_the_package_metadata(awkward: Path, tmp_path: Path) -> None:
+    """The service reads its description from there."""
+    build = [sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "--out-dir", str(tmp_path)]
+    subprocess.run(build, cwd=awkward, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, tmp_path], check=True)
+    (folder,) = tmp_path.glob("*.dist-info")
+    assert PathDistribution(folder).metadata["Summary"] == AWKWARD["description"]
+
+
+@pytest.mark.parametrize("person", [{"author": "Ada"}, {"email": "ada@example.com"}, {}])
+def test_author_and_address_are_optional(
+    template: Path, tmp_path: Path, person: dict[str, str]
+) -> None:
+    service = generator.render(template, tmp_path / "service", **person)
+    project = tomllib.loads((service / "pyproject.toml").read_text())["project"]
+    told = {"name" if key == "author" else key: value for key, value in person.items()}
+    assert project.get("authors", [{}]) == [told]
+
+
+@pytest.mark.parametrize("preset", ["minimal", "standard", "everything"])
+def test_a_preset_sets_the_defaults_and_nothing_else(
+    template: Path, tmp_path: Path, preset: str
+) -> None:
+    proposed = options.defaults(options.load(), preset)
+    service = generator.render(template, tmp_path / "one", preset=preset)
+    kept = yaml.safe_load((service / ".copier-answers.yml").read_text())
+    assert {name: kept[name] for name in proposed if name in kept} == {
+        name: answer for name, answer in proposed.items() if name in kept
+    }
+    other = next(each for each in generator.choices()["queue"] if each != proposed["queue"])
+    service = generator.render(template, tmp_path / "two", preset=preset, queue=other)
+    changed = yaml.safe_load((service / ".copier-answers.yml").read_text())
+    assert changed.pop("queue") == other
+    assert changed.items() <= kept.items()
+
+
+def test_choices_say_what_they_mean_and_cost() -> None:
+    for option in options.load():
+        if option.question != options.FACT:
+            assert len(option.help.split()) > 3, option.variable
+            assert len(f"{option.label}: {option.help}") <= 140, option.variable
+
+
+def test_a_record_of_an_earlier_version_is_no_mistake(template: Path, tmp_path: Path) -> None:
+    """Copier hands on every old answer in an update, those to questions that are gone too."""
+    service = generator.render(template, tmp_path / "one")
+    record = yaml.safe_load((service / ".copier-answers.yml").read_text())
+    again = generator.render(template, tmp_path / "two", **record, gone="yes")
+    old, new = ((each / "pyproject.toml").read_text() for each in (service, again))
+    assert json.dumps(old) == json.dumps(new)

@@ -1,0 +1,138 @@
+"""Every combination of answers gives a project that is whole, clean, and has nothing to spare."""
+
+import ast
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import generator, toolbox
+from tests.renders import leftovers
+
+COMBINATIONS = [
+    pytest.param(each, id=generator.named(each), marks=pytest.mark.xdist_group(f"r{number % 2}"))
+    for number, each in enumerate(generator.combinations_to_render())
+]
+# Requirements that nothing imports by name, and what needs them.
+USED_OTHERWISE = {
+    "asyncpg": "SQLAlchemy loads it, for postgresql+asyncpg",
+    "email-validator": "Pydantic loads it, for EmailStr",
+    "python-multipart": "FastAPI loads it, for forms",
+    "uvicorn": "app dev runs it as a command",
+    "celery": "the worker runs it",
+}
+
+
+@pytest.fixture(scope="session", params=COMBINATIONS)
+def project(
+    request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return generator.render(template, tmp_path_factory.mktemp("r") / "service", **request.param)
+
+
+@pytest.fixture(scope="session")
+def python(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with the dependencies of every option."""
+    whole = generator.render(template, tmp_path_factory.mktemp("whole") / "service")
+    return toolbox.python_with(toolbox.requirements(whole))
+
+
+@pytest.fixture(scope="session")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mypy knows of the libraries, shared by the renders of this process."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+def test_nothing_of_the_template_is_left(project: Path) -> None:
+    assert leftovers.jinja(project) == []
+
+
+def test_nothing_of_other_options_is_left(project: Path) -> None:
+    assert leftovers.options_not_chosen(project) == []
+
+
+def test_no_secret_is_rendered(project: Path) -> None:
+    assert leftovers.secrets(project) == []
+
+
+def test_documents_can_be_read(project: Path) -> None:
+    for path in generator.files(project, ".yml", ".yaml"):
+        assert list(yaml.compose_all(path.read_text(), Loader=yaml.SafeLoader)), path
+    for path in generator.files(project, ".toml"):
+        assert tomllib.loads(path.read_text()), path
+    for path in generator.files(project, ".json"):
+        assert json.loads(re.sub(r"^\s*//.*$", "", path.read_text(), flags=re.MULTILINE)), path
+
+
+def test_ruff_finds_nothing(project: Path) -> None:
+    ruff = Path(sys.executable)
+    assert toolbox.run(ruff, project, "-m", "ruff", "check", "--no-cache") == ""
+    assert toolbox.run(ruff, project, "-m", "ruff", "format", "--check", "--no-cache") == ""
+
+
+def test_types_are_strict_and_right(project: Path, python: Path, mypy_cache: Path) -> None:
+    assert toolbox.run(python, project, "-m", "mypy", "--cache-dir", str(mypy_cache)) == ""
+
+
+def test_every_requirement_is_used(project: Path, python: Path) -> None:
+    declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[\[><= ]", each)[0] for each in declared}
+    assert len(names) == len(declared), "something is required twice"
+    imported = set(_imported(project))
+    provided = _modules(python, names - set(USED_OTHERWISE))
+    unused = [name for name, modules in provided.items() if not imported & set(modules)]
+    assert unused == []
+
+
+def _imported(project: Path) -> Iterator[str]:
+    """Yield the modules that the service imports, with those that they are in."""
+    run_time = [*(project / "src").rglob("*.py"), *(project / "migrations").rglob("*.py")]
+    for path in [*run_time, *project.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
+            for name in names:
+                parts = name.split(".")
+                yield from (".".join(parts[: n + 1]) for n in range(len(parts)))
+
+
+def _modules(python: Path, names: set[str]) -> dict[str, list[str]]:
+    """Return the modules that each distribution installs, those inside namespaces too."""
+    script = (
+        "import sys, json, importlib.metadata as m\n"
+        "print('\\n' + json.dumps({n: sorted({str(f.parent).replace('/', '.') "
+        "if f.name == '__init__.py' else str(f)[:-3].replace('/', '.') "
+        "for f in m.files(n) if f.suffix == '.py'}) for n in sys.argv[1:]}))\n"
+        "sys.exit(1)"
+    )
+    listed = toolbox.run(python, Path.cwd(), "-c", script, *sorted(names))
+    found: dict[str, list[str]] = json.loads(listed)
+    return found
+
+
+def test_the_documented_environment_is_the_one_that_settings_read(
+    project: Path, python: Path
+) -> None:
+    """A variable of ``.env.example`` that nothing reads would be a lie, as would a missing one."""
+    tests = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"]
+    assert toolbox.run(python, project, *tests, "tests/test_environment.py") == ""
+
+
+def test_the_same_answers_give_the_same_bytes(
+    project: Path, template: Path, tmp_path: Path
+) -> None:
+    """So nothing random, such as a secret, is ever made while rendering."""
+    given = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    again = generator.render(template, tmp_path / "service", **given)
+    assert _content(again) == _content(project)
+
+
+def _content(project: Path) -> dict[str, bytes]:
+    files = generator.files(project)
+    return {path.relative_to(project).as_posix(): path.read_bytes() for path in files}

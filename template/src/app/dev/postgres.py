@@ -24,6 +24,7 @@ THROW_AWAY = {
 # Everybody on this machine may connect, as to any development database; nobody else can.
 INITDB = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
 INITDB += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
+INITDB += ["--no-sync"]  # a power cut in the first seconds would cost an empty database
 
 DROP = (
     "import os, sys; uid, gid, *argv = sys.argv[1:]; os.setgroups([]); os.setgid(int(gid)); "
@@ -61,8 +62,8 @@ def _plan(port: int, folder: Path, data: Path | None) -> Plan:
 def _user(initdb: Path) -> _User:
     """Find a user that Postgres accepts: it refuses root, and users without a name.
 
-    A user namespace makes it see "nobody" and changes nothing else; where containers forbid that,
-    root can become "nobody", who needs a copy of the programs that it may read.
+    A user namespace makes it see "nobody" and changes nothing else; where that is forbidden, as in
+    many containers, root becomes "nobody".
     """
     uid, gid = os.geteuid(), os.getegid()
     if uid and _account(uid):
@@ -95,14 +96,15 @@ def _works(argv: list[str]) -> bool:
 
 
 def _programs(installed: Path, folder: Path, user: _User) -> tuple[Path, list[list[str]]]:
-    """Return where the user can run the programs, and the commands that put them there."""
-    if user.uid == os.geteuid():
+    """Return where the user can run the programs, and the commands that copy them there."""
+    if user.uid != os.geteuid():
+        os.chown(folder, user.uid, user.gid)
+    if not user.prefix or _works([*user.prefix, str(installed / "initdb"), "--version"]):
         return installed, []
-    os.chown(folder, user.uid, user.gid)
     package = installed.parents[1]
     libraries = package.with_name(f"{package.name}.libs")
     parts = [path for path in (package, libraries) if path.exists()]
-    copies = [["cp", "-R", str(part), str(folder)] for part in parts]
+    copies = [["cp", "-RL", str(part), str(folder)] for part in parts]
     return folder / installed.relative_to(package.parent), copies
 
 
@@ -126,13 +128,9 @@ def _create(initdb: list[str], home: Path, data: Path | None) -> list[list[str]]
     if home.exists():
         return []
     if not data:
-        return [[*initdb, "--no-sync", "-D", str(home)]]
-    half = home.with_name("data.new")
-    return [
-        ["rm", "-rf", str(half)],
-        [*initdb, "-D", str(half)],
-        ["mv", str(half), str(home)],
-    ]
+        return [[*initdb, "-D", str(home)]]
+    half = str(home.with_name("data.new"))
+    return [["rm", "-rf", half], [*initdb, "-D", half], ["mv", half, str(home)]]
 
 
 def _ready(home: Path, port: int, pid: int) -> bool:

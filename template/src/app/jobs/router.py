@@ -24,13 +24,17 @@ def location(request: Request, status: JobStatus) -> dict[str, str]:
 async def read_job(
     job_id: UUID, user: CurrentUser, request: Request, response: Response
 ) -> JobStatus:
-    """Say how a job of yours is doing. While it is not finished, `Retry-After` says when to ask."""
+    """Say how a job is doing that you, or nobody, started. `Retry-After` says when to ask again."""
     status = await find(request.app, job_id, owner=user.id)
     if status is None:
         raise NotFound("You have no such job; finished ones are forgotten after a while.")
     response.headers["Cache-Control"] = "no-store"
     if not status.finished:
         response.headers["Retry-After"] = POLL_AFTER
-    # What was raised may say more than a caller should know.
+    return public(status)
+
+
+def public(status: JobStatus) -> JobStatus:
+    """Leave out what was raised: it may say more than a caller should know."""
     error = f"It failed {status.attempts} times and was given up."
     return status.model_copy(update={"error": error if status.status == "dead" else None})

@@ -118,7 +118,7 @@ Jobs = Annotated[JobQueue, Depends(_queue)]
 
 
 async def find(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatus | None:
-    """Return the status of a job of ``owner``."""
+    """Return the status of a job of ``owner``, or of one that nobody owns."""
     row = await app.state.reader.first(ledger.by_id(job_id, owner))
     return JobStatus.model_validate(row) if row else None
 

@@ -1,0 +1,319 @@
+"""The ledger, the runner and the scheduler, on a real database; the test calls them in turn."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import func, update
+
+from app.db import Database
+from app.jobs import job, ledger, schedules
+from app.jobs.commands import dead_letters, replay_dead
+from app.jobs.registry import JobType, get
+from app.jobs.scheduler import BATCH, Scheduler
+from tests.conftest import client_of
+from tests.jobs import samples
+from tests.jobs.conftest import Service
+
+
+async def age(service: Service, column: Any, seconds: float) -> None:
+    """Pretend that a time of every job lies further back."""
+    async with service.app.state.db.transaction() as session:
+        earlier = {column.key: column - timedelta(seconds=seconds)}
+        await session.execute(update(ledger.Job).values(earlier))
+
+
+async def run_until_finished(service: Service, job_id: Any) -> None:
+    while not (await service.status(job_id)).finished:
+        await service.runner.run(job_id)
+        await asyncio.sleep(0.02)
+
+
+async def test_a_job_is_run_and_its_result_kept(service: Service) -> None:
+    enqueued = await service.enqueue(samples.note, text="hello")
+    assert enqueued.status == "queued"
+    await service.runner.run(enqueued.id)
+    status = await service.status(enqueued.id)
+    assert (status.status, status.result, status.attempts) == ("succeeded", "HELLO", 1)
+
+
+async def test_a_rolled_back_transaction_leaves_no_job(service: Service) -> None:
+    async def fail_after_enqueuing() -> None:
+        async with service.app.state.db.transaction() as session:
+            await service.app.state.jobs.within(session).enqueue(samples.note, text="never")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail_after_enqueuing()
+    assert await service.all() == []
+    assert await service.app.state.transport.depth() == 0
+
+
+async def test_a_message_that_comes_twice_runs_the_job_once(service: Service) -> None:
+    enqueued = await service.enqueue(samples.note, text="once")
+    await asyncio.gather(*(service.runner.run(enqueued.id) for _ in range(5)))
+    await service.runner.run(enqueued.id)
+    assert await service.app.state.redis.lrange("notes", 0, -1) == ["once"]
+
+
+async def test_a_message_for_no_job_is_ignored(service: Service) -> None:
+    await service.runner.run(uuid4())
+
+
+async def test_a_failure_is_tried_again_later_until_it_succeeds(service: Service) -> None:
+    enqueued = await service.enqueue(samples.stumble, times=2)
+    await service.runner.run(enqueued.id)
+    failed = await service.status(enqueued.id)
+    assert (failed.status, failed.error) == ("queued", "RuntimeError: attempt 1")
+    await run_until_finished(service, enqueued.id)
+    assert (await service.status(enqueued.id)).result == 3
+
+
+async def test_retries_wait_longer_each_time_and_never_all_alike() -> None:
+    from app.jobs.attempt import backoff
+
+    for failed, most in ((1, 5), (2, 10), (4, 40), (12, 600)):
+        waits = [backoff(failed, 5, 600) for _ in range(500)]
+        assert 0 <= min(waits) < most * 0.1
+        assert most * 0.9 < max(waits) <= most
+
+
+async def test_what_always_fails_is_listed_and_replayed(service: Service) -> None:
+    enqueued = await service.enqueue(samples.fail, unique="one")
+    await run_until_finished(service, enqueued.id)
+    database: Database = service.app.state.db
+    (dead,) = await dead_letters(database)
+    assert (dead.id, dead.attempts) == (enqueued.id, 2)
+    assert dead.error == "RuntimeError: password=hunter2 is wrong"
+
+    assert await replay_dead(database, uuid4()) == 0
+    assert await replay_dead(database, enqueued.id) == 1
+    again = await service.status(enqueued.id)
+    assert (again.status, again.attempts) == ("queued", 0)
+    assert await replay_dead(database) == 0
+
+
+async def test_the_caller_is_not_told_what_was_raised(service: Service) -> None:
+    enqueued = await service.enqueue(samples.fail)
+    await run_until_finished(service, enqueued.id)
+    from app.jobs.router import public
+
+    status = public(await service.status(enqueued.id))
+    assert status.error == "It failed 2 times and was given up."
+
+
+async def test_a_unique_job_is_enqueued_once_until_it_is_done(service: Service) -> None:
+    first = await service.enqueue(samples.note, text="a", unique="key")
+    second = await service.enqueue(samples.note, text="b", unique="key")
+    other = await service.enqueue(samples.note, text="c", unique="another key")
+    assert second.id == first.id != other.id
+    await service.runner.run(first.id)
+    third = await service.enqueue(samples.note, text="d", unique="key")
+    assert third.id != first.id
+
+
+async def test_twenty_at_once_enqueue_one_unique_job(service: Service) -> None:
+    same = (service.enqueue(samples.note, text="x", unique="key") for _ in range(20))
+    assert len({status.id for status in await asyncio.gather(*same)}) == 1
+
+
+async def test_an_attempt_has_a_time_limit(service: Service) -> None:
+    enqueued = await service.enqueue(samples.dawdle)
+    async with asyncio.timeout(10):
+        await service.runner.run(enqueued.id)
+    status = await service.status(enqueued.id)
+    assert (status.status, status.error) == ("dead", "TimeoutError: It took longer than 0.2 s.")
+
+
+async def test_a_job_can_not_end_its_worker(service: Service) -> None:
+    enqueued = await service.enqueue(samples.leave)
+    await service.runner.run(enqueued.id)
+    assert (await service.status(enqueued.id)).error == "RuntimeError: The job raised SystemExit."
+
+
+async def test_a_job_enqueues_another_within_its_transaction(service: Service) -> None:
+    enqueued = await service.enqueue(samples.chain)
+    await service.runner.run(enqueued.id)
+    first, second = await service.all()
+    assert (first.result, second.name) == (str(second.id), "tests.jobs.samples.note")
+
+
+async def test_a_job_that_this_release_does_not_know_is_tried_again(service: Service) -> None:
+    enqueued = await service.enqueue(samples.note, text="from a newer release")
+    async with service.app.state.db.transaction() as session:
+        await session.execute(update(ledger.Job).values(name="newer.job"))
+    await service.runner.run(enqueued.id)
+    status = await service.status(enqueued.id)
+    assert status.status == "queued"
+    assert status.error == "LookupError: This release has no job called newer.job."
+
+
+async def test_a_long_job_keeps_its_lease(service: Service) -> None:
+    enqueued = await service.enqueue(samples.wait, gate="open")
+    first = asyncio.create_task(service.runner.run(enqueued.id))
+    await service.started("open")
+    await asyncio.sleep(service.settings.jobs_lease * 1.5)
+    await service.runner.run(enqueued.id)  # another worker, which finds it held
+    await service.app.state.redis.set("open", 1)
+    await first
+    assert (await service.status(enqueued.id)).attempts == 1
+
+
+async def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(service: Service) -> None:
+    enqueued = await service.enqueue(samples.wait, gate="open")
+    first = asyncio.create_task(service.runner.run(enqueued.id))
+    await service.started("open")
+    await age(service, ledger.Job.due_at, 3600)
+    second = asyncio.create_task(service.runner.run(enqueued.id))
+    await service.started("open")
+    async with asyncio.timeout(10):
+        await first  # which was cancelled: nobody opened the gate
+    await service.app.state.redis.set("open", 1)
+    await second
+    status = await service.status(enqueued.id)
+    assert (status.status, status.result, status.attempts) == ("succeeded", 2, 2)
+
+
+async def test_a_job_that_kills_its_workers_is_given_up(service: Service) -> None:
+    enqueued = await service.enqueue(samples.note, text="deadly")
+    async with service.app.state.db.transaction() as session:
+        taken = {"status": "running", "attempts": 1, "started_at": func.now()}
+        await session.execute(update(ledger.Job).values(taken))
+    await service.runner.run(enqueued.id)
+    status = await service.status(enqueued.id)
+    assert (status.status, status.error) == (
+        "dead",
+        "RuntimeError: Its worker was lost each time that it ran.",
+    )
+    assert await service.app.state.redis.lrange("notes", 0, -1) == []
+
+
+async def test_a_delayed_job_waits(service: Service) -> None:
+    enqueued = await service.enqueue(samples.note, text="later", delay=60)
+    await service.runner.run(enqueued.id)
+    await service.scheduler.step()
+    assert (await service.status(enqueued.id)).status == "queued"
+    assert await service.app.state.transport.depth() == 0
+    await age(service, ledger.Job.due_at, 61)
+    await age(service, ledger.Job.publish_at, 61)
+    await service.scheduler.step()
+    assert await service.app.state.transport.depth() == 1
+    await service.runner.run(enqueued.id)
+    assert (await service.status(enqueued.id)).status == "succeeded"
+
+
+async def test_what_redis_forgot_is_published_again(service: Service) -> None:
+    await service.enqueue(samples.note, text="survivor")
+    await service.app.state.jobs.finish()
+    assert await service.app.state.transport.depth() == 1
+    await service.app.state.redis.flushdb()
+    await service.scheduler.step()
+    assert await service.app.state.transport.depth() == 0  # not yet: somebody may be at it
+    await age(service, ledger.Job.publish_at, service.settings.jobs_publish_again)
+    await service.scheduler.step()
+    assert await service.app.state.transport.depth() == 1
+
+
+async def test_a_flood_reaches_the_queue_in_small_portions(service: Service) -> None:
+    async with service.app.state.db.transaction() as session:
+        queue = service.app.state.jobs.within(session)
+        for number in range(30):
+            await queue.enqueue(samples.note, text=str(number), delay=0.001)
+    await asyncio.sleep(0.01)
+    settings = service.settings.model_copy(update={"jobs_queue_limit": 10})
+    scheduler = Scheduler(service.app, settings)
+    for _ in range(3):
+        await scheduler.step()
+    assert await service.app.state.transport.depth() == 10 < BATCH
+
+
+@pytest.fixture
+def scheduled(monkeypatch: pytest.MonkeyPatch) -> JobType:
+    """A job that the clock starts each night, for this test alone."""
+    from app.jobs import registry
+
+    monkeypatch.setattr(registry, "_by_name", dict(registry._by_name))
+
+    @job(name="tests.nightly", cron="0 3 * * *")
+    async def nightly(context: Any) -> None: ...
+
+    return get("tests.nightly")
+
+
+NIGHT = datetime.now(UTC).replace(hour=3, minute=0, second=0, microsecond=0) + timedelta(days=1)
+
+
+async def test_two_schedulers_start_a_scheduled_job_once(
+    service: Service, scheduled: JobType
+) -> None:
+    others = [Scheduler(service.app, service.settings) for _ in range(4)]
+    for moment in (NIGHT, NIGHT + timedelta(seconds=1), NIGHT + timedelta(hours=5)):
+        await asyncio.gather(*(scheduler.tick(moment) for scheduler in others))
+    assert [status.name for status in await service.all()] == ["tests.nightly"]
+    await Scheduler(service.app, service.settings).tick(NIGHT + timedelta(days=1, minutes=1))
+    assert len(await service.all()) == 2
+
+
+async def test_a_new_schedule_does_not_start_with_a_tick_of_the_past(
+    service: Service, scheduled: JobType
+) -> None:
+    await service.scheduler.tick(datetime.now(UTC))
+    assert await service.all() == []
+
+
+async def test_after_a_pause_a_scheduled_job_is_started_once(
+    service: Service, scheduled: JobType
+) -> None:
+    await service.scheduler.tick(datetime.now(UTC))
+    await Scheduler(service.app, service.settings).tick(NIGHT + timedelta(days=9))
+    assert len(await service.all()) == 1
+
+
+@pytest.mark.parametrize("cron", ["every night", "61 * * * *", "0 0 30 2 *"])
+def test_a_schedule_that_can_not_work_is_refused_at_the_start(cron: str) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match=r"tests.jobs.samples.note: .* is no schedule"):
+        schedules.check([replace(get("tests.jobs.samples.note"), cron=cron)])
+
+
+def test_a_scheduled_job_has_no_arguments() -> None:
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="the clock starts it, without arguments"):
+        schedules.check([replace(get("tests.jobs.samples.note"), cron="* * * * *")])
+
+
+async def test_results_expire_and_dead_jobs_later(service: Service) -> None:
+    good = await service.enqueue(samples.note, text="old")
+    bad = await service.enqueue(samples.fail)
+    for status in (good, bad):
+        await run_until_finished(service, status.id)
+    fresh = await service.enqueue(samples.note, text="new")
+
+    await service.scheduler.forget()
+    assert len(await service.all()) == 3
+    await age(service, ledger.Job.finished_at, 8 * 86_400)
+    await service.scheduler.forget()
+    assert [status.id for status in await service.all()] == [bad.id, fresh.id]
+    await age(service, ledger.Job.finished_at, 31 * 86_400)
+    await service.scheduler.forget()
+    assert [status.id for status in await service.all()] == [fresh.id]
+
+
+async def test_metrics_count_what_waits_and_for_how_long(service: Service) -> None:
+    await service.enqueue(samples.note, text="a")
+    await service.enqueue(samples.note, text="b", delay=60)
+    dead = await service.enqueue(samples.leave)
+    await service.runner.run(dead.id)
+    await age(service, ledger.Job.due_at, 30)
+    async with client_of(service.app) as client:
+        lines = (await client.get("/metrics")).text.splitlines()
+    assert 'jobs{status="queued"} 2.0' in lines
+    assert 'jobs{status="running"} 0.0' in lines
+    assert 'jobs{status="dead"} 1.0' in lines
+    assert 'job_attempts_total{job="tests.jobs.samples.leave",outcome="dead"} 1.0' in lines
+    (oldest,) = (line for line in lines if line.startswith("jobs_oldest_due_seconds "))
+    assert 30 <= float(oldest.split()[1]) < 90

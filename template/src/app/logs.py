@@ -1,17 +1,15 @@
 """Logs: one JSON line for each event on stdout, in one shape, whoever logs; coloured in a terminal.
 
 The request's ids are added to every line; secrets and personal values are taken out of every line.
-Lines of requests are written in batches, everything else at once.
+Lines of requests come in batches (middleware.py), everything else is written at once.
 """
 
-import asyncio
 import logging
 import os
 import re
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import orjson
@@ -20,7 +18,6 @@ from fastapi import FastAPI
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from app import context
-from app.lifespan import Lifespan
 from app.settings import Settings
 
 REDACTED = "[redacted]"
@@ -41,47 +38,31 @@ SECRET_TEXT = re.compile(
 )
 
 STDOUT = 1
-FLUSH_AFTER = 0.2  # seconds
-FLUSH_SIZE = 64 * 1024  # bytes
 
 Writer = Callable[[dict[str, Any]], None]
 
 
 class Output:
-    """Writes lines to stdout: those of requests in batches, since each write is a system call."""
+    """Writes lines to stdout. Each write is a system call, so lines may be kept for the next."""
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
-        self._size = 0
-        self._scheduled = False
         self._lock = threading.Lock()
 
-    def add(self, line: bytes) -> None:
-        """Write a line soon: after 0.2 seconds, or 64 kB, or before the next urgent one.
-
-        Called in the event loop.
-        """
+    def keep(self, line: bytes) -> None:
+        """Write a line with the next ``flush``."""
         with self._lock:
             self._lines.append(line)
-        self._size += len(line)
-        if self._size >= FLUSH_SIZE:
-            self.flush()
-        elif not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
 
     def write(self, line: bytes) -> None:
-        """Write a line now, after those that were added before it. Called in any thread."""
-        with self._lock:
-            self._lines.append(line)
+        """Write a line now."""
+        self.keep(line)
         self.flush()
 
     def flush(self) -> None:
         with self._lock:
             data = b"".join(self._lines)
             self._lines.clear()
-            self._size = 0
-            self._scheduled = False
             _write_all(STDOUT, data)
 
 
@@ -241,21 +222,8 @@ def _level(fields: dict[str, Any]) -> int:
 
 
 def _write_request(fields: dict[str, Any]) -> None:
-    line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
-    if fields["level"] == "info":
-        output.add(line)
-    else:
-        output.write(line)
+    output.keep(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def install(app: FastAPI, settings: Settings) -> None:
     configure(settings)
-
-    @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            output.flush()
-
-    return lifespan

@@ -10,7 +10,7 @@ from starlette.types import Scope
 from app.settings import Settings
 
 
-class Entry:
+class Span:
     """Where work enters this process: nothing is recorded, so its ids are empty."""
 
     __slots__ = ()
@@ -22,16 +22,16 @@ class Entry:
         """Take note of how a request ended."""
 
 
-UNTRACED = Entry()
+UNTRACED = Span()
 
 
-def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Entry:
+def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:
     """Begin the span of a request."""
     return UNTRACED
 
 
 @contextmanager
-def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Entry]:
+def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Span]:
     """Run a job in the trace that ``carrier`` names."""
     yield UNTRACED
 

@@ -17,10 +17,11 @@ from app.lifespan import Lifespan
 from app.settings import Settings
 from app.tracing import provider
 from app.tracing.clients import watch_engine, watch_http, watch_redis
-from app.tracing.spans import UNTRACED, activate, inject, job_span, server_span
+from app.tracing.spans import UNTRACED, Span, activate, inject, job_span, server_span
 
 __all__ = [
     "UNTRACED",
+    "Span",
     "inject",
     "install",
     "job_span",

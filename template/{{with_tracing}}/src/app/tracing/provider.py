@@ -12,6 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
@@ -23,7 +24,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import SpanKind, get_current_span
 from pydantic import SecretStr
 
-from app import about
+from app import about, context
 from app.settings import Settings
 from app.settings.tracing import TracingSettings
 from app.tracing.spans import Tracing
@@ -31,17 +32,13 @@ from app.tracing.spans import Tracing
 ENTRIES = (SpanKind.SERVER, SpanKind.CONSUMER)
 
 
-def _sampler(settings: Settings) -> Sampler:
-    share = settings.otel_traces_sampler_arg
-    if share is None:
-        share = 0.1 if settings.environment == "production" else 1.0
-    root = {
-        "always_on": ALWAYS_ON,
-        "always_off": ALWAYS_OFF,
-        "traceidratio": TraceIdRatioBased(share),
-    }[settings.otel_traces_sampler.removeprefix("parentbased_")]
-    based_on_parent = settings.otel_traces_sampler.startswith("parentbased_")
-    return ParentBased(root) if based_on_parent else root
+def _share(settings: Settings) -> float:
+    kind = settings.otel_traces_sampler.removeprefix("parentbased_")
+    if kind != "traceidratio":
+        return 1.0 if kind == "always_on" else 0.0
+    if settings.otel_traces_sampler_arg is not None:
+        return settings.otel_traces_sampler_arg
+    return 0.1 if settings.environment == "production" else 1.0
 
 
 def _exporter() -> SpanExporter | None:
@@ -69,11 +66,12 @@ def start(settings: Settings) -> Tracing:
     }
     resource = Resource.create(service).merge(OTELResourceDetector().detect())
     exporter = _exporter()
-    sampler = _sampler(settings) if exporter else ALWAYS_OFF
-    provider = TracerProvider(_AtEntries(sampler), resource, shutdown_on_exit=False)
+    share = _share(settings) if exporter else 0.0
+    provider = TracerProvider(_Inside(share), resource, shutdown_on_exit=False, id_generator=_Ids())
     if exporter:
         provider.add_span_processor(BatchSpanProcessor(exporter))
-    return Tracing(provider, sampler)
+    follow_parent = exporter is not None and settings.otel_traces_sampler.startswith("parentbased_")
+    return Tracing(provider, share, follow_parent)
 
 
 def _to_environment(settings: Settings) -> None:
@@ -110,11 +108,19 @@ def hush() -> None:
         logging.getLogger(f"opentelemetry.{name}").addFilter(_once_a_minute)
 
 
-class _AtEntries(Sampler):
-    """Asked by the SDK. Entries were decided on already; a call outside of one is no trace."""
+class _Ids(RandomIdGenerator):
+    """Gives what starts inside a request that is not recorded the trace id of that request."""
 
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
+    def generate_trace_id(self) -> int:
+        trace_id = context.current().trace_id
+        return int(trace_id, 16) if trace_id else super().generate_trace_id()
+
+
+class _Inside(Sampler):
+    """What the SDK asks: entries are decided on already, a call outside of one is no trace."""
+
+    def __init__(self, share: float) -> None:
+        self._otherwise = ParentBased(TraceIdRatioBased(share))
 
     def should_sample(
         self,
@@ -125,12 +131,14 @@ class _AtEntries(Sampler):
         *args: Any,
         **kwargs: Any,
     ) -> SamplingResult:
-        chosen = self._sampler
+        sampler: Sampler = self._otherwise
         if kind in ENTRIES:
-            chosen = ALWAYS_ON
-        elif kind is SpanKind.CLIENT and not get_current_span(parent_context).is_recording():
-            chosen = ALWAYS_OFF
-        return chosen.should_sample(parent_context, trace_id, name, kind, *args, **kwargs)
+            sampler = ALWAYS_ON
+        elif not get_current_span(parent_context).is_recording() and (
+            kind is SpanKind.CLIENT or context.current().trace_id
+        ):
+            sampler = ALWAYS_OFF
+        return sampler.should_sample(parent_context, trace_id, name, kind, *args, **kwargs)
 
     def get_description(self) -> str:
-        return self._sampler.get_description()
+        return "decided at the entry"

@@ -1,50 +1,63 @@
 """Where a trace enters this process, is carried on, and leaves it."""
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
-from opentelemetry import propagate
+from opentelemetry import propagate, trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
-from opentelemetry.trace import (
-    INVALID_SPAN_CONTEXT,
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    SpanKind,
-    StatusCode,
-    Tracer,
-    get_current_span,
-    set_span_in_context,
-)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from starlette.types import Scope
 
-from app import about
-from app.logs import scrub
+from app import about, context
+from app.logs import scrub_path
 
 NO_PARENT = Context()
 CARRIERS = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
 
 
-class Entry:
-    """Where work enters this process: the span of a request or a job, recorded or not."""
+class Span(Protocol):
+    """What the request layer and the jobs know of the span that they run in."""
 
-    __slots__ = ("_token", "sampled", "span", "span_id", "trace_id")
-
-    def __init__(self, span: Span, parent: Context) -> None:
-        ids = span.get_span_context()
-        self.span = span
-        self._token = attach(set_span_in_context(span, parent))
-        self.trace_id = f"{ids.trace_id:032x}"
-        self.span_id = f"{ids.span_id:016x}"
-        self.sampled = span.is_recording()
+    trace_id: str
+    span_id: str
+    sampled: bool
 
     def end(self, method: str, route: str, status: int, error: BaseException | None) -> None:
         """Finish the span of a request; ``route`` is the template, empty when none matched."""
+
+
+class Unrecorded:
+    """Ids alone, for logs and for other services: what nine requests in ten have."""
+
+    __slots__ = ("span_id", "trace_id")
+    sampled = False
+
+    def __init__(self, trace_id: str, span_id: str) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+
+    def end(self, method: str, route: str, status: int, error: BaseException | None) -> None:
+        """Nothing was recorded."""
+
+
+class Entered:
+    """A span of OpenTelemetry, current until it ends."""
+
+    __slots__ = ("_token", "sampled", "span", "span_id", "trace_id")
+
+    def __init__(self, span: trace.Span, parent: Context) -> None:
+        ids = span.get_span_context()
+        self.span = span
+        self._token = attach(trace.set_span_in_context(span, parent))
+        self.trace_id = trace.format_trace_id(ids.trace_id)
+        self.span_id = trace.format_span_id(ids.span_id)
+        self.sampled = span.is_recording()
+
+    def end(self, method: str, route: str, status: int, error: BaseException | None) -> None:
         detach(self._token)
-        if not self.sampled:
-            return
         self.span.set_attribute("http.response.status_code", status)
         if route:
             self.span.set_attribute("http.route", route)
@@ -54,7 +67,6 @@ class Entry:
         self.span.end()
 
     def end_job(self, error: BaseException | None) -> None:
-        """Finish the span of a job."""
         detach(self._token)
         if error is not None:
             self._failed(type(error).__qualname__)
@@ -66,40 +78,39 @@ class Entry:
         self.span.set_status(StatusCode.ERROR)
 
 
-class Untraced:
-    """What takes the place of an entry where nothing is traced: it has no ids."""
-
-    __slots__ = ()
-    trace_id = ""
-    span_id = ""
-    sampled = False
-
-    def end(self, method: str, route: str, status: int, error: BaseException | None) -> None:
-        """Take note of how a request ended."""
-
-
-UNTRACED = Untraced()
+UNTRACED = Unrecorded("", "")
 
 
 class Tracing:
-    """What this process traces with."""
+    """What this process traces with.
 
-    def __init__(self, provider: TracerProvider, sampler: Sampler) -> None:
+    ``share``: of the traces that start here, so many are recorded. With ``follow_parent``, a trace
+    that started elsewhere is recorded if it is there.
+    """
+
+    def __init__(self, provider: TracerProvider, share: float, follow_parent: bool) -> None:
         self.provider = provider
-        self.tracer: Tracer = provider.get_tracer(about.NAME, about.release())
-        self._sampler = sampler
-        self._ids = provider.id_generator
+        self.tracer = provider.get_tracer(about.NAME, about.release())
+        self._share = share
+        self._follow_parent = follow_parent
 
-    def start(self, name: str, kind: SpanKind, parent: Context) -> Entry:
-        """Begin a request or a job: a span if it is sampled, else only its ids."""
-        remote = get_current_span(parent).get_span_context() if parent else INVALID_SPAN_CONTEXT
-        trace_id = remote.trace_id or self._ids.generate_trace_id()
-        decision = self._sampler.should_sample(parent, trace_id, name, kind).decision
-        if decision is Decision.RECORD_AND_SAMPLE:
-            return Entry(self.tracer.start_span(name, parent, kind), parent)
-        span_id = self._ids.generate_span_id()
-        ids = SpanContext(trace_id, span_id, is_remote=False, trace_state=remote.trace_state)
-        return Entry(NonRecordingSpan(ids), parent)
+    def start(self, name: str, kind: SpanKind) -> Unrecorded | Entered:
+        """Begin a trace here."""
+        if random.random() < self._share:  # noqa: S311
+            return Entered(self.tracer.start_span(name, NO_PARENT, kind), NO_PARENT)
+        ids = f"{random.getrandbits(192):048x}"
+        return Unrecorded(ids[:32], ids[32:])
+
+    def go_on(self, name: str, kind: SpanKind, parent: Context) -> Unrecorded | Entered:
+        """Go on with the trace that ``parent`` names; begin one when it names none."""
+        remote = trace.get_current_span(parent).get_span_context()
+        if not remote.is_valid:
+            return self.start(name, kind)
+        if remote.trace_flags.sampled if self._follow_parent else random.random() < self._share:  # noqa: S311
+            return Entered(self.tracer.start_span(name, parent, kind), parent)
+        span_id = random.getrandbits(64)
+        ids = SpanContext(remote.trace_id, span_id, is_remote=False, trace_state=remote.trace_state)
+        return Entered(NonRecordingSpan(ids), parent)
 
 
 # One a process, while the service runs: jobs and clients have no app to ask for it.
@@ -117,21 +128,22 @@ def activate(tracing: Tracing | None) -> None:
     _tracing = tracing
 
 
-def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Entry | Untraced:
+def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:
     """Begin the span of a request, in the trace of its caller if it names one."""
     if _tracing is None:
         return UNTRACED
-    parent = NO_PARENT
-    if not CARRIERS.isdisjoint(headers):
+    if CARRIERS.isdisjoint(headers):
+        entry = _tracing.start(scope["method"], SpanKind.SERVER)
+    else:
         carrier = {name.decode("latin-1"): headers[name].decode("latin-1") for name in headers}
         parent = propagate.extract(carrier, NO_PARENT)
-    entry = _tracing.start(scope["method"], SpanKind.SERVER, parent)
-    if entry.sampled:
+        entry = _tracing.go_on(scope["method"], SpanKind.SERVER, parent)
+    if isinstance(entry, Entered) and entry.sampled:
         # The query is left out: secrets travel in it.
         entry.span.set_attributes(
             {
                 "http.request.method": scope["method"],
-                "url.path": scrub(scope["path"]),
+                "url.path": scrub_path(scope["path"]),
                 "url.scheme": scope["scheme"],
                 "network.protocol.version": scope["http_version"],
             }
@@ -140,12 +152,12 @@ def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Entry | Untrace
 
 
 @contextmanager
-def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Entry | Untraced]:
+def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Span]:
     """Run a job in the trace that ``carrier`` names, or in a new one when it names none."""
     if _tracing is None:
         yield UNTRACED
         return
-    entry = _tracing.start(name, SpanKind.CONSUMER, propagate.extract(carrier, NO_PARENT))
+    entry = _tracing.go_on(name, SpanKind.CONSUMER, propagate.extract(carrier, NO_PARENT))
     error: BaseException | None = None
     try:
         yield entry
@@ -153,11 +165,22 @@ def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Entry | Untraced
         error = raised
         raise
     finally:
-        entry.end_job(error)
+        if isinstance(entry, Entered):
+            entry.end_job(error)
 
 
 def inject() -> dict[str, str]:
     """Return what carries the current trace to another process."""
     carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    current = context.current()
+    if trace.get_current_span().get_span_context().is_valid or not current.trace_id:
+        propagate.inject(carrier)
+    else:
+        ids = SpanContext(
+            int(current.trace_id, 16),
+            int(current.span_id, 16),
+            is_remote=False,
+            trace_flags=TraceFlags(TraceFlags.DEFAULT),
+        )
+        propagate.inject(carrier, trace.set_span_in_context(NonRecordingSpan(ids)))
     return carrier

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import generator
+
 from . import images, service
 from .engine import Engine, engine
 
@@ -23,10 +25,11 @@ def docker() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default service, locked, with secrets of every kind lying about."""
     folder = tmp_path_factory.mktemp("containers") / "my-service"
-    service.render(folder)
+    generator.render(template, folder)
+    subprocess.run(["uv", "lock", "--quiet"], cwd=folder, check=True)
     subprocess.run(["sh", "compose/secrets.sh"], cwd=folder, check=True)
     (folder / "compose.override.yaml").write_text(UNLIMITED)
     (folder / ".env").write_text("SECRET_KEY=0f1e2d3c4b5a69788796a5b4c3d2e1f0\n")
@@ -36,7 +39,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def image(docker: Engine, project: Path) -> str:
     tag = "slipway-test:local"
-    arguments = [f"--build-arg={name}={value}" for name, value in service.LABELS.items()]
+    arguments = [f"--build-arg={name}={value}" for name, value in images.LABELS.items()]
     images.build(docker, project, tag, *arguments)
     return tag
 

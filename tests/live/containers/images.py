@@ -16,6 +16,7 @@ from . import apt
 from .engine import Engine
 
 HERE = Path(__file__).parent / "stand_ins"
+LABELS = {"VERSION": "1.2.3", "REVISION": "0123abc", "CREATED": "2026-01-02T03:04:05Z"}
 PYTHON_SUITES = {"3.11": "bookworm", "3.13": "trixie", "3.14": "forky"}
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PYTHON = "python:3.13-slim"

@@ -1,10 +1,7 @@
-"""A rendered service, its image, and its compose stack: what the container tests look at."""
+"""The compose stack of a rendered service, and what the container tests ask of it."""
 
 import json
-import shutil
 import socket
-import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -13,28 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-
-import copier
+from urllib.parse import urlencode
 
 from .engine import Engine
 
 T = TypeVar("T")
-
-ROOT = Path(__file__).parents[3]
-LABELS = {"VERSION": "1.2.3", "REVISION": "0123abc", "CREATED": "2026-01-02T03:04:05Z"}
-
-
-def render(into: Path) -> None:
-    """Render the template's working tree with its default answers, and lock its dependencies."""
-    with tempfile.TemporaryDirectory() as copy:
-        for name in ("copier.yml", "extensions", "template"):
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, Path(copy, name))
-            else:
-                shutil.copy(source, copy)
-        copier.run_copy(copy, into, defaults=True, unsafe=True, quiet=True)
-    subprocess.run(["uv", "lock", "--quiet"], cwd=into, check=True)
 
 
 def free_port() -> int:
@@ -87,10 +67,17 @@ class Stack:
         """Run a command in a running container and return what it printed."""
         return self.compose("exec", "-T", service, *command)
 
-    def ask(self, method: str, path: str, body: object = None, token: str = "") -> Answer:
-        """Send one request to the API on the published port."""
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        token: str = "",
+        form: dict[str, str] | None = None,
+    ) -> Answer:
+        """Send one request, with JSON or a form, to the API on the published port."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        data = None
+        data = urlencode(form).encode() if form else None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         request = urllib.request.Request(

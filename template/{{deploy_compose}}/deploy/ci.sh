@@ -1,0 +1,23 @@
+#!/bin/sh
+# Puts an image into service on the machine DEPLOY_TARGET (user@host), from elsewhere:
+#   DEPLOY_TARGET=... DEPLOY_KEY=... DEPLOY_HOST_KEY=... sh deploy/ci.sh registry/name:tag
+# The service's repository is cloned there, in DEPLOY_FOLDER of that user's home.
+set -eu
+image=${1:?say which image: sh deploy/ci.sh registry/name:tag}
+: "${DEPLOY_TARGET:?is not set: it would be user@host}"
+: "${DEPLOY_KEY:?is not set: it would be the private SSH key}"
+: "${DEPLOY_HOST_KEY:?is not set: it would be what ssh-keyscan says of the host}"
+folder=${DEPLOY_FOLDER:-service}
+revision=$(git rev-parse HEAD)
+
+umask 077
+files=$(mktemp -d)
+trap 'rm -rf "$files"' EXIT
+printf '%s\n' "$DEPLOY_KEY" >"$files/key"
+printf '%s\n' "$DEPLOY_HOST_KEY" >"$files/known_hosts"
+
+# shellcheck disable=SC2029 # meant to be expanded here
+ssh -i "$files/key" -o IdentitiesOnly=yes -o BatchMode=yes \
+    -o UserKnownHostsFile="$files/known_hosts" -o StrictHostKeyChecking=yes "$DEPLOY_TARGET" \
+    "cd '$folder' && git fetch --quiet origin && git checkout --quiet --detach '$revision' &&
+     sh deploy/release.sh '$image'"

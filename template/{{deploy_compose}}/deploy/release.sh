@@ -1,0 +1,54 @@
+#!/bin/sh
+# Puts an image into service on this machine, or goes back to the one before it:
+#   sh deploy/release.sh registry/name:tag
+#   sh deploy/release.sh --back
+# The images that served stand in .releases, the newest last.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() {
+    echo "release: $*" >&2
+}
+
+compose() {
+    docker compose --file compose.yaml --file compose.production.yaml "$@"
+}
+
+# Everything but the migrations: they have run, and an older image does not know the newest.
+serve() {
+    export IMAGE="$1"
+    services=$(compose config --services | grep -vx migrate)
+    # shellcheck disable=SC2086 # several words
+    compose up --no-build --no-deps --wait --wait-timeout 180 $services
+}
+
+touch .releases
+serving=$(tail -n 1 .releases)
+
+case ${1:-} in
+--back)
+    before=$(tail -n 2 .releases | sed '$d')
+    [ -n "$before" ] || { say "there is no image to go back to"; exit 1; }
+    serve "$before"
+    sed -i '$d' .releases
+    say "$before serves again"
+    ;;
+"" | -*)
+    say "say which image: sh deploy/release.sh registry/name:tag, or --back"
+    exit 2
+    ;;
+*)
+    sh compose/secrets.sh
+    if ! IMAGE="$1" compose run --rm migrate; then
+        say "the migrations failed, so nothing was changed: ${serving:-nothing} serves"
+        exit 1
+    fi
+    if ! serve "$1"; then
+        say "$1 did not get ready; its log: docker compose logs api"
+        [ -z "$serving" ] || { serve "$serving" && say "$serving serves again"; }
+        exit 1
+    fi
+    [ "$1" = "$serving" ] || echo "$1" >>.releases
+    say "$1 serves"
+    ;;
+esac

@@ -54,6 +54,7 @@ def refusal(question: str, answer: object, choices: list[str] | None = None) -> 
     kind = questions()[question]["type"]
     if choices is not None:
         several = questions()[question].get("multiselect", False)
+        answer = yaml.safe_load(answer) if several and isinstance(answer, str) else answer
         given = answer if several and isinstance(answer, list) else [answer]
         wrong = [repr(each) for each in given if str(each) not in choices]
         return f"{_listed(wrong)} is no choice; it would be {_listed(choices)}." if wrong else ""

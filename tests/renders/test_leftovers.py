@@ -1,0 +1,53 @@
+"""The search for leftovers finds what somebody leaves on purpose."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import generator
+from tests.renders import leftovers
+
+Search = Callable[[Path], list[str]]
+
+LEFT: list[tuple[Search, str, str, str]] = [
+    (leftovers.jinja, "README.md", "Call {{ project_name }}.", "README.md: {{"),
+    (leftovers.jinja, "compose.yaml", "{% if queue %}", "compose.yaml: {% "),
+    (leftovers.jinja, "src/app/api.py", "# {{ router_names }}", "api.py: {{"),
+    (leftovers.jinja, "docs/new.md.jinja", "", "the name was not rendered"),
+    (leftovers.secrets, ".env.example", "SECRET_KEY=8fJ2kfl39fjLs0f9jfkal3jf9", ".env.example"),
+    (leftovers.secrets, "compose.yaml", "  POSTGRES_PASSWORD: kd83jfls93jfk2lf", "compose.yaml"),
+    (leftovers.secrets, "src/app/x.py", 'TOKEN = "kd83jfls93jfk2lf"', "x.py"),
+    (leftovers.secrets, "docs/key.md", "-----BEGIN RSA PRIVATE KEY-----", "key.md"),
+    (
+        leftovers.options_not_chosen,
+        "README.md",
+        "Stop Celery first.",
+        "'Celery' is of queue_celery",
+    ),
+    (leftovers.options_not_chosen, "pyproject.toml", '# "pyjwt>=2.15"', "'pyjwt' is of auth_jwt"),
+    (leftovers.options_not_chosen, ".env.example", "# OTEL_TRACES_SAMPLER_ARG=", "with_tracing"),
+    (leftovers.options_not_chosen, "src/app/x.py", "import app.items", "with_example"),
+    (leftovers.options_not_chosen, "src/app/items/x.py", "", "belongs to nothing that was chosen"),
+]
+
+
+@pytest.fixture(scope="module")
+def minimal(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest service, in which everything optional would be a leftover."""
+    to = tmp_path_factory.mktemp("minimal") / "service"
+    return generator.render(template, to, preset="minimal", ci="none")
+
+
+@pytest.mark.parametrize(("search", "path", "text", "said"), LEFT)
+def test_a_leftover_is_found(
+    minimal: Path, search: Search, path: str, text: str, said: str
+) -> None:
+    before = search(minimal)
+    target = minimal / path
+    old = target.read_bytes() if target.exists() else None
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes((old or b"") + f"\n{text}\n".encode())
+    found = set(search(minimal)) - set(before)
+    target.write_bytes(old) if old is not None else target.unlink()
+    assert said in "\n".join(found)

@@ -1,0 +1,111 @@
+"""An option is one new folder: it renders, the questions list it, and no other file is touched."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from copier.errors import UserMessageError
+
+from extensions import options
+from tests import generator
+
+
+@pytest.fixture
+def extended(tmp_path: Path) -> Path:
+    """A template to which somebody added a queue, an auth style and two features."""
+    root = generator.copy_of_template(tmp_path / "extended")
+    template = root / "template"
+    queue = generator.manifest(
+        template / "{{queue_toy}}",
+        label="Toy",
+        dependencies=["toyqueue>=1.2"],
+        provides=["worker"],
+        companions={"toy-worker": "runs the toys"},
+        env=[{"name": "TOY_URL", "comment": "Where the toys are"}],
+    )
+    (queue / "src/app/jobs").mkdir(parents=True)
+    (queue / "src/app/jobs/toy.py").write_text('"""Toys."""\n')
+    generator.manifest(template / "{{auth_toy}}", label="Toy key")
+    for name in ("chat", "files"):
+        feature = generator.manifest(
+            template / f"{{{{feature_{name}}}}}",
+            label=name.title(),
+            routers=[f"app.{name}"],
+            parts=[f"app.{name}"],
+            presets=["everything"],
+        )
+        (feature / f"src/app/{name}").mkdir(parents=True)
+        (feature / f"src/app/{name}/__init__.py").write_text(f'"""{name.title()}."""\n')
+    return root
+
+
+def test_a_new_queue_renders(extended: Path, tmp_path: Path) -> None:
+    service = generator.render(extended, tmp_path / "service", queue="toy", auth="toy")
+    project = tomllib.loads((service / "pyproject.toml").read_text())["project"]
+    assert "toyqueue>=1.2" in project["dependencies"]
+    assert (service / "src/app/jobs/toy.py").read_text() == '"""Toys."""\n'
+    assert "TOY_URL" in (service / ".env.example").read_text()
+    assert "toy-worker:" in (service / "compose.yaml").read_text()
+    assert not (service / "option.yml").exists()
+
+
+def test_a_new_option_leaves_other_answers_alone(
+    extended: Path, template: Path, tmp_path: Path
+) -> None:
+    with_it = generator.render(extended, tmp_path / "with")
+    without = generator.render(template, tmp_path / "without")
+    for path in generator.files(without):
+        inside = path.relative_to(without)
+        if inside.name != ".copier-answers.yml":
+            assert (with_it / inside).read_bytes() == path.read_bytes(), inside
+
+
+def test_the_questions_list_a_new_option(extended: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserMessageError) as caught:
+        generator.render(extended, tmp_path / "service", queue="x", auth="x", features=["x"])
+    listed = caught.value.message.splitlines()
+    assert any("queue:" in line and "toy" in line for line in listed)
+    assert any("auth:" in line and "toy" in line for line in listed)
+    assert any("features:" in line and "chat or files" in line for line in listed)
+
+
+def test_features_are_chosen_by_any_number(extended: Path, tmp_path: Path) -> None:
+    def routers(name: str, **given: object) -> list[str]:
+        service = generator.render(extended, tmp_path / name, **given)
+        return [
+            feature
+            for feature in ("chat", "files")
+            if f"app.{feature}.router.router," in (service / "src/app/api.py").read_text()
+            and f"    app.{feature},\n" in (service / "src/app/parts.py").read_text()
+            and (service / f"src/app/{feature}/__init__.py").exists()
+        ]
+
+    assert routers("none") == []
+    assert routers("one", features=["files"]) == ["files"]
+    assert routers("text", features="[chat]") == ["chat"]
+    assert routers("all", preset="everything") == ["chat", "files"]
+
+
+def test_a_broken_option_is_named_before_anything_is_written(
+    extended: Path, tmp_path: Path
+) -> None:
+    (extended / "template" / "{{queue_toy}}" / "option.yml").write_text("label: Toy\nhelp: x\ny: 1")
+    with pytest.raises(
+        UserMessageError, match=r"\{\{queue_toy\}\}/option.yml: `y`: there is no such"
+    ):
+        generator.render(extended, tmp_path / "service")
+    assert not (tmp_path / "service").exists()
+
+
+def test_an_unchosen_folder_is_skipped_and_a_chosen_one_merges(tmp_path: Path) -> None:
+    """What Copier does with such names is not documented, and everything here rests on it."""
+    root = generator.copy_of_template(tmp_path / "root")
+    for option in options.load(root / "template"):
+        folder = root / "template" / f"{{{{{option.variable}}}}}"
+        (folder / f"seen-{option.variable}").touch()
+    service = generator.render(root, tmp_path / "service")
+    seen = {path.name.removeprefix("seen-") for path in service.glob("seen-*")}
+    proposed = options.defaults(options.load(root / "template"), "standard")
+    chosen = options.choose(options.load(root / "template"), proposed)
+    assert seen == {option.variable for option in chosen}
+    assert not [path for path in service.rglob("*") if "{{" in path.name]

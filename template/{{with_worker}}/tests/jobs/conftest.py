@@ -85,7 +85,6 @@ class Process:
 
     def __init__(self, command: str, environment: dict[str, str], output: Path) -> None:
         self._output = output
-        self.environment = environment
         code = "import tests.jobs.samples; from app.cli import main; main()"
         with output.open("wb") as stream:
             self._process = subprocess.Popen(

@@ -2,20 +2,22 @@
 
 import asyncio
 import socket
-import sys
+import tempfile
 import urllib.request
-from subprocess import run
+from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from fastapi import APIRouter
 from pydantic import SecretStr
 
-from app.jobs import Jobs, JobStatus, queue
+from app.jobs import Jobs, JobStatus, add_commands, queue
 from app.settings import Settings
 from app.settings.tracing import TracingSettings
-from tests.conftest import ROOT, client_of, running
+from tests.conftest import client_of, running
 from tests.jobs import samples
-from tests.jobs.conftest import Process, Service, Start
+from tests.jobs.conftest import Service, Start
 
 router = APIRouter()
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -27,13 +29,20 @@ async def take_note(text: str, jobs: Jobs) -> JobStatus:
     return await jobs.enqueue(samples.note, text=text)
 
 
+async def run(*command: str) -> tuple[int, str]:
+    """Run a command of the service; return its exit code and what it says."""
+    cli = click.Group()
+    add_commands(cli)
+    result = await asyncio.to_thread(CliRunner().invoke, cli, command)
+    return result.exit_code, result.output
+
+
 async def test_request_and_trace_go_on_in_the_job(service: Service, start: Start) -> None:
     worker = start("worker")
     service.app.include_router(router)
     async with client_of(service.app) as client:
-        job = JobStatus.model_validate(
-            (await client.post("/notes?text=hello", headers=SENT)).json()
-        )
+        answer = await client.post("/notes?text=hello", headers=SENT)
+    job = JobStatus.model_validate(answer.json())
     assert (await service.becomes(job.id, "succeeded")).result == "HELLO"
     worker.terminate()
     assert await worker.ended() == 0
@@ -53,9 +62,11 @@ async def test_redis_is_away_at_the_commit(
         async with client_of(app) as client:
             answer = await client.post("/notes?text=later")
     assert answer.status_code == 202
+    scheduler = start("scheduler")
     start("worker")
-    start("scheduler")
     await service.becomes(JobStatus.model_validate(answer.json()).id, "succeeded")
+    scheduler.terminate()
+    assert await scheduler.ended() == 0
 
 
 async def test_a_killed_workers_job_is_run_by_another(service: Service, start: Start) -> None:
@@ -70,49 +81,35 @@ async def test_a_killed_workers_job_is_run_by_another(service: Service, start: S
     assert (await service.becomes(job.id, "succeeded")).attempts == 2
 
 
-async def test_a_worker_that_is_stopped_finishes_its_job(service: Service, start: Start) -> None:
-    worker = start("worker")
-    job = await service.enqueue(samples.wait, gate="open")
-    await service.started("open")
-    waiting = await service.enqueue(samples.note, text="for another worker")
-    worker.terminate()
-    await asyncio.sleep(1)
-    await service.app.state.redis.set("open", 1)
-    assert await worker.ended() == 0
-    done = await service.status(job.id)
-    assert (done.status, done.attempts) == ("succeeded", 1)
-    assert (await service.status(waiting.id)).status == "queued"
-
-
-async def test_a_job_that_takes_too_long_to_stop_is_given_back(
+async def test_a_stopped_worker_finishes_what_it_can_and_gives_back_the_rest(
     service: Service, start: Start
 ) -> None:
-    worker = start("worker", WORKER_GRACE="0.5")
-    job = await service.enqueue(samples.wait, gate="never")
+    worker = start("worker", WORKER_CONCURRENCY="2", WORKER_GRACE="3")
+    quick = await service.enqueue(samples.wait, gate="open")
+    endless = await service.enqueue(samples.wait, gate="never")
+    await service.started("open")
     await service.started("never")
+    late = await service.enqueue(samples.note, text="for another worker")
     worker.terminate()
+    await asyncio.sleep(0.5)
+    await service.app.state.redis.set("open", 1)
     assert await worker.ended() == 0
-    status = await service.status(job.id)
-    assert (status.status, status.attempts) == ("queued", 0)
+    finished, released = await service.status(quick.id), await service.status(endless.id)
+    assert (finished.status, finished.attempts) == ("succeeded", 1)
+    assert (released.status, released.attempts) == ("queued", 0)
+    assert (await service.status(late.id)).status == "queued"
 
 
-async def test_worker_and_scheduler_say_that_they_live(service: Service, start: Start) -> None:
-    scheduler = start("scheduler")
-    assert "worker gave no sign of life" in await ask(scheduler, "worker", "--health", code=1)
-    worker = start("worker")
-    await service.becomes((await service.enqueue(samples.note, text="a")).id, "succeeded")
-    for process, name in ((worker, "worker"), (scheduler, "scheduler")):
-        assert f"{name} is alive" in await ask(process, name, "--health")
-    scheduler.terminate()
-    assert await scheduler.ended() == 0
-
-
-async def test_a_worker_serves_the_numbers_of_its_attempts(service: Service, start: Start) -> None:
+async def test_a_worker_says_that_it_lives_and_what_it_did(
+    service: Service, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert await run("worker", "--health") == (1, "The worker gave no sign of life.\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     start("worker", WORKER_METRICS_PORT=str(port))
     await service.becomes((await service.enqueue(samples.note, text="a")).id, "succeeded")
-    await service.becomes((await service.enqueue(samples.fail)).id, "queued")
+    assert await run("worker", "--health") == (0, "The worker is alive.\n")
     url = f"http://127.0.0.1:{port}/metrics"
     answer = await asyncio.to_thread(urllib.request.urlopen, url, timeout=10)
     lines = answer.read().decode().splitlines()
@@ -120,29 +117,20 @@ async def test_a_worker_serves_the_numbers_of_its_attempts(service: Service, sta
     assert 'job_duration_seconds_count{job="tests.jobs.samples.note"} 1.0' in lines
 
 
-async def test_dead_jobs_are_listed_and_replayed(service: Service, start: Start) -> None:
+async def test_dead_jobs_are_listed_and_replayed(
+    service: Service, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     job = await service.enqueue(samples.leave)
     await service.runner.run(job.id)
-    process = start("scheduler")
-    listed = await ask(process, "jobs", "list", "--dead")
-    assert f"{job.id}" in listed
+    code, listed = await run("jobs", "list", "--dead")
+    assert (code, listed.split()[0]) == (0, str(job.id))
     assert "tests.jobs.samples.leave  1x  RuntimeError: The job raised SystemExit." in listed
-    assert "Give the id of one dead job, or --all" in await ask(process, "jobs", "replay", code=2)
-    assert "1 queued again" in await ask(process, "jobs", "replay", str(job.id))
-    assert "There is no dead job" in await ask(process, "jobs", "replay", str(job.id), code=1)
+    assert (await run("jobs", "replay"))[0] == 2
+    assert await run("jobs", "replay", str(job.id)) == (0, "1 queued again.\n")
     assert (await service.status(job.id)).status == "queued"
-
-
-async def ask(process: Process, *command: str, code: int = 0) -> str:
-    """Run a command of the service where ``process`` runs; return what it says."""
-    ran = await asyncio.to_thread(
-        run,
-        [sys.executable, "-m", "app", *command],
-        env=process.environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ran.returncode == code, ran.stdout + ran.stderr
-    return ran.stdout + ran.stderr
+    code, complaint = await run("jobs", "replay", str(job.id))
+    assert code == 1
+    assert f"There is no dead job {job.id}" in complaint
+    assert await run("jobs", "replay", "--all") == (0, "0 queued again.\n")

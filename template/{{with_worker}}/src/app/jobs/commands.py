@@ -72,9 +72,9 @@ def replay(job_id: UUID | None, everything: bool) -> None:
     if (job_id is None) != everything:
         raise click.UsageError("Give the id of one dead job, or --all.")
     count = _with_database(lambda database: replay_dead(database, job_id))
-    click.echo(f"{count} queued again.")
     if job_id and not count:
-        sys.exit(f"There is no dead job {job_id}.")
+        raise click.ClickException(f"There is no dead job {job_id}.")
+    click.echo(f"{count} queued again.")
 
 
 async def dead_letters(database: Database, state: str = "dead", limit: int = 50) -> list[JobStatus]:

@@ -83,17 +83,14 @@ def _unwritable(text: str) -> str:
 def _name(text: str) -> str:
     if not NAME.fullmatch(text):
         advice = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-0123456789")
-        like = f", such as {advice}" if NAME.fullmatch(advice) else ", such as my-service"
-        return (
-            f"{text!r} names no package; it would be small letters (a to z), digits and "
-            f"single hyphens between them, with a letter first{like}."
-        )
+        like = advice if NAME.fullmatch(advice) else "like my-service"
+        return f"would be {like}: a to z, digits, single hyphens, a letter first; not {text!r}."
     if len(text) > LONGEST_NAME:
         return f"has {len(text)} characters; a name has at most {LONGEST_NAME}."
     if text in taken() or text.replace("-", "_") in taken():
-        return f"{text!r} is the name of something that the service imports; choose another."
+        return f"{text!r} is taken: the service or a test imports something of that name."
     if yaml.safe_load(text) != text:
-        return f"{text!r} is no name but a value in YAML; choose another."
+        return f"{text!r} is a value in YAML; choose another name."
     return ""
 
 
@@ -108,7 +105,7 @@ def _author(text: str) -> str:
 def _email(text: str) -> str:
     if not text or (EMAIL.fullmatch(text) and ".." not in text and text.isascii()):
         return ""
-    return f"{text!r} is no e-mail address; it would look like ada@example.com."
+    return f"would look like ada@example.com; not {text!r}."
 
 
 RULES = {

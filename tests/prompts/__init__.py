@@ -1,0 +1,1 @@
+"""The questions, answered in a pseudo-terminal."""

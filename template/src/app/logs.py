@@ -4,6 +4,7 @@ The request's ids are added to every line; secrets and personal values are taken
 Lines of requests come in batches (middleware.py), everything else is written at once.
 """
 
+import json
 import logging
 import os
 import re
@@ -150,7 +151,15 @@ def _one_line(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def _json(_: Any, __: str, event: EventDict) -> bytes:
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
+    return to_json(event)
+
+
+def to_json(event: Mapping[str, Any]) -> bytes:
+    """Write an event as JSON, whatever is in it: a line that can't be written breaks nothing."""
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
+    except TypeError:  # text that is no Unicode, numbers beyond 64 bits
+        return json.dumps(event, default=str).encode()
 
 
 def _processors(pretty: bool) -> list[Processor]:
@@ -222,7 +231,7 @@ def _level(fields: dict[str, Any]) -> int:
 
 
 def _write_request(fields: dict[str, Any]) -> None:
-    output.keep(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+    output.keep(to_json(fields) + b"\n")
 
 
 def install(app: FastAPI, settings: Settings) -> None:

@@ -189,6 +189,26 @@ def _line(
     return fields
 
 
+class BodyLimit(RequestBodyLimitMiddleware):
+    """Refuses bodies that are too large; one that nobody reads, too, and as a problem."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = b""
+
+        async def send_problem(message: Message) -> None:
+            nonlocal refusal
+            plain = (b"content-type", b"text/plain; charset=utf-8")
+            if message.get("status") == 413 and plain in message["headers"]:
+                response = problem(413, "content_too_large", "The body is larger than is allowed.")
+                refusal = bytes(response.body)
+                message["headers"] = response.raw_headers
+            elif refusal:
+                message["body"] = refusal
+            await send(message)
+
+        await super().__call__(scope, receive, send_problem)
+
+
 class RequestLayer:
     """Sees every request first and every answer last."""
 
@@ -196,7 +216,7 @@ class RequestLayer:
         self, app: ASGIApp, in_flight: set[Exchange], journal: Journal, settings: Settings
     ) -> None:
         self.app = app
-        self.limited = RequestBodyLimitMiddleware(app, settings.max_body_size)
+        self.limited = BodyLimit(app, settings.max_body_size)
         self.in_flight = in_flight
         self.journal = journal
         self.max_in_flight = settings.max_in_flight

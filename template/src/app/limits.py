@@ -12,9 +12,10 @@ import ipaddress
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
@@ -33,19 +34,30 @@ logger = logging.getLogger(__name__)
 PREFIX = "/api/"  # below it the default limit holds, and answers carry the headers
 SPENT = "app.limits.spent"
 TRY_AGAIN = 5.0  # seconds for which a Redis that failed is not asked
+TOGETHER = 100  # buckets in one round trip at most
 LOCAL_BUCKETS = 10_000  # that a process keeps while Redis is away
 
-# The value is the time, in microseconds, at which the bucket is full again.
+# For each key an interval and a window; the value of a key is the time at which its bucket is full
+# again. All in microseconds.
 TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local interval, window = tonumber(ARGV[1]), tonumber(ARGV[2])
-local used = math.max((tonumber(redis.call('GET', KEYS[1])) or 0) - now, 0)
-if used + interval > window then return {0, used} end
-used = used + interval
-redis.call('SET', KEYS[1], string.format('%.0f', now + used), 'PX', math.ceil(used / 1000))
-return {1, used}
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local interval, window = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+  local used = math.max((tonumber(redis.call('GET', key)) or 0) - now, 0)
+  local allowed = used + interval <= window
+  if allowed then
+    used = used + interval
+    redis.call('SET', key, string.format('%.0f', now + used), 'PX', math.ceil(used / 1000))
+  end
+  answers[i] = {allowed and 1 or 0, used}
+end
+return answers
 """
+
+Answer = tuple[bool, int]  # whether it is allowed, and the microseconds until the bucket is full
+Waiting = tuple[str, Rate, asyncio.Future[Answer | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,11 @@ class Spent:
 
 
 class Limiter:
-    """Takes requests out of buckets."""
+    """Takes requests out of buckets.
+
+    Requests that come while Redis is being asked are asked about together in the next round trip:
+    under load, when it matters, a round trip is shared by many.
+    """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -86,6 +102,8 @@ class Limiter:
         self._timeout = settings.rate_limit_timeout
         self._fail_open = settings.rate_limit_fail_open
         self._away_until = 0.0
+        self._waiting: list[Waiting] = []
+        self._asking: asyncio.Task[None] | None = None
         self._local: dict[str, int] = {}
 
     async def spend(self, name: str, rate: Rate, key: str) -> Spent:
@@ -108,16 +126,38 @@ class Limiter:
         if not self._away_until:
             await self._guarded(self._redis.delete(bucket))
 
-    async def _ask(self, bucket: str, rate: Rate) -> tuple[bool, int] | None:
+    async def _ask(self, bucket: str, rate: Rate) -> Answer | None:
         """Ask Redis; ``None`` when it is away. One request in ``TRY_AGAIN`` seconds tries again."""
         now = time.monotonic()
         if now < self._away_until:
             return None
         if self._away_until:
             self._away_until = now + TRY_AGAIN
-        window = rate.window * 1_000_000
-        answer = await self._guarded(self._take([bucket], [rate.interval, window]))
-        return None if answer is None else (bool(answer[0]), int(answer[1]))
+        answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((bucket, rate, answer))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_for_all())
+        return await answer
+
+    async def _ask_for_all(self) -> None:
+        asked: list[Waiting] = []
+        try:
+            while self._waiting:
+                asked, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+                answers = await self._take_all(asked)
+                if answers is None:
+                    break
+                _tell(asked, answers)
+        finally:
+            _tell(asked + self._waiting, repeat(None))
+            self._waiting = []
+            self._asking = None
+
+    async def _take_all(self, waiting: list[Waiting]) -> Iterable[Answer] | None:
+        keys = [bucket for bucket, _, _ in waiting]
+        rates = [n for _, rate, _ in waiting for n in (rate.interval, rate.window * 1_000_000)]
+        answers = await self._guarded(self._take(keys, rates))
+        return answers and [(bool(allowed), int(used)) for allowed, used in answers]
 
     async def _guarded(self, command: Any) -> Any:
         try:
@@ -131,7 +171,7 @@ class Limiter:
         self._away_until = 0.0
         return answer
 
-    def _count(self, bucket: str, rate: Rate) -> tuple[bool, int]:
+    def _count(self, bucket: str, rate: Rate) -> Answer:
         """The same as ``TAKE``, for this process alone."""
         now = time.monotonic_ns() // 1000
         used = max(self._local.pop(bucket, 0) - now, 0)
@@ -141,6 +181,12 @@ class Limiter:
             del self._local[next(iter(self._local))]
         self._local[bucket] = now + used
         return allowed, used
+
+
+def _tell(waiting: list[Waiting], answers: Iterable[Answer | None]) -> None:
+    for (_, _, future), answer in zip(waiting, answers, strict=False):
+        if not future.done():  # answered already, or its request was given up
+            future.set_result(answer)
 
 
 def address(connection: HTTPConnection) -> str:

@@ -105,9 +105,11 @@ async def test_an_address_has_one_account_however_it_is_written(
 ) -> None:
     again = await register(client, "Ada@EXAMPLE.com")
     right = await log_in(client, " ADA@example.COM ")
+    other = await register(client, "Grace@EXAMPLE.com")
 
     assert again.status_code == 409
     assert right.is_success
+    assert other.json()["email"] == "grace@example.com"
 
 
 async def test_of_many_who_register_an_address_at_once_one_gets_it(

@@ -36,9 +36,7 @@ class AccountSettings(BaseSettings):
     login_limit_account: RateSetting = Field(
         Rate(10, 900), description="Logins tried for one account, right ones excepted"
     )
-    login_limit_client: RateSetting = Field(
-        Rate(60, 900), description="Logins and refreshes tried by one client"
-    )
+    login_limit_client: RateSetting = Field(Rate(60, 900), description="Logins tried by one client")
 
     session_lifetime: int = Field(
         2_592_000, ge=60, description="Seconds until a login ends, however much it is used"

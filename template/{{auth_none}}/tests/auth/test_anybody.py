@@ -1,0 +1,41 @@
+from typing import Annotated
+
+from fastapi import FastAPI
+
+from app.auth import CurrentUser, User, require, user_id
+from app.limits import limit
+from app.settings import Settings
+from tests.conftest import client_of, running
+
+URL = "/api/v1/guarded"
+
+
+async def guarded(caller: CurrentUser, admin: Annotated[User, require("admin")]) -> str:
+    assert caller == admin
+    return caller.id
+
+
+async def test_anybody_may_everything(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+        app.add_api_route(URL, guarded)
+        plain = await client.get(URL)
+        with_token = await client.get(URL, headers={"Authorization": "Bearer whatever"})
+
+    assert [plain.status_code, with_token.status_code] == [200, 200]
+    assert plain.json() == with_token.json() == "anonymous"
+
+
+async def test_a_limit_by_caller_counts_all_together(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+        await app.state.redis.flushdb()
+        app.add_api_route(URL, guarded, dependencies=[limit("e", "1/hour", by=user_id)])
+        answers = [await client.get(URL) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 429]
+
+
+async def test_nothing_is_offered_to_sign_in_with(app: FastAPI) -> None:
+    document = app.openapi()
+
+    assert "securitySchemes" not in document["components"]
+    assert [path for path in document["paths"] if "/auth/" in path] == []

@@ -10,18 +10,18 @@ say() {
     echo "release: $*" >&2
 }
 
-compose() {
-    docker compose --file compose.yaml --file compose.production.yaml "$@"
-}
-
 # Everything but the migrations: they have run, and an older image does not know the newest.
 serve() {
     export IMAGE="$1"
-    services=$(compose config --services | grep -vx migrate)
+    services=$(docker compose config --services | grep -vx migrate)
     # shellcheck disable=SC2086 # several words
-    compose up --no-build --no-deps --wait --wait-timeout 180 $services
+    docker compose up --no-build --no-deps --wait --wait-timeout 180 $services
 }
 
+if ! grep -qs '^COMPOSE_FILE=.*compose\.production\.yaml' .env; then
+    say "the file .env would say COMPOSE_FILE=compose.yaml:compose.production.yaml, and DOMAIN=..."
+    exit 2
+fi
 touch .releases
 serving=$(tail -n 1 .releases)
 
@@ -39,13 +39,15 @@ case ${1:-} in
     ;;
 *)
     sh compose/secrets.sh
-    if ! IMAGE="$1" compose run --rm migrate; then
+    if ! IMAGE="$1" docker compose run --rm migrate; then
         say "the migrations failed, so nothing was changed: ${serving:-nothing} serves"
         exit 1
     fi
     if ! serve "$1"; then
-        say "$1 did not get ready; its log: docker compose logs api"
-        [ -z "$serving" ] || { serve "$serving" && say "$serving serves again"; }
+        say "$1 did not get ready; why: docker compose logs api"
+        if [ -n "$serving" ] && serve "$serving"; then
+            say "$serving serves again"
+        fi
         exit 1
     fi
     [ "$1" = "$serving" ] || echo "$1" >>.releases

@@ -24,8 +24,12 @@ STAND_INS = {
     "postgres:18": "postgres",
     "valkey/valkey:9": "valkey",
     "prom/prometheus:v3.12.0": "prometheus",
+    "caddy:2": "caddy",
 }
-PACKAGES = {"prometheus": ("bookworm", ["prometheus"])}  # what a stand-in takes from Debian
+PACKAGES = {  # what a stand-in takes from Debian
+    "prometheus": ("bookworm", ["prometheus"]),
+    "caddy": ("bookworm", ["caddy"]),
+}
 PUBLIC = [PYTHON, *STAND_INS]
 
 

@@ -41,11 +41,11 @@ async def leave(context: Context) -> None:
     raise SystemExit(3)
 
 
-@job(retries=5)
+@job(retries=5, timeout=90)
 async def wait(context: Context, gate: str) -> int:
     """Say who runs it, then wait until the gate is open; the result is the attempt."""
     await context.redis.rpush(f"{gate}:started", os.getpid())
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not await context.redis.exists(gate):
         assert time.monotonic() < end
         await asyncio.sleep(0.02)

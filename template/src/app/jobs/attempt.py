@@ -7,6 +7,8 @@ from typing import Any
 from app.jobs.context import Context
 from app.jobs.registry import JobType
 
+ERROR_LENGTH = 2000  # characters of an error that are kept
+
 
 async def attempt(kind: JobType, context: Context, arguments: dict[str, Any]) -> Any:
     """Return the job's result as JSON; raise what it raised, or ``TimeoutError``."""
@@ -24,6 +26,12 @@ async def attempt(kind: JobType, context: Context, arguments: dict[str, Any]) ->
         # The job's own doing, which must not end the process that runs it.
         raise RuntimeError(f"The job raised {type(error).__name__}.") from error
     return kind.result.dump_python(result, mode="json")
+
+
+def reason(error: Exception) -> str:
+    """Say what went wrong, in one line for a log or a status."""
+    # Postgres text holds no NUL, and an error may hold anything.
+    return f"{type(error).__name__}: {error}".replace("\0", "")[:ERROR_LENGTH]
 
 
 def backoff(failed: int, first: float, most: float) -> float:

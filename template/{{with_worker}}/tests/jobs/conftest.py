@@ -23,7 +23,7 @@ from app.jobs.scheduler import Scheduler
 from app.settings import Settings
 from tests.conftest import ROOT, running
 
-PATIENCE = 30.0  # seconds; the machine may be busy
+PATIENCE = 60.0  # seconds; the machine may be busy
 
 
 class Service:

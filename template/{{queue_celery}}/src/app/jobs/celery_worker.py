@@ -64,6 +64,9 @@ class Child:
 
 
 child = Child()
+# At import, so that a child that is not forked (macOS) has them too.
+signals.worker_process_init.connect(child.start)
+signals.worker_process_shutdown.connect(child.stop)
 
 
 @shared_task(name=TASK)  # type: ignore[untyped-decorator]
@@ -89,9 +92,6 @@ def run(settings: Settings) -> int:
         metrics.share()
     celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)
     celery.steps["worker"].add(Heartbeat)
-    signals.setup_logging.connect(_keep_logging)
-    signals.worker_process_init.connect(child.start)
-    signals.worker_process_shutdown.connect(child.stop)
     worker = celery.Worker(
         pool="prefork",
         concurrency=settings.worker_concurrency or cpus.available_cpus(),
@@ -106,6 +106,7 @@ def run(settings: Settings) -> int:
     return worker.exitcode or 0
 
 
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _keep_logging(**_: Any) -> None:
     """Celery sets up its own logging unless somebody listens to its signal."""
     for name in ("celery.worker.strategy", "celery.app.trace"):

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from starlette.background import BackgroundTasks
 
 from app import context, tracing
-from app.jobs.attempt import attempt, backoff
+from app.jobs.attempt import attempt, backoff, reason
 from app.jobs.context import Context
 from app.jobs.registry import JobType
 from app.jobs.status import JobStatus
@@ -95,11 +95,10 @@ class Runner:
 
     async def _fail(self, kind: JobType, run: Run, error: Exception) -> None:
         logger.warning("job raised", job=kind.name, job_id=str(run.status.id), exc_info=error)
-        reason = f"{type(error).__name__}: {error}"
         if run.status.attempts > kind.retries:
-            await self._end(run, "dead", error=reason)
+            await self._end(run, "dead", error=reason(error))
             return
-        run.status.status, run.status.error = "queued", reason
+        run.status.status, run.status.error = "queued", reason(error)
         await self.remember(run)
         pause = backoff(
             run.status.attempts, self._settings.jobs_backoff, self._settings.jobs_backoff_max
@@ -130,4 +129,4 @@ class Runner:
         try:
             await command
         except RedisError as error:
-            logger.warning("job's status not kept", error=repr(error))
+            logger.warning("job's status not kept", error=reason(error))

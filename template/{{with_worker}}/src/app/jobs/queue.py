@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import context, metrics, tracing
 from app.db import Session, on_commit
 from app.jobs import ledger, registry, schedules
+from app.jobs.attempt import reason
 from app.jobs.context import Context
 from app.jobs.metrics import Attempts, Backlog
 from app.jobs.status import JobStatus
@@ -54,7 +55,7 @@ class Publisher:
             try:
                 await self._transport.publish(ids)
             except Exception as error:  # noqa: BLE001 (outages look many ways)
-                logger.warning("queue unavailable, jobs start later", error=repr(error))
+                logger.warning("queue unavailable, jobs start later", error=reason(error))
 
     async def finish(self) -> None:
         """Publish what is left, before this process stops."""

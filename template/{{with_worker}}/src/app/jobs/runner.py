@@ -12,14 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import context, tracing
 from app.jobs import ledger, registry
-from app.jobs.attempt import attempt, backoff
+from app.jobs.attempt import attempt, backoff, reason
 from app.jobs.context import Context
 from app.jobs.ledger import Claim
 from app.logs import get_logger
 from app.settings import Settings
 
 UNWIND = 5.0  # seconds that a cancelled job has for its `finally` clauses
-ERROR_LENGTH = 2000  # characters of an error that are kept
 WRITE_AGAIN = (0.2, 1.0, 3.0, 10.0)  # seconds between attempts to write down how a job ended
 
 logger = get_logger(__name__)
@@ -115,13 +114,12 @@ class Runner:
                     held = await ledger.renew(session, claim, self._settings.jobs_lease)
             except Exception as error:  # noqa: BLE001 (outages look many ways)
                 # While the database is away nobody else can take the job either.
-                logger.warning("lease not renewed", job_id=str(claim.id), error=repr(error))
+                logger.warning("lease not renewed", job_id=str(claim.id), error=reason(error))
 
     async def _fail(self, claim: Claim, error: Exception) -> str:
         """Queue the job again, later, or bury it when it was tried often enough."""
         logger.warning("job raised", job=claim.name, job_id=str(claim.id), exc_info=error)
-        # Postgres text holds no NUL, and an error may hold anything.
-        text = f"{type(error).__name__}: {error}".replace("\0", "")[:ERROR_LENGTH]
+        text = reason(error)
         if claim.attempts > self._retries(claim.name):
             return await self._write(partial(ledger.bury, claimed=claim, error=text), "dead")
         delay = backoff(
@@ -143,7 +141,7 @@ class Runner:
                 async with self._app.state.db.transaction() as session:
                     return outcome if await write(session) else "lost"
             except Exception as error:  # noqa: BLE001 (outages look many ways)
-                logger.warning("job's end not written", outcome=outcome, error=repr(error))
+                logger.warning("job's end not written", outcome=outcome, error=reason(error))
                 if pause is None:
                     return "lost"
                 await asyncio.sleep(pause)

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from app import alive
 from app.jobs import ledger, registry
+from app.jobs.attempt import reason
 from app.jobs.schedules import last_tick
 from app.jobs.transport import Transport
 from app.logs import get_logger
@@ -114,6 +115,6 @@ async def _loop(scheduler: Scheduler, poll: float, stop: asyncio.Event) -> None:
             pause = poll
         except Exception as error:  # noqa: BLE001 (outages look many ways)
             pause = min(pause * 2, LONGEST_PAUSE)
-            logger.warning("scheduler is waiting", seconds=pause, error=repr(error))
+            logger.warning("scheduler is waiting", seconds=pause, error=reason(error))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), pause)

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import app.dev
+
+SECONDS = 60  # until a test gives up, on the slowest machine
 
 SERVICE = """
 async def service(scope, receive, send):
@@ -26,7 +28,7 @@ def create_app():
     return service
 """
 COMMANDS = """
-import os, sys, time
+import os, signal, subprocess, sys, time
 print(f"{sys.argv[1]} is process {os.getpid()}")
 match sys.argv[1]:
     case "dev":
@@ -36,9 +38,10 @@ match sys.argv[1]:
         print("key", os.environ["SECRET_KEY"])
         sys.exit(os.environ["ENVIRONMENT"] == "test")
     case "worker":
-        time.sleep(60)
+        subprocess.Popen(["sleep", "600"])  # what it leaves behind has to go, too
+        signal.pause()
     case "sick":
-        time.sleep(1)
+        time.sleep(0.2)
         sys.exit(7)
 """
 
@@ -68,7 +71,7 @@ class Dev:
         return [int(pid) for pid in re.findall(rf"\b{name} is process (\d+)", self.output)]
 
     def wait_for(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + SECONDS
         while not condition():
             assert time.monotonic() < deadline, self.output
             time.sleep(0.02)
@@ -104,6 +107,21 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def start(project: Path, port: int) -> Iterator[Callable[..., Dev]]:
+    """Start `app dev`; its guards end what a failed test leaves."""
+    started = []
+
+    def start(*companions: str, port: int = port, **environment: str) -> Dev:
+        started.append(Dev(project, port, *companions, **environment))
+        return started[-1]
+
+    yield start
+    for dev in started:
+        dev.process.kill()
+        dev.process.wait()
+
+
 def gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -112,8 +130,8 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_everything_runs_and_ctrl_c_stops_it(project: Path, port: int) -> None:
-    dev = Dev(project, port, "worker", REDIS_URL="")
+def test_everything_runs_and_ctrl_c_stops_it(start: Callable[..., Dev], port: int) -> None:
+    dev = start("worker", REDIS_URL="")
     dev.wait_until_ready()
     output = dev.output
     assert output.index("migrate | migrate is process") < output.index("worker  | worker is")
@@ -123,7 +141,7 @@ def test_everything_runs_and_ctrl_c_stops_it(project: Path, port: int) -> None:
     with socket.create_connection(("127.0.0.1", redis)):
         pass
     os.killpg(dev.process.pid, signal.SIGINT)
-    assert dev.process.wait(10) == 0
+    assert dev.process.wait(SECONDS) == 0
     assert "Traceback" not in dev.output
     assert gone(dev.pids("worker")[0])
     for address in (port, redis):
@@ -134,9 +152,9 @@ def test_everything_runs_and_ctrl_c_stops_it(project: Path, port: int) -> None:
             pass
 
 
-def test_edits_restart_the_api_and_its_companions(project: Path, port: int) -> None:
+def test_edits_restart_the_api_and_its_companions(start: Callable[..., Dev], project: Path) -> None:
     package = project / "src" / "app"
-    dev = Dev(project, port, "worker")
+    dev = start("worker")
     dev.wait_until_ready()
     (package / "main.py").write_text(SERVICE.replace("version 1", "version 2"))
     dev.wait_for(lambda: dev.get() == b"version 2" and len(dev.pids("worker")) == 2)
@@ -145,55 +163,54 @@ def test_edits_restart_the_api_and_its_companions(project: Path, port: int) -> N
     (package / "__main__.py").write_text(COMMANDS)
     dev.wait_for(lambda: len(dev.pids("worker")) == 3)
     dev.process.terminate()
-    assert dev.process.wait(10) == 0
+    assert dev.process.wait(SECONDS) == 0
     assert all(gone(pid) for pid in dev.pids("worker"))
 
 
-def test_when_one_process_ends_the_rest_stops(project: Path, port: int) -> None:
-    dev = Dev(project, port, "worker", "sick")
-    assert dev.process.wait(20) == 1
+def test_when_one_process_ends_the_rest_stops(start: Callable[..., Dev]) -> None:
+    dev = start("worker", "sick")
+    assert dev.process.wait(SECONDS) == 1
     assert dev.output.endswith("app dev: sick ended with exit code 7, so the rest stopped\n")
     assert gone(dev.pids("worker")[0])
     assert dev.get() == b""
 
 
-def test_nothing_outlives_a_killed_app_dev(project: Path, port: int) -> None:
-    dev = Dev(project, port, "worker")
+def test_nothing_outlives_a_killed_app_dev(start: Callable[..., Dev]) -> None:
+    dev = start("worker")
     dev.wait_until_ready()
     os.killpg(dev.process.pid, signal.SIGKILL)
     dev.process.wait()
     dev.wait_for(lambda: gone(dev.pids("worker")[0]) and dev.get() == b"")
 
 
-def test_failed_migrations_stop_the_start(project: Path, port: int) -> None:
-    dev = Dev(project, port, "worker", ENVIRONMENT="test")
-    assert dev.process.wait(20) == 1
-    assert "the migrations failed with exit code 1" in dev.output
-    assert dev.pids("worker") == []
-
-
-def test_production_is_refused_also_when_a_file_says_so(project: Path, port: int) -> None:
-    (project / ".env").write_text("ENVIRONMENT=production\n")
-    dev = Dev(project, port)
-    assert dev.process.wait(20) == 1
-    assert "app dev: ENVIRONMENT is production: unset it, or" in dev.output
-    assert dev.pids("migrate") == []
-
-
-def test_a_port_in_use_is_named(project: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        dev = Dev(project, taken.getsockname()[1])
-        assert dev.process.wait(20) == 1
-    assert f"port {dev.port} can't be used (Address already in use)" in dev.output
-    assert "--port" in dev.output
-
-
-def test_each_working_copy_has_a_private_secret_key_of_its_own(project: Path, port: int) -> None:
+def test_failed_migrations_stop_the_start_and_the_secret_key_stays(
+    start: Callable[..., Dev], project: Path
+) -> None:
     keys = []
     for _ in range(2):
-        dev = Dev(project, port, ENVIRONMENT="test")
-        assert dev.process.wait(20) == 1
+        dev = start("worker", ENVIRONMENT="test")
+        assert dev.process.wait(SECONDS) == 1
+        assert "the migrations failed with exit code 1" in dev.output
+        assert dev.pids("worker") == []
         keys += re.findall("key ([0-9a-f]{64})", dev.output)
     assert len(keys) == 2
     assert len(set(keys)) == 1
     assert (project / ".local" / "secret-key").stat().st_mode & 0o077 == 0
+
+
+def test_production_is_refused_also_when_a_file_says_so(
+    start: Callable[..., Dev], project: Path
+) -> None:
+    (project / ".env").write_text("ENVIRONMENT=production\n")
+    dev = start()
+    assert dev.process.wait(SECONDS) == 1
+    assert "app dev: ENVIRONMENT is production: unset it, or" in dev.output
+    assert dev.pids("migrate") == []
+
+
+def test_a_port_in_use_is_named(start: Callable[..., Dev]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dev = start(port=taken.getsockname()[1])
+        assert dev.process.wait(SECONDS) == 1
+    assert f"port {dev.port} can't be used (Address already in use)" in dev.output
+    assert "--port" in dev.output

@@ -3,6 +3,7 @@
 https://gunicorn.org/reference/settings/
 """
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app import logs
+from app.checks import refuse_too_many_connections
 from app.cpus import available_cpus
 from app.settings import get_settings
 
@@ -55,7 +57,8 @@ if _metrics is None:
 
 
 def on_starting(server: Any) -> None:
-    """Forget the metrics of the last run."""
+    """Refuse more connections than Postgres allows; forget the metrics of the last run."""
+    asyncio.run(refuse_too_many_connections(settings, server.cfg.workers))
     Path(_metrics).mkdir(parents=True, exist_ok=True)
     for file in Path(_metrics).glob("*.db"):
         file.unlink()

@@ -1,6 +1,4 @@
-"""Types that the schemas of several features share."""
-
-from typing import Annotated
+"""What the schemas of several features share."""
 
 from pydantic import AfterValidator
 
@@ -15,5 +13,5 @@ def _storable(text: str) -> str:
     return text
 
 
-# Text that Postgres can hold.
-Storable = Annotated[str, AfterValidator(_storable)]
+# For text that goes into Postgres: `Annotated[str, StringConstraints(...), STORABLE]`.
+STORABLE = AfterValidator(_storable)

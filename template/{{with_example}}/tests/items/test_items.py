@@ -139,7 +139,7 @@ async def test_of_many_changes_at_once_exactly_one_wins(fresh_settings: Settings
 
         statuses = await asyncio.gather(*(change(number) for number in range(50)))
         assert statuses.count(200) == 1
-        assert set(statuses) == {200, 409, 412}
+        assert set(statuses) <= {200, 409, 412}
 
 
 async def test_the_export_is_accepted_and_can_be_asked_for(

@@ -18,7 +18,7 @@ from app.auth.passwords import GivenPassword
 from app.auth.tokens import INVALID, Access, Tokens
 from app.db import Database, Session
 from app.errors import TooManyRequests, Unauthorized, responses
-from app.schemas import Storable
+from app.schemas import STORABLE
 from app.settings import Settings
 
 NOT_VALID = "The refresh token is not valid."
@@ -30,7 +30,7 @@ class Login(BaseModel):
     """The OAuth 2 password form, as the docs page and most clients send it."""
 
     grant_type: Literal["password"] = "password"
-    username: Storable = Field(max_length=254, description="The e-mail address")
+    username: Annotated[str, STORABLE] = Field(max_length=254, description="The e-mail address")
     password: GivenPassword
 
 

@@ -6,10 +6,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from app.schemas import Storable
+from app.schemas import STORABLE
 
-Name = Annotated[Storable, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
-Description = Annotated[Storable, StringConstraints(max_length=10_000)]
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), STORABLE
+]
+Description = Annotated[str, StringConstraints(max_length=10_000), STORABLE]
 
 
 class ItemCreate(BaseModel):

@@ -2,7 +2,7 @@
 # Puts an image into service on this machine, or goes back to the one before it:
 #   sh deploy/release.sh registry/name:tag
 #   sh deploy/release.sh --back
-# The images that served stand in .releases, the newest last.
+# The images that served stand in .releases, the newest last. RELEASE_TIMEOUT: seconds to get ready.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ serve() {
     export IMAGE="$1"
     services=$(docker compose config --services | grep -vx migrate)
     # shellcheck disable=SC2086 # several words
-    docker compose up --no-build --no-deps --wait --wait-timeout 180 $services
+    docker compose up --no-build --no-deps --wait --wait-timeout "${RELEASE_TIMEOUT:-180}" $services
 }
 
 if ! grep -qs '^COMPOSE_FILE=.*compose\.production\.yaml' .env; then

@@ -30,11 +30,11 @@ class Machine:
     folder: Path
     port: int
 
-    def release(self, image: str) -> subprocess.CompletedProcess[str]:
+    def release(self, image: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["sh", "deploy/release.sh", image],
             cwd=self.folder,
-            env={**os.environ, **self.engine.environment},
+            env={**os.environ, **self.engine.environment, **variables},
             capture_output=True,
             text=True,
             timeout=300,
@@ -120,7 +120,7 @@ def test_nobody_notices_a_release(machine: Machine, images: dict[str, str]) -> N
 
 @pytest.mark.parametrize("bad", ["dead", "unmigrated"])
 def test_a_bad_release_is_taken_back(machine: Machine, images: dict[str, str], bad: str) -> None:
-    released = machine.release(images[bad])
+    released = machine.release(images[bad], RELEASE_TIMEOUT="30")
     assert released.returncode == 1
     assert f"{images['two']} serves" in released.stderr
     assert machine.serving() == images["two"]

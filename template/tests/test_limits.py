@@ -10,7 +10,8 @@ import pytest
 from fastapi import FastAPI, Header
 from pydantic import SecretStr
 
-from app import limits
+from app import buckets
+from app.buckets import Limiter
 from app.limits import limit
 from app.redis import create_client
 from app.settings import Settings, SettingsError, get_settings
@@ -109,6 +110,18 @@ async def test_an_ipv6_network_is_one_client(empty_redis: Settings) -> None:
         assert await statuses(stranger, 1) == [200]
 
 
+async def test_ipv4_over_ipv6_is_not_one_network(empty_redis: Settings) -> None:
+    async with (
+        limited(empty_redis, rate_limit=Rate(1, 60)) as app,
+        calling(app, "::ffff:192.0.2.1") as one,
+        calling(app, "192.0.2.1") as the_same,
+        calling(app, "::ffff:192.0.2.2") as other,
+    ):
+        assert await statuses(one, 1) == [200]
+        assert await statuses(the_same, 1) == [429]
+        assert await statuses(other, 1) == [200]
+
+
 async def test_processes_share_a_limit_exactly(empty_redis: Settings) -> None:
     # However slow the machine is: with the usual time-out a process might count for itself.
     patient = {"rate_limit": Rate(30, 3600), "rate_limit_timeout": 30}
@@ -128,7 +141,7 @@ async def test_processes_share_a_limit_exactly(empty_redis: Settings) -> None:
 
 async def test_who_comes_while_redis_is_asked_is_answered_too(settings: Settings) -> None:
     async with limited(settings, rate_limit_timeout=30) as app:
-        limiter: limits.Limiter = app.state.limiter
+        limiter: Limiter = app.state.limiter
 
         async def later(turns: int) -> bool:
             for _ in range(turns):
@@ -143,7 +156,7 @@ async def test_who_comes_while_redis_is_asked_is_answered_too(settings: Settings
 
 async def test_a_request_that_is_given_up_takes_no_other_with_it(settings: Settings) -> None:
     async with limited(settings) as app:
-        limiter: limits.Limiter = app.state.limiter
+        limiter: Limiter = app.state.limiter
         given_up, other = (
             asyncio.create_task(limiter.spend("given up", Rate(9, 3600), name)) for name in "ab"
         )
@@ -228,7 +241,7 @@ async def test_a_redis_that_hangs_costs_a_moment_once(
 async def test_redis_counts_again_when_it_is_back(
     empty_redis: Settings, dead_redis: SecretStr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "TRY_AGAIN", 0.05)
+    monkeypatch.setattr(buckets, "TRY_AGAIN", 0.05)
     async with (
         limited(empty_redis, rate_limit=Rate(1, 3600), redis_url=dead_redis) as app,
         calling(app) as client,

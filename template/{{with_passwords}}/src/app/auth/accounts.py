@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from app import audit, limits
 from app.auth.models import Account
 from app.auth.passwords import Passwords
+from app.buckets import Limiter
 from app.db import Database, Reader
 from app.errors import Conflict, Forbidden, Unauthorized
 from app.settings import Settings
@@ -114,6 +115,6 @@ class Accounts:
         return reader
 
     @property
-    def _limiter(self) -> limits.Limiter:
-        limiter: limits.Limiter = self._app.state.limiter
+    def _limiter(self) -> Limiter:
+        limiter: Limiter = self._app.state.limiter
         return limiter

@@ -1,9 +1,11 @@
 """The engine, the default service's image, and its running stack: made once, used by every test."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -12,8 +14,8 @@ from tests import generator
 from . import images, service
 from .engine import Engine, engine
 
-# One machine is one client: the load test would be limited, as it should.
-UNLIMITED = 'services: {api: {environment: {RATE_LIMIT: "off"}}}'
+HERE = Path(__file__).parent
+PASSWORD = "correct horse battery staple 47"
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +33,8 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator.render(template, folder)
     subprocess.run(["uv", "lock", "--quiet"], cwd=folder, check=True)
     subprocess.run(["sh", "compose/secrets.sh"], cwd=folder, check=True)
-    (folder / "compose.override.yaml").write_text(UNLIMITED)
+    shutil.copy(HERE / "override.yaml", folder / "compose.override.yaml")
+    shutil.copy(HERE / "collector.py", folder)
     (folder / ".env").write_text("SECRET_KEY=0f1e2d3c4b5a69788796a5b4c3d2e1f0\n")
     return folder
 
@@ -48,3 +51,16 @@ def image(docker: Engine, project: Path) -> str:
 def stack(docker: Engine, project: Path, image: str) -> Iterator[service.Stack]:
     with service.running(service.Stack(docker, project, image)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def token(stack: service.Stack) -> str:
+    """A registered user's access token."""
+    email = f"{uuid4()}@example.com"
+    account = {"email": email, "password": PASSWORD}
+    registered = stack.ask("POST", "/api/v1/auth/register", account)
+    assert registered.status == 201, registered.body
+    form = {"username": email, "password": PASSWORD}
+    login = stack.ask("POST", "/api/v1/auth/login", form=form)
+    assert login.status == 200, login.body
+    return str(login.body["access_token"])

@@ -54,7 +54,13 @@ class Stack:
 
     def compose(self, *arguments: str, **variables: str) -> str:
         """Run ``docker compose`` on the stack and return what it printed."""
-        variables = {"IMAGE": self.image, "API_PORT": str(self.port), **variables}
+        variables = {
+            "IMAGE": self.image,
+            "API_PORT": str(self.port),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+            "OTEL_TRACES_SAMPLER_ARG": "1",
+            **variables,
+        }
         return self.engine.docker("compose", *arguments, cwd=self.project, env=variables)
 
     def containers(self, *, stopped: bool = False) -> dict[str, dict[str, Any]]:

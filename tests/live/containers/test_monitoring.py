@@ -24,24 +24,31 @@ def prometheus(stack: Stack) -> Iterator[str]:
 
 
 def query(prometheus: str, expression: str) -> list[Any]:
+    """Return the series of an expression that have a number."""
     url = f"{prometheus}/api/v1/query?{urlencode({'query': expression})}"
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
             result: list[Any] = json.load(response)["data"]["result"]
-            return result
+            return [series for series in result if series["value"][1] != "NaN"]
     except ConnectionError:
         return []
 
 
-def test_every_panel_of_the_dashboard_has_data(stack: Stack, prometheus: str) -> None:
-    until(lambda: query(prometheus, 'up{job="api"} == 1'), 30)
-    stack.ask("GET", "/nowhere")
-    dashboard = json.loads((stack.project / "compose/grafana/dashboards/service.json").read_text())
+def test_every_panel_of_every_dashboard_has_data(stack: Stack, token: str, prometheus: str) -> None:
+    for job in ("api", "worker"):
+        until(partial(query, prometheus, f'up{{job="{job}"}} == 1'), 30)
+
+    def has_data(expression: str) -> list[Any]:
+        stack.ask("POST", "/api/v1/items/export", {}, token)  # a request, a query and a job
+        return query(prometheus, expression)
+
+    dashboards = (stack.project / "compose/grafana/dashboards").glob("*.json")
     expressions = [
         target["expr"].replace("$__rate_interval", "10s")
-        for panel in dashboard["panels"]
+        for dashboard in dashboards
+        for panel in json.loads(dashboard.read_text())["panels"]
         for target in panel["targets"]
     ]
-    assert len(expressions) > 5
+    assert len(expressions) > 10
     for expression in expressions:
-        until(partial(query, prometheus, expression), 10)
+        until(partial(has_data, expression), 30)

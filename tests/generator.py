@@ -53,13 +53,34 @@ def choices() -> dict[str, list[Any]]:
 def combinations_to_render() -> list[Answers]:
     """Return a covering array: all of ``TOGETHER``, and every pair of any two answers."""
     values = choices()
-    pairs = combinations(sorted(values), 2)
-    uncovered: set[Tuple] = {
+    return list(_cover(values, _tuples(values, TOGETHER, *combinations(sorted(values), 2))))
+
+
+def combinations_to_install() -> dict[str, Answers]:
+    """Return a smaller array, by name: the default, the minimal one, every pair of ``TOGETHER``."""
+    values = {name: found for name, found in choices().items() if name in TOGETHER}
+    named_ones = {preset: _proposed(preset) for preset in ("standard", "minimal")}
+    covered = {pair for row in named_ones.values() for pair in combinations(sorted(row.items()), 2)}
+    open_pairs = {
+        each
+        for each in _tuples(values, *combinations(sorted(values), 2))
+        if tuple(sorted(each)) not in covered
+    }
+    return named_ones | {named(row): row for row in _cover(values, open_pairs)}
+
+
+def _proposed(preset: str) -> Answers:
+    proposed = options.defaults(options.load(), preset)
+    return {name: proposed[name] for name in TOGETHER}
+
+
+def _tuples(values: dict[str, list[Any]], *groups: tuple[str, ...]) -> set[Tuple]:
+    """Return every combination of answers to the questions of each group."""
+    return {
         frozenset(zip(names, each, strict=True))
-        for names in (TOGETHER, *pairs)
+        for names in groups
         for each in product(*(values[name] for name in names))
     }
-    return list(_cover(values, uncovered))
 
 
 def _cover(values: dict[str, list[Any]], uncovered: set[Tuple]) -> Iterator[Answers]:

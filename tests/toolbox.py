@@ -33,7 +33,8 @@ def requirements(project: Path) -> list[str]:
 
 def python_with(required: list[str]) -> Path:
     """Return a Python that has all of ``required`` installed."""
-    key = hashlib.sha256("\n".join(required).encode()).hexdigest()[:12]
+    day = os.environ.get("UV_EXCLUDE_NEWER", "")
+    key = hashlib.sha256("\n".join([*required, day]).encode()).hexdigest()[:12]
     home = BUILD / f"toolbox-{key}"
     with _lock(BUILD / "toolbox.lock"):
         if not (home / "complete").exists():

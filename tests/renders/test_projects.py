@@ -43,9 +43,9 @@ def python(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What mypy knows of the libraries, shared by the renders of this process."""
-    return tmp_path_factory.mktemp("mypy")
+def mypy_cache(python: Path, worker_id: str) -> Path:
+    """What mypy knows of the libraries, shared by the renders of this process and later ones."""
+    return python.parent.parent / f"mypy-{worker_id}"
 
 
 def test_nothing_of_the_template_is_left(project: Path) -> None:

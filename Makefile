@@ -1,0 +1,64 @@
+# Every target works on a machine that has Python 3.11 or newer, git and make. What else is needed
+# (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test services live lint constraints pictures clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := build/demo
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Generated services resolve to what was there on this day, so that a test says the same tomorrow.
+# `make constraints` moves it; UV_EXCLUDE_NEWER=2099-01-01T00:00:00Z tries the newest of everything.
+export UV_EXCLUDE_NEWER ?= 2026-11-21T00:00:00Z
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: .venv/complete ## Render the default service, and serve it: Postgres, Valkey, a worker
+	rm -rf $(DEMO)
+	copier copy --trust --defaults --quiet --vcs-ref HEAD . $(DEMO)
+	@echo "Rendered to $(DEMO). Its dependencies come next; the first time takes a minute."
+	cd $(DEMO) && uv sync && exec uv run app dev
+
+test: .venv/complete ## The rules, the renders, the prompts; then the default service's own tests
+	pytest -n 2 --dist loadgroup tests/rules tests/renders tests/prompts
+	pytest -s tests/suites -k standard
+
+services: .venv/complete ## Install services with other answers, and run their own tests
+	pytest -s -rs tests/suites -k "not standard"
+
+live: .venv/complete ## Containers, processes and signals, for real
+	pytest -v -rs tests/live
+
+lint: .venv/complete ## Ruff and mypy on the generator itself
+	ruff check
+	ruff format --check
+	mypy
+
+constraints: .venv/complete ## Renew constraints.txt, and the day up to which services resolve
+	sed -i.old "s/^export UV_EXCLUDE_NEWER .*/export UV_EXCLUDE_NEWER ?= $$(date -u +%Y-%m-%dT00:00:00Z)/" Makefile
+	rm Makefile.old
+	env -u UV_EXCLUDE_NEWER uv pip compile pyproject.toml --group dev --universal --upgrade --quiet \
+	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --output-file constraints.txt
+
+pictures: .venv/complete ## Make the README's pictures anew, from the real thing
+	python docs/pictures/make.py
+
+clean: ## Remove what these targets made
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache
+
+# Some systems ship Python without the part that puts pip into a new environment; theirs does it then.
+.venv/complete: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Slipway needs Python 3.11 or newer; say which: make PYTHON=python3.13 ..." >&2; exit 1; }
+	@echo "Preparing .venv ..."
+	@rm -rf .venv
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null && $(PYTHON) -m venv .venv \
+	    || $(PYTHON) -m venv --without-pip .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
+	    && pip="$(BIN)/python -m pip" || pip="$(PYTHON) -m pip --python $(BIN)/python"; \
+	    $$pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@touch $@

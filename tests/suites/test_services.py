@@ -1,0 +1,55 @@
+"""A generated service passes its own tests, on the servers that it brings.
+
+Run with ``-s``, this shows each service's tests as they go.
+"""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import generator
+
+UV = [sys.executable, "-m", "uv"]
+SERVICES = generator.combinations_to_install()
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("answers", SERVICES.values(), ids=SERVICES)
+def test_the_service_passes_its_own_tests(
+    template: Path, tmp_path: Path, answers: dict[str, Any]
+) -> None:
+    service = generator.render(template, tmp_path / "service", **answers)
+    subprocess.run([*UV, "sync", "--quiet"], cwd=service, check=True)
+    environment = {**os.environ, "PYTEST_ADDOPTS": "-q -n 2"}
+    subprocess.run([*UV, "run", "pytest"], cwd=service, env=environment, check=True)
+    _is_whole_without_the_tools(service)
+
+
+def _is_whole_without_the_tools(service: Path) -> None:
+    """Import every module with nothing but the run-time requirements, as the image does."""
+    sync = [*UV, "sync", "--quiet", "--locked", "--no-dev"]
+    subprocess.run(sync, cwd=service, check=True)
+    modules = [
+        ".".join(path.relative_to(service / "src").with_suffix("").parts).removesuffix(".__init__")
+        for path in (service / "src").rglob("*.py")
+        if "dev" not in path.parts and path.name != "__main__.py"
+    ]
+    script = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    python = service / ".venv" / "bin" / "python"
+    subprocess.run([python, "-c", script, *modules], cwd=service, check=True)
+
+
+def test_the_lock_file_of_a_service_stays_its_own(template: Path, tmp_path: Path) -> None:
+    """The template never writes ``uv.lock``; what a service has is not replaced by a new copy."""
+    service = generator.render(template, tmp_path / "service")
+    assert not (service / "uv.lock").exists()
+    subprocess.run([*UV, "lock", "--quiet"], cwd=service, check=True)
+    locked = (service / "uv.lock").read_bytes()
+    assert tomllib.loads(locked.decode())["version"] == 1
+    generator.render(template, service)
+    assert (service / "uv.lock").read_bytes() == locked

@@ -10,12 +10,13 @@ say() {
     echo "release: $*" >&2
 }
 
-# Everything but the migrations: they have run, and an older image does not know the newest.
+# Start all of an image, within so many seconds, but for the migrations: they have run, and an older
+# image does not know the newest.
 serve() {
     export IMAGE="$1"
     services=$(docker compose config --services | grep -vx migrate)
     # shellcheck disable=SC2086 # several words
-    docker compose up --no-build --no-deps --wait --wait-timeout "${RELEASE_TIMEOUT:-180}" $services
+    docker compose up --no-build --no-deps --wait --wait-timeout "$2" $services
 }
 
 if ! grep -qs '^COMPOSE_FILE=.*compose\.production\.yaml' .env; then
@@ -24,12 +25,13 @@ if ! grep -qs '^COMPOSE_FILE=.*compose\.production\.yaml' .env; then
 fi
 touch .releases
 serving=$(tail -n 1 .releases)
+patience=${RELEASE_TIMEOUT:-180}
 
 case ${1:-} in
 --back)
     before=$(tail -n 2 .releases | sed '$d')
     [ -n "$before" ] || { say "there is no image to go back to"; exit 1; }
-    serve "$before"
+    serve "$before" "$patience"
     sed -i '$d' .releases
     say "$before serves again"
     ;;
@@ -43,11 +45,11 @@ case ${1:-} in
         say "the migrations failed, so nothing was changed: ${serving:-nothing} serves"
         exit 1
     fi
-    if ! serve "$1"; then
-        say "$1 did not get ready; why: docker compose logs api"
-        if [ -n "$serving" ] && serve "$serving"; then
-            say "$serving serves again"
-        fi
+    if ! serve "$1" "$patience"; then
+        say "$1 did not get ready"
+        [ -n "$serving" ] || exit 1
+        serve "$serving" 600 || { say "$serving did not come back either"; exit 1; }
+        say "$serving serves again"
         exit 1
     fi
     [ "$1" = "$serving" ] || echo "$1" >>.releases

@@ -23,7 +23,7 @@ def mirror() -> str:
 
 def install(*packages: str) -> None:
     """Install packages of this machine's own release; raises when apt can't."""
-    mirror()
+    _apt("update", "-qq")
     _apt("install", "-y", "-qq", "--no-install-recommends", *packages)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from . import apt
 
+CGROUPS = "/sys/fs/cgroup"
 PLUGINS = {"docker-compose", "docker-buildx"}
 PLUGIN_SUITE = "trixie"  # Debian 12 has neither plugin, and its libc is new enough for these.
 START_SECONDS = 30
@@ -75,10 +76,17 @@ def _serves(machine: Engine, images: Sequence[str]) -> bool:
 
 
 def _install() -> None:
-    if not (shutil.which("dockerd") and shutil.which("docker")):
+    """Install what is missing, and mount the control groups where no init system has done it."""
+    commands = {"docker": "docker.io", "dockerd": "docker.io"}
+    mounted = os.path.ismount(CGROUPS)
+    if not mounted:
+        commands["cgroupfs-mount"] = "cgroupfs-mount"
+    if missing := {package for name, package in commands.items() if not shutil.which(name)}:
         if os.geteuid():
             raise RuntimeError("No container engine answers here, and only root can install one.")
-        apt.install("docker.io")
+        apt.install(*sorted(missing))
+    if not mounted:
+        subprocess.run(["cgroupfs-mount"], check=True)
 
 
 def _plugins(cache: Path) -> Path:

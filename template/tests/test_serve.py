@@ -66,7 +66,7 @@ class Server:
     def get(self, path: str, **headers: str) -> httpx2.Response:
         return httpx2.get(self.url + path, headers=headers, timeout=10)
 
-    def until(self, holds: Callable[[], bool], seconds: float = 15) -> None:
+    def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
         """Wait until something holds, and fail with the log when it does not."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -83,7 +83,7 @@ class Server:
 
     def workers(self) -> set[int]:
         """The processes that answer."""
-        return {self.get("/test/pid").json() for _ in range(30)}
+        return {self.get("/test/pid").json() for _ in range(16)}
 
     def lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -138,9 +138,6 @@ def load(server: Server, path: str = "/test/slow?seconds=0.01") -> Iterator["Cou
             while not stop.is_set():
                 try:
                     answers[str(client.get(path).status_code)] += 1
-                except httpx2.ConnectError:
-                    answers["refused"] += 1
-                    time.sleep(0.02)
                 except httpx2.TransportError as error:
                     answers[f"lost: {error!r}"] += 1
 
@@ -172,10 +169,10 @@ def test_after_sigterm_no_request_is_lost(serve: Serve) -> None:
         server.process.send_signal(signal.SIGTERM)
         server.until(lambda: server.get("/health/ready").status_code == 503, 3)
         assert server.get("/test/pid").headers["connection"] == "close"
-        code = server.process.wait(20)
-    assert code == 0
-    assert answers.pop("200") > 20
-    assert set(answers) == {"refused"}, answers
+        time.sleep(1)  # until a load balancer has noticed
+    assert server.process.poll() is None
+    assert set(answers) == {"200"}, answers
+    assert server.process.wait(20) == 0
 
 
 def test_a_request_in_flight_is_answered_after_sigterm(serve: Serve) -> None:
@@ -206,8 +203,8 @@ def test_sighup_replaces_the_workers_and_loses_nothing(serve: Serve) -> None:
     with load(server) as answers:
         time.sleep(0.3)
         server.process.send_signal(signal.SIGHUP)
-        server.until(lambda: len(server.workers()) == 2 and not server.workers() & before)
-        time.sleep(0.5)
+        server.until(lambda: len(server.workers() - before) == 2, 40)
+        server.until(lambda: not server.workers() & before, 40)
     assert set(answers) == {"200"}, answers
     assert server.stop() == 0
 
@@ -222,7 +219,7 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(serve: Serve) -> None:
     os.kill(victim, signal.SIGKILL)
     server.until(lambda: len(server.workers() - {victim}) == 2)
     time.sleep(0.5)
-    assert requests_counted(server) >= counted + 30
+    assert requests_counted(server) >= counted + 16
     assert len({requests_counted(server) for _ in range(10)}) == 1, "each worker answers for all"
     assert server.stop() == 0
 
@@ -254,7 +251,7 @@ def test_metrics_can_have_a_port_of_their_own(serve: Serve) -> None:
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(serve: Serve) -> None:
-    server = serve(GUNICORN_CMD_ARGS="--timeout 2")
+    server = serve(GUNICORN_CMD_ARGS="--timeout 5")
     server.until(lambda: len(server.workers()) == 2)
     before = server.workers()
     with pytest.raises(httpx2.TransportError):

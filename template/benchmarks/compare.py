@@ -1,0 +1,412 @@
+"""What the production features cost: this service against bare FastAPI, on this machine, now.
+
+    uv run python benchmarks/compare.py [--rounds 7] [--seconds 3]
+
+Both are served by one process and asked in turn, so that a busy machine slows both. Read the
+ratios, not the figures, and not differences of less than a tenth. Nothing is asserted.
+
+- plain: one route that answers a small model. Bare FastAPI has this one route; the service has
+  fifty, and logs, traces (one request in ten), metrics, ids, headers and limits.
+- read: one row of Postgres, with the service's ``Reader``, against a raw asyncpg pool in the same
+  app.
+- start: from `app serve` with two workers to the first answer, and the memory that it takes.
+
+The routes are not below /api/, where each request would also ask Redis for its rate limit.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated, Any
+
+import asyncpg
+from fastapi import APIRouter, Depends, FastAPI, Request
+from pydantic import BaseModel
+from sqlalchemy import Column, Integer, MetaData, String, Table, select
+
+ROOT = Path(__file__).parent.parent
+CONNECTIONS = 32
+ROWS = Table(
+    "benchmark_rows", MetaData(), Column("id", Integer, primary_key=True), Column("name", String)
+)
+PLAIN, READ, RAW = (f"/bench/v1/things/{kind}/42" for kind in ("plain", "read", "raw"))
+
+
+class Thing(BaseModel):
+    """What every route answers."""
+
+    id: int
+    name: str
+
+
+async def plain(thing_id: int) -> Thing:
+    return Thing(id=thing_id, name="thing")
+
+
+def bare() -> FastAPI:
+    """FastAPI, and nothing else."""
+    app = FastAPI()
+    app.add_api_route("/bench/v1/things/plain/{thing_id}", plain)
+    return app
+
+
+def service() -> FastAPI:
+    """This service, with fifty more routes."""
+    from app import routing
+    from app.main import create_app
+
+    app = create_app()
+    for name in (*(f"others{n}" for n in range(9)), "things"):
+        app.include_router(_five_routes(name), prefix="/bench/v1")
+    routing.index(app)
+    parts = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def with_raw_pool(app: FastAPI) -> AsyncIterator[None]:
+        url = app.state.settings.database_url.get_secret_value().replace("+asyncpg", "")
+        async with parts(app), asyncpg.create_pool(url, min_size=10, max_size=10) as app.state.raw:
+            yield
+
+    app.router.lifespan_context = with_raw_pool
+    return app
+
+
+def _five_routes(name: str) -> APIRouter:
+    from app.db import Reader, Reads
+
+    by_id = select(ROWS.c.id, ROWS.c.name)
+
+    async def read(reader: Reads, thing_id: int) -> Thing:
+        row = await reader.first(by_id.where(ROWS.c.id == thing_id))
+        assert row
+        return Thing(id=row.id, name=row.name)
+
+    async def pool(request: Request) -> Any:
+        return request.app.state.raw
+
+    async def raw(pool: Annotated[Any, Depends(pool)], thing_id: int) -> Thing:
+        row = await pool.fetchrow("SELECT id, name FROM benchmark_rows WHERE id = $1", thing_id)
+        return Thing(id=row["id"], name=row["name"])
+
+    async def change(thing_id: int, thing: Thing) -> Thing:
+        return thing
+
+    router = APIRouter(prefix=f"/{name}")
+    router.add_api_route("/{thing_id}", plain)
+    router.add_api_route("/{thing_id}", change, methods=["PUT"])
+    router.add_api_route("/plain/{thing_id}", plain)
+    router.add_api_route("/read/{thing_id}", read)
+    router.add_api_route("/raw/{thing_id}", raw)
+    assert Reader
+    return router
+
+
+def in_process(name: str, requests: int = 3000) -> float:
+    """Return the CPU time of one request, in microseconds, without a server around the app."""
+    import uvloop
+
+    return uvloop.run(_in_process({"bare": bare, "service": service}[name](), requests))
+
+
+async def _in_process(app: FastAPI, requests: int) -> float:
+    statuses: set[int] = set()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        statuses.add(message.get("status", 200))
+
+    async with app.router.lifespan_context(app):
+        for _ in range(200):
+            await app(_scope(), receive, send)
+        best = min([await _timed(app, receive, send, 100) for _ in range(requests // 100)])
+    assert statuses == {200}, statuses
+    return best
+
+
+async def _timed(app: FastAPI, receive: Any, send: Any, requests: int) -> float:
+    started = time.thread_time()
+    for _ in range(requests):
+        await app(_scope(), receive, send)
+    return (time.thread_time() - started) / requests * 1e6
+
+
+def _scope() -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": PLAIN,
+        "raw_path": PLAIN.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), (b"accept", b"*/*")],
+        "client": ("127.0.0.1", 5000),
+        "server": ("127.0.0.1", 8000),
+        "state": {},
+    }
+
+
+class Server:
+    """A server process with all its children."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=None
+        )
+
+    def wait(self, path: str) -> float:
+        """Return the seconds until the first answer."""
+        started = time.monotonic()
+        while time.monotonic() - started < 60:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(self.url + path, timeout=2).read()
+                return time.monotonic() - started
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise SystemExit(f"{' '.join(map(str, self.process.args))} does not answer")  # type: ignore[arg-type]
+
+    def pids(self) -> list[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [self.process.pid, *(map(int, path.read_text().split()) if path.exists() else ())]
+
+    def cpu_seconds(self) -> float:
+        """CPU time used so far; 0 where there is no /proc."""
+        ticks = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> float:
+        """Memory in MB, what is shared counted once; 0 where there is no /proc."""
+        kilobytes = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                kilobytes += int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
+        return kilobytes / 1024
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(40)
+
+
+def load(server: Server, path: str, seconds: float) -> tuple[float, float]:
+    """Return requests per second, and microseconds of CPU for each."""
+    before = server.cpu_seconds()
+    requests, took = _load(server.url + path, seconds)
+    return requests / took, (server.cpu_seconds() - before) / requests * 1e6
+
+
+def _load(url: str, seconds: float) -> tuple[int, float]:
+    if wrk := shutil.which("wrk"):
+        command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", url]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert "Non-2xx" not in text, text
+        requests, took, unit = re.search(r"(\d+) requests in ([\d.]+)(m?s)", text).groups()  # type: ignore[union-attr]
+        return int(requests), float(took) / (1000 if unit == "ms" else 1)
+    return asyncio.run(_load_slowly(url, seconds))
+
+
+async def _load_slowly(url: str, seconds: float) -> tuple[int, float]:
+    """Ask without wrk: costs as much as the server, so that ratios look better than they are."""
+    host, _, path = url.removeprefix("http://").partition("/")
+    address, _, port = host.partition(":")
+    request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    end, answers = time.monotonic() + seconds, 0
+
+    async def ask() -> None:
+        nonlocal answers
+        reader, writer = await asyncio.open_connection(address, port)
+        while time.monotonic() < end:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))  # type: ignore[index]
+            answers += 1
+        writer.close()
+
+    await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
+    return answers, seconds
+
+
+@contextmanager
+def collector() -> Iterator[str]:
+    """Take the spans, as a collector would."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            """Be quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def environment() -> Iterator[dict[str, str]]:
+    """Postgres with a table, Valkey, a collector, and the variables that name them."""
+    from app.dev.servers import services
+
+    with services() as urls, collector() as endpoint:
+        asyncio.run(_fill(urls["DATABASE_URL"].replace("+asyncpg", "")))
+        yield {
+            **os.environ,
+            **urls,
+            "ENVIRONMENT": "production",
+            "SECRET_KEY": secrets.token_hex(32),
+            "DRAIN_SECONDS": "0",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_TRACES_SAMPLER_ARG": "0.1",
+            "PYTHONPATH": str(ROOT / "benchmarks"),
+        }
+
+
+async def _fill(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        "DROP TABLE IF EXISTS benchmark_rows;"
+        "CREATE TABLE benchmark_rows (id int PRIMARY KEY, name text);"
+        "INSERT INTO benchmark_rows SELECT n, 'row ' || n FROM generate_series(1, 1000) n;"
+        "ANALYZE benchmark_rows"
+    )
+    await connection.close()
+
+
+def start(variables: dict[str, str], name: str) -> Server:
+    """Serve one of the two apps with one process."""
+    port = free_port()
+    variables = variables | {"PORT": str(port), "WEB_CONCURRENCY": "1"}
+    gunicorn = ["-m", "gunicorn", "compare:service()"]
+    uvicorn = ["-m", "uvicorn", "compare:bare", "--factory", "--no-access-log"]
+    uvicorn += ["--log-level", "warning", "--port", str(port)]
+    server = Server([sys.executable, *(uvicorn if name == "bare" else gunicorn)], variables, port)
+    server.wait(PLAIN)
+    return server
+
+
+def measure(variables: dict[str, str], rounds: int, seconds: float) -> None:
+    """Ask both in turn, and print the ratios."""
+    servers = {name: start(variables, name) for name in ("bare", "service")}
+    targets = {
+        "bare": (servers["bare"], PLAIN),
+        "service": (servers["service"], PLAIN),
+        "asyncpg": (servers["service"], RAW),
+        "reader": (servers["service"], READ),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in targets}
+    for server, path in targets.values():
+        load(server, path, 1)
+    for _ in range(rounds):
+        for name, (server, path) in targets.items():
+            found[name].append(load(server, path, seconds))
+    for server in servers.values():
+        server.stop()
+    report("plain: service to bare FastAPI", found["service"], found["bare"])
+    report("read: Reader to raw asyncpg", found["reader"], found["asyncpg"])
+
+
+def report(name: str, ours: list[tuple[float, float]], base: list[tuple[float, float]]) -> None:
+    rate = statistics.median(a[0] / b[0] for a, b in zip(ours, base, strict=True))
+    cpu = statistics.median(a[1] / b[1] for a, b in zip(ours, base, strict=True) if b[1])
+    each = statistics.median(a[0] for a in ours), statistics.median(b[0] for b in base)
+    print(
+        f"{name:<34} throughput x{rate:.2f}  CPU x{cpu:.2f}"
+        f"  ({each[0]:.0f} to {each[1]:.0f} requests/s)"
+    )
+
+
+def measure_in_process(variables: dict[str, str], rounds: int) -> None:
+    """Measure each app in a process of its own, in turn."""
+    found: dict[str, list[float]] = {"bare": [], "service": []}
+    for _ in range(rounds):
+        for name, times in found.items():
+            command = [sys.executable, __file__, "--in-process", name]
+            done = subprocess.run(
+                command, cwd=ROOT, env=variables, check=True, stdout=subprocess.PIPE
+            )
+            times.append(json.loads(done.stdout.splitlines()[-1]))
+    ratio = statistics.median(s / b for b, s in zip(found["bare"], found["service"], strict=True))
+    best = {name: min(times) for name, times in found.items()}
+    print(
+        f"{'plain, in process':<34} CPU x{ratio:.2f}"
+        f"  ({best['service']:.0f} to {best['bare']:.0f} microseconds)"
+    )
+
+
+def measure_start(variables: dict[str, str], rounds: int) -> None:
+    """Start the service as in production, with two workers."""
+    took, memory = [], []
+    for _ in range(rounds):
+        port = free_port()
+        settings = variables | {"PORT": str(port), "WEB_CONCURRENCY": "2"}
+        server = Server([sys.executable, "-m", "app", "serve"], settings, port)
+        took.append(server.wait("/health/live"))
+        time.sleep(1)
+        memory.append(server.memory())
+        server.stop()
+    seconds, megabytes = statistics.median(took), statistics.median(memory)
+    print(f"{'start, two workers':<34} first answer {seconds:.2f} s  memory {megabytes:.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--in-process", choices=["bare", "service"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.in_process:
+        sys.stdout.flush()
+        result = in_process(options.in_process)
+        sys.stdout.write(f"\n{result}\n")
+        return
+    print(f"{options.rounds} rounds of {options.seconds:g} s, {CONNECTIONS} connections, medians")
+    if not shutil.which("wrk"):
+        print("wrk is not installed: a slower loader takes its place, and flatters the ratios")
+    with environment() as variables:
+        measure_in_process(variables, min(options.rounds, 5))
+        measure(variables, options.rounds, options.seconds)
+        measure_start(variables, min(options.rounds, 5))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,9 +14,11 @@ REQUIRED: dict[str, Any] = {
     "redis_url": "redis://cache",
 }
 LINES = (ROOT / ".env.example").read_text().splitlines()
-SHOWN: dict[str, str] = dict(
-    match.groups() for line in LINES if (match := re.fullmatch(r"#([A-Z][A-Z0-9_]*)=(.*)", line))
-)
+SHOWN = {
+    match[1]: match[2]
+    for line in LINES
+    if (match := re.fullmatch(r"#([A-Z][A-Z0-9_]*)=(.*)", line))
+}
 
 
 @pytest.fixture(autouse=True)

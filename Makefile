@@ -26,7 +26,8 @@ test: .venv/complete ## The rules, the renders, the prompts; then the default se
 	pytest -n 2 --dist loadgroup tests/rules tests/renders tests/prompts
 	pytest -s tests/suites -k standard
 
-services: .venv/complete ## Install services with other answers, and run their own tests
+services: .venv/complete ## Update services, and install some with other answers and run their own tests
+	pytest -n 2 tests/updates
 	pytest -s -rs tests/suites -k "not standard"
 
 live: .venv/complete ## Containers, processes and signals, for real

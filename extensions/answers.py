@@ -63,7 +63,7 @@ def refusal(question: str, answer: object, choices: list[str] | None = None) -> 
         return "" if known else f"{answer!r} is neither yes nor no."
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return f"{answer!r} is no text; put it in quotes."
-    return _unwritable(str(answer)) or RULES[question](str(answer))
+    return _unwritable(str(answer)) or RULES.get(question, _anything)(str(answer))
 
 
 def _listed(names: Any) -> str:
@@ -77,6 +77,10 @@ def _unwritable(text: str) -> str:
             return f"holds U+{ord(character):04X}, which can't be seen; take it out."
     if len(text) > LONGEST_LINE:
         return f"has {len(text)} characters; it would have at most {LONGEST_LINE}."
+    return ""
+
+
+def _anything(_: str) -> str:
     return ""
 
 

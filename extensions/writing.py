@@ -40,5 +40,5 @@ def quoted(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return ``text`` so that Markdown shows it as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>#+!|$~&-])", r"\\\1", text)
+    """Return ``text`` so that a paragraph of Markdown shows it as it is."""
+    return re.sub(r"([\\`*_\[\]<>$]|^[#+-])", r"\\\1", text)

@@ -1,6 +1,7 @@
 """Answers: what is refused and why, and what is awkward but fine."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -139,6 +140,12 @@ def test_awkward_text_arrives_as_it_was_written(awkward: Path) -> None:
     assert project["authors"] == [{"name": AWKWARD["author"], "email": AWKWARD["email"]}]
     kept = yaml.safe_load((awkward / ".copier-answers.yml").read_text())
     assert AWKWARD.items() <= kept.items()
+
+
+def test_awkward_text_is_shown_by_markdown_as_it_is(awkward: Path) -> None:
+    shown = (awkward / "README.md").read_text().split("\n\n")[1]
+    assert not re.search(r"(?<!\\)[`*_<>$]", shown)
+    assert re.sub(r"\\(.)", r"\1", shown) == AWKWARD["description"]
 
 
 def test_awkward_text_leaves_every_document_readable(awkward: Path) -> None:

@@ -1,0 +1,1 @@
+"""Updates of services that exist, from one version of the template to another, with git."""

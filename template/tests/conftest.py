@@ -118,9 +118,7 @@ test_settings.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
-def settings(
-    new_database: Callable[..., URL], migrated: str, servers: dict[str, str]
-) -> Settings:
+def settings(new_database: Callable[..., URL], migrated: str, servers: dict[str, str]) -> Settings:
     """The settings of the app that the tests in this process share."""
     return test_settings(new_database(migrated), servers)
 

@@ -202,9 +202,7 @@ ALWAYS: dict[int | str, dict[str, Any]] = {"default": PROBLEM, 422: PROBLEM}
 
 def responses(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
     """Describe, for the API document, the errors that a route is known to answer with."""
-    return {
-        error.status.value: {**PROBLEM, "description": error.status.phrase} for error in errors
-    }
+    return {error.status.value: {**PROBLEM, "description": error.status.phrase} for error in errors}
 
 
 def install(app: FastAPI, settings: Settings) -> None:

@@ -6,6 +6,8 @@ The settings of the server are in ``gunicorn.conf.py``.
 import asyncio
 import gc
 import logging
+import os
+import signal
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,7 @@ from app.settings import Settings, get_settings
 # Of the seconds that Gunicorn gives a worker to stop, those for closing its pools and for the last
 # spans to leave. What drains and what is in flight share the rest.
 LIFESPAN_TIMEOUT = 7
+SIGN_OF_LIFE = 5  # seconds between two; also how soon an orphaned worker notices
 
 
 def drain_seconds(settings: Settings) -> float:
@@ -74,6 +77,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         self.drain = drain_seconds(get_settings())
         self.config.access_log = False
         self.config.server_header = False
+        self.config.timeout_notify = SIGN_OF_LIFE
         left = self.cfg.graceful_timeout - self.drain - LIFESPAN_TIMEOUT
         self.config.timeout_graceful_shutdown = max(1, int(left))
 
@@ -92,6 +96,13 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         await server.serve(sockets=self.sockets)
         if not server.started:
             raise SystemExit(3)  # Gunicorn's code for a worker that can't start: it stops, too
+
+
+    async def callback_notify(self) -> None:
+        """Give a sign of life; stop when there is nobody left to give it to."""
+        if os.getppid() != self.ppid:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.notify()
 
 
 class GunicornLogger(Logger):

@@ -5,6 +5,7 @@ Debian; Postgres and Valkey from the wheels that the service itself develops wit
 of what the official images do as the service's ``compose.yaml`` relies on.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -27,27 +28,36 @@ STAND_INS = {
     "caddy:2": "caddy",
 }
 PACKAGES = {  # what a stand-in takes from Debian
-    "prometheus": ("bookworm", ["prometheus"]),
+    "prometheus": ("trixie", ["prometheus"]),
     "caddy": ("bookworm", ["caddy"]),
 }
 PUBLIC = [PYTHON, *STAND_INS]
 
 
 def provide(engine: Engine) -> None:
-    """Make every image of ``PUBLIC`` that the engine lacks."""
+    """Make every image of ``PUBLIC`` that an engine of ours lacks, or has an old stand-in for."""
+    if not engine.own:
+        return
     if not engine.has(PYTHON):
         _python(engine, PYTHON)
     for image, folder in STAND_INS.items():
-        if not engine.has(image):
-            _stand_in(engine, folder, image)
+        label = f"stand-in={_digest(folder)}"
+        if not engine.docker("image", "ls", "--quiet", "--filter", f"label={label}", image):
+            _stand_in(engine, folder, image, label)
 
 
-def _stand_in(engine: Engine, folder: str, image: str) -> None:
+def _digest(folder: str) -> str:
+    files = sorted(path for path in (HERE / folder).rglob("*") if path.is_file())
+    content = b"".join(path.read_bytes() for path in files) + repr(PACKAGES.get(folder)).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _stand_in(engine: Engine, folder: str, image: str, label: str) -> None:
     with tempfile.TemporaryDirectory(dir=engine.cache) as context:
         shutil.copytree(HERE / folder, context, dirs_exist_ok=True)
         if folder in PACKAGES:
             apt.unpack(*PACKAGES[folder], Path(context))
-        build(engine, Path(context), image)
+        build(engine, Path(context), image, "--label", label)
 
 
 def build(engine: Engine, folder: Path, tag: str, *arguments: str) -> None:

@@ -18,7 +18,7 @@ def prometheus(stack: Stack) -> Iterator[str]:
     config = stack.project / "compose/prometheus.yml"
     config.write_text(config.read_text().replace("15s", "1s"))
     port = str(free_port())
-    stack.compose("up", "--no-build", "--detach", "prometheus", PROMETHEUS_PORT=port)
+    stack.compose("up", "--no-build", "--wait", "prometheus", PROMETHEUS_PORT=port)
     yield f"http://127.0.0.1:{port}"
     stack.compose("rm", "--stop", "--force", "prometheus")
 
@@ -26,12 +26,9 @@ def prometheus(stack: Stack) -> Iterator[str]:
 def query(prometheus: str, expression: str) -> list[Any]:
     """Return the series of an expression that have a number."""
     url = f"{prometheus}/api/v1/query?{urlencode({'query': expression})}"
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            result: list[Any] = json.load(response)["data"]["result"]
-            return [series for series in result if series["value"][1] != "NaN"]
-    except ConnectionError:
-        return []
+    with urllib.request.urlopen(url, timeout=5) as response:
+        result: list[Any] = json.load(response)["data"]["result"]
+    return [series for series in result if series["value"][1] != "NaN"]
 
 
 def test_every_panel_of_every_dashboard_has_data(stack: Stack, token: str, prometheus: str) -> None:

@@ -17,7 +17,11 @@ def _storable(password: SecretStr) -> SecretStr:
 
 
 # Long rather than complicated, as NIST SP 800-63B asks for. The upper bound keeps hashing cheap.
-NewPassword = Annotated[SecretStr, Field(min_length=12, max_length=256), AfterValidator(_storable)]
+NewPassword = Annotated[
+    SecretStr,
+    Field(min_length=12, max_length=256, json_schema_extra={"pattern": r"^[^\x00]*$"}),
+    AfterValidator(_storable),
+]
 GivenPassword = Annotated[SecretStr, Field(max_length=256)]
 
 

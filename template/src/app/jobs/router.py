@@ -31,10 +31,10 @@ async def read_job(
     response.headers["Cache-Control"] = "no-store"
     if not status.finished:
         response.headers["Retry-After"] = POLL_AFTER
-    return public(status)
+    return _public(status)
 
 
-def public(status: JobStatus) -> JobStatus:
+def _public(status: JobStatus) -> JobStatus:
     """Leave out what was raised: it may say more than a caller should know."""
     error = f"It failed {status.attempts} times and was given up."
     return status.model_copy(update={"error": error if status.status == "dead" else None})

@@ -28,7 +28,7 @@ STAND_INS = {
     "caddy:2": "caddy",
 }
 PACKAGES = {  # what a stand-in takes from Debian
-    "prometheus": ("trixie", ["prometheus"]),
+    "prometheus": ("trixie", ["prometheus", "promtool"]),
     "caddy": ("bookworm", ["caddy"]),
 }
 PUBLIC = [PYTHON, *STAND_INS]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Receive, Scope, Send
 
 from app.errors import PreconditionFailed
 from app.settings import Settings
@@ -14,6 +15,7 @@ from app.settings import Settings
 # May be kept by the caller alone, and is asked for again each time: the answer is personal.
 PRIVATE = "private, no-cache"
 COMPRESSED_FROM = 1024  # bytes; below, the headers and the work cost more than is saved
+COMPRESSED_BY = 4  # of 9; above, it takes longer and saves little more
 
 
 class NotModified(Exception):
@@ -79,6 +81,17 @@ async def _not_modified(_: Request, error: Exception) -> Response:
     return Response(status_code=304, headers=error.headers)
 
 
+class Compression(GZipMiddleware):
+    """Compresses for those who ask for it. The others pay nothing."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for name, value in scope.get("headers", ()):
+            if name == b"accept-encoding" and b"gzip" in value:
+                await super().__call__(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 def install(app: FastAPI, settings: Settings) -> None:
     app.add_exception_handler(NotModified, _not_modified)
-    app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM)
+    app.add_middleware(Compression, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSED_BY)

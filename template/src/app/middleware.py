@@ -67,10 +67,20 @@ class Exchange(context.RequestContext):
     )
 
     def __init__(
-        self, scope: Scope, span: tracing.Span, request_id: str, send: Send, headers: "Headers"
+        self,
+        scope: Scope,
+        span: tracing.Span,
+        request_id: str,
+        send: Send,
+        headers: "Headers",
+        timeout: float,
     ) -> None:
-        super().__init__(request_id, span.trace_id, span.span_id)
+        self.request_id = request_id
+        self.trace_id = span.trace_id
+        self.span_id = span.span_id
+        self.user_id = None
         self.started = self.ended = monotonic()
+        self.deadline = self.started + timeout
         self.scope = scope
         self.span = span
         self.status = 0
@@ -232,8 +242,8 @@ class RequestLayer:
         headers = dict(scope["headers"])
         probe = scope["path"] in PROBES
         span = tracing.UNTRACED if probe else tracing.server_span(scope, headers)
-        exchange = Exchange(scope, span, _request_id(headers), send, self.headers)
-        exchange.deadline = exchange.started + self.timeout
+        request_id = _request_id(headers)
+        exchange = Exchange(scope, span, request_id, send, self.headers, self.timeout)
         token = context.VARIABLE.set(exchange)
         self.in_flight.add(exchange)
         try:

@@ -204,7 +204,7 @@ def _configure_standard_library(level: int, pretty: bool) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    for name in ("uvicorn", "uvicorn.error", "gunicorn.error", "celery", "alembic"):
+    for name in ("uvicorn", "uvicorn.error", "gunicorn.error", "alembic"):
         other = logging.getLogger(name)
         other.handlers.clear()
         other.propagate = True

@@ -97,7 +97,6 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         if not server.started:
             raise SystemExit(3)  # Gunicorn's code for a worker that can't start: it stops, too
 
-
     async def callback_notify(self) -> None:
         """Give a sign of life; stop when there is nobody left to give it to."""
         if os.getppid() != self.ppid:

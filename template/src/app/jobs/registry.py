@@ -70,7 +70,7 @@ def job(
 
 
 def _default_name(function: Function) -> str:
-    """``app.items.jobs`` and ``export_items`` make ``items.export_items``."""
+    """``app.orders.jobs`` and ``send_invoice`` make ``orders.send_invoice``."""
     module = function.__module__.removeprefix(f"{app.__name__}.").removesuffix(".jobs")
     return f"{module}.{function.__name__}"
 

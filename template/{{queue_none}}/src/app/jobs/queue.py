@@ -126,7 +126,7 @@ def install(app: FastAPI, settings: Settings) -> Lifespan:
     if scheduled := ", ".join(kind.name for kind in registry.scheduled()):
         raise ValueError(
             f"{scheduled}: `cron` needs a scheduler, which `queue: none` does not have; "
-            "take another queue: copier update -d queue=celery"
+            "choose one with a worker: copier update -d queue=..."
         )
 
     @asynccontextmanager

@@ -16,11 +16,11 @@ export UV_EXCLUDE_NEWER ?= 2026-11-21T00:00:00Z
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: .venv/complete ## Render the default service, and serve it: Postgres, Valkey, a worker
+demo: .venv/complete ## Render the default service, and serve it: Postgres, Valkey, a worker (PORT=8000)
 	rm -rf $(DEMO)
 	copier copy --trust --defaults --quiet --vcs-ref HEAD . $(DEMO)
 	@echo "Rendered to $(DEMO). Its dependencies come next; the first time takes a minute."
-	cd $(DEMO) && uv sync && exec uv run app dev
+	cd $(DEMO) && uv sync --quiet && exec uv run app dev $(if $(PORT),--port $(PORT))
 
 test: .venv/complete ## The rules, the renders, the prompts; then the default service's own tests
 	pytest -n 2 --dist loadgroup tests/rules tests/renders tests/prompts

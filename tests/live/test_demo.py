@@ -43,16 +43,18 @@ def demo(clone: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         for folder in os.environ["PATH"].split(os.pathsep)
         if not (Path(folder) / "uv").exists()
     )
-    log = (clone / "demo.log").open("wb")
-    with subprocess.Popen(
-        ["make", "demo"],
-        cwd=clone,
-        env={**os.environ, "PATH": path, "PORT": str(port)},
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as process:
+    with (
+        (clone / "demo.log").open("wb") as log,
+        subprocess.Popen(
+            ["make", "demo"],
+            cwd=clone,
+            env={**os.environ, "PATH": path, "PORT": str(port)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):
         yield process
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -55,11 +55,20 @@ def wait_for(work: Coroutine[Any, Any, Any]) -> None:
         thread.submit(asyncio.run, work).result()
 
 
+@asynccontextmanager
+async def connected(url: URL, **options: Any) -> AsyncIterator[AsyncConnection]:
+    """Connect, and leave nothing open: an engine that is not disposed of hangs the run."""
+    engine = create_async_engine(url, **options)
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
 async def _administer(server: URL, statement: str) -> None:
-    engine = create_async_engine(server, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
+    async with connected(server, isolation_level="AUTOCOMMIT") as connection:
         await connection.execute(text(statement))
-    await engine.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +99,6 @@ def migrated(new_database: Callable[..., URL]) -> str:
 
 async def migrate(url: URL, revision: str = "heads", *, down: bool = False) -> None:
     """Run the migrations against ``url``, as ``app migrate`` would."""
-    engine = create_async_engine(url)
     config = Config(toml_file=str(ROOT / "pyproject.toml"))
     run = command.downgrade if down else command.upgrade
 
@@ -98,9 +106,8 @@ async def migrate(url: URL, revision: str = "heads", *, down: bool = False) -> N
         config.attributes["connection"] = connection
         run(config, revision)
 
-    async with engine.connect() as connection:
+    async with connected(url) as connection:
         await connection.run_sync(with_connection)
-    await engine.dispose()
 
 
 def test_settings(database: URL, servers: dict[str, str], **changes: Any) -> Settings:

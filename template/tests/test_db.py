@@ -8,12 +8,12 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import literal_column, select, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.engine import make_url
 
 from app.db import Database, Reader, Session, create_engine, on_commit
 from app.errors import Conflict, Unavailable
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_of, connected, running
 
 PID = select(literal_column("pg_backend_pid()"))
 
@@ -108,10 +108,8 @@ async def test_a_connection_that_died_while_idle_is_replaced(fresh_settings: Set
     engine = create_engine(fresh_settings.model_copy(update=changes))
     async with engine.connect() as connection:
         first = (await connection.execute(PID)).scalar_one()
-    other = create_async_engine(fresh_settings.database_url.get_secret_value())
-    async with other.connect() as connection:
-        await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first})
-    await other.dispose()
+    async with connected(make_url(fresh_settings.database_url.get_secret_value())) as other:
+        await other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first})
     await asyncio.sleep(0.05)
     async with engine.connect() as connection:
         assert (await connection.execute(PID)).scalar_one() != first

@@ -10,19 +10,16 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import URL, Connection, inspect
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.db import Base
-from tests.conftest import ROOT, migrate
+from tests.conftest import ROOT, connected, migrate
 
 Made = Callable[..., URL]
 
 
 async def tables(url: URL) -> set[str]:
-    engine = create_async_engine(url)
-    async with engine.connect() as connection:
+    async with connected(url) as connection:
         names = await connection.run_sync(lambda c: inspect(c).get_table_names())
-    await engine.dispose()
     return set(names) - {"alembic_version"}
 
 
@@ -31,10 +28,8 @@ async def test_the_migrations_make_what_the_models_say(new_database: Made, migra
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         return compare_metadata(context, Base.metadata)
 
-    engine = create_async_engine(new_database(migrated))
-    async with engine.connect() as connection:
+    async with connected(new_database(migrated)) as connection:
         assert await connection.run_sync(differences) == []
-    await engine.dispose()
 
 
 async def test_they_can_be_undone_and_done_again(new_database: Made, migrated: str) -> None:

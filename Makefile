@@ -2,7 +2,7 @@
 # (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test services live lint constraints pictures clean
+.PHONY: help demo test combinations services live lint constraints pictures clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,8 +23,11 @@ demo: .venv/complete ## Render the default service, and serve it: Postgres, Valk
 	cd $(DEMO) && uv sync --quiet && exec uv run app dev $(if $(PORT),--port $(PORT))
 
 test: .venv/complete ## The rules, the renders, the prompts; then the default service's own tests
-	pytest -n 2 --dist loadgroup tests/rules tests/renders tests/prompts
+	pytest -n 2 --dist loadgroup -m "not besides" tests/rules tests/renders tests/prompts
 	pytest -s tests/suites -k standard
+
+combinations: .venv/complete ## Render every combination of the answers that change Python code
+	pytest -n 2 --dist loadgroup -m besides tests/renders
 
 services: .venv/complete ## Update services, and install some with other answers and run their own tests
 	pytest -n 2 tests/updates

@@ -50,10 +50,13 @@ def choices() -> dict[str, list[Any]]:
     return found
 
 
-def combinations_to_render() -> list[Answers]:
-    """Return a covering array: all of ``TOGETHER``, and every pair of any two answers."""
+def combinations_to_render() -> tuple[list[Answers], list[Answers]]:
+    """Return rows that cover every pair of any two answers, and what ``TOGETHER`` needs besides."""
     values = choices()
-    return list(_cover(values, _tuples(values, TOGETHER, *combinations(sorted(values), 2))))
+    pairs = list(_cover(values, _tuples(values, *combinations(sorted(values), 2))))
+    together = _tuples(values, TOGETHER)
+    besides = {each for each in together if not any(each <= set(row.items()) for row in pairs)}
+    return pairs, list(_cover(values, besides))
 
 
 def combinations_to_install() -> dict[str, Answers]:

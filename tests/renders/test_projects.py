@@ -14,9 +14,13 @@ import yaml
 from tests import generator, toolbox
 from tests.renders import leftovers
 
+PAIRS, BESIDES = generator.combinations_to_render()
 COMBINATIONS = [
-    pytest.param(each, id=generator.named(each), marks=pytest.mark.xdist_group(f"r{number % 2}"))
-    for number, each in enumerate(generator.combinations_to_render())
+    pytest.param(
+        each, id=generator.named(each), marks=[pytest.mark.xdist_group(f"r{n % 2}"), *more]
+    )
+    for rows, more in ((PAIRS, []), (BESIDES, [pytest.mark.besides]))
+    for n, each in enumerate(rows)
 ]
 # Requirements that nothing imports by name, and what needs them.
 USED_OTHERWISE = {

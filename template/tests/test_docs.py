@@ -17,6 +17,9 @@ async def test_the_page_works_offline(client: httpx2.AsyncClient) -> None:
     for asset in assets:
         assert asset.startswith("/docs/"), asset
         assert (await client.get(asset)).status_code == 200
+    policy = page.headers["content-security-policy"]
+    assert "script-src 'self' 'unsafe-inline'" in policy  # else a browser shows an empty page
+    assert "connect-src 'self'" in policy
 
 
 async def test_the_page_is_off_in_production(settings: Settings) -> None:

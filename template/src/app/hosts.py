@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import problem
-from app.middleware import PROBES
+from app.journal import PROBES
 from app.settings import Settings
 
 

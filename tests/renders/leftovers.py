@@ -10,7 +10,7 @@ import yaml
 
 from extensions import options
 from tests import generator
-from tests.rules.guards import HOMONYMS
+from tests.rules.guards import CONTRACT, HOMONYMS
 
 TAG = re.compile(r"\{%-? |-?%\}|\{#-? |\{\{")
 # Formats whose own syntax has double braces: GitHub's expressions, Prometheus' and Docker's.
@@ -96,6 +96,7 @@ def _extra_files(
 
 
 def _words(project: Path, theirs: dict[str, str]) -> Found:
+    theirs = {trace: option for trace, option in theirs.items() if not CONTRACT.fullmatch(trace)}
     if not theirs:
         return []
     words = "|".join(sorted(map(re.escape, theirs), key=len, reverse=True))
@@ -106,5 +107,5 @@ def _words(project: Path, theirs: dict[str, str]) -> Found:
         for path in generator.files(project)
         if path.name != ".copier-answers.yml"
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
-        for match in pattern.finditer(line)
+        for match in pattern.finditer(CONTRACT.sub("", line))
     ]

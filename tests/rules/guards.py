@@ -29,6 +29,10 @@ HOMONYMS = {
 }
 
 
+# Every service's contract has the standard variables of OpenTelemetry, whether it reads them or not.
+CONTRACT = re.compile(r"\bOTEL_[A-Z_]+")
+
+
 def core(root: Path) -> Iterator[Path]:
     """Yield the files that every project has."""
     for path in generator.files(root / "template"):
@@ -127,7 +131,7 @@ def core_names_no_option(root: Path) -> list[str]:
     asked = re.compile(rf"\{{[{{%][^}}]*(?<![\w\"'.])({'|'.join(questions)})\b[^}}]*[%}}]\}}")
     found = []
     for path in core(root):
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = CONTRACT.sub("", path.read_text(encoding="utf-8", errors="replace"))
         found += [f"{path}: names the option {match[0]!r}" for match in named.finditer(text)]
         if path.suffix == ".jinja":
             found += [f"{path}: asks for an answer: {m[0]}" for m in asked.finditer(text)]

@@ -49,7 +49,11 @@ BROKEN: list[tuple[Guard, Callable[[Path], None], str]] = [
         _append("pyproject.toml.jinja", '{% if queue == "x" %}\n{% endif %}\n'),
         "asks for an answer",
     ),
-    (guards.documents_parse, _append("compose/grafana/dashboards/service.yml", "a: [\n"), "service.yml"),
+    (
+        guards.documents_parse,
+        _append("compose/grafana/dashboards/service.yml", "a: [\n"),
+        "service.yml",
+    ),
     (guards.documents_parse, _append("new.toml", "a = \n"), "new.toml"),
     (guards.documents_parse, _append(".vscode/settings.json", "{"), "settings.json"),
     (

@@ -27,6 +27,7 @@ USED_OTHERWISE = {
     "asyncpg": "SQLAlchemy loads it, for postgresql+asyncpg",
     "email-validator": "Pydantic loads it, for EmailStr",
     "python-multipart": "FastAPI loads it, for forms",
+    "fastapi-offline": "its files for the documentation pages are served",
     "uvicorn": "app dev runs it as a command",
     "celery": "the worker runs it",
 }

@@ -29,7 +29,7 @@ HOMONYMS = {
 }
 
 
-# Every service's contract has the standard variables of OpenTelemetry, whether it reads them or not.
+# The standard variables of OpenTelemetry are in every service's contract, read or not.
 CONTRACT = re.compile(r"\bOTEL_[A-Z_]+")
 
 

@@ -127,3 +127,4 @@ async def test_the_index_finds_the_route_without_the_search() -> None:
     del app.router.routes[1:]
     assert (await _ask(app, "GET", "/api/v1/things/x/parts/y")).json() == "part"
     assert (await _ask(app, "GET", "/")).json() == "root"
+    assert (await _ask(app, "GET", "/api/v2/things/x/notes")).json() == "notes"

@@ -1,17 +1,10 @@
 """What the schemas of several features share."""
 
-from pydantic import AfterValidator
+from pydantic import StringConstraints
 
-
-def _storable(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not contain NUL characters")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("must be valid Unicode: it has half of a surrogate pair") from None
-    return text
-
-
-# For text that goes into Postgres: `Annotated[str, StringConstraints(...), STORABLE]`.
-STORABLE = AfterValidator(_storable)
+# Text that goes into Postgres, which can't hold NUL: `Annotated[str, STORABLE]`.
+STORABLE = StringConstraints(pattern=r"^[^\x00]*$")
+# The same, with something to be seen in it.
+NOT_BLANK = StringConstraints(
+    pattern=r"^[^\x00]*[^\s\x00][^\x00]*$", strip_whitespace=True, min_length=1
+)

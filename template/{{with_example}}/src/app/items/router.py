@@ -45,14 +45,14 @@ async def browse(
     return paging.page(rows, position)
 
 
-@router.get("/{item_id}", responses=responses(NotFound))
+@router.get("/{item_id:uuid}", responses=responses(NotFound))
 async def read(item_id: UUID, user: CurrentUser, reads: Reads, caching: Caching) -> ItemRead:
     item = await service.read(reads, user.id, item_id)
     caching.validate(etag=str(item.version), modified=item.updated_at)
     return item
 
 
-@router.patch("/{item_id}", responses=responses(NotFound, Conflict, PreconditionFailed))
+@router.patch("/{item_id:uuid}", responses=responses(NotFound, Conflict, PreconditionFailed))
 async def change(
     item_id: UUID,
     data: ItemPatch,
@@ -69,7 +69,7 @@ async def change(
     return ItemRead.model_validate(item)
 
 
-@router.delete("/{item_id}", status_code=204, responses=responses(NotFound, PreconditionFailed))
+@router.delete("/{item_id:uuid}", status_code=204, responses=responses(NotFound, PreconditionFailed))
 async def remove(item_id: UUID, user: CurrentUser, session: Session, caching: Caching) -> None:
     item = await service.own(session, user.id, item_id)
     caching.require(etag=str(item.version))

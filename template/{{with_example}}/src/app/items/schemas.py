@@ -4,14 +4,12 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas import STORABLE
+from app.schemas import NOT_BLANK, STORABLE
 
-Name = Annotated[
-    str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), STORABLE
-]
-Description = Annotated[str, StringConstraints(max_length=10_000), STORABLE]
+Name = Annotated[str, NOT_BLANK, Field(max_length=200)]
+Description = Annotated[str, STORABLE, Field(max_length=10_000)]
 
 
 class ItemCreate(BaseModel):

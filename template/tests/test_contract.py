@@ -1,0 +1,69 @@
+"""The API keeps what its document says, whatever it is sent: schemathesis against a real process."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.actors import sign_in
+from tests.conftest import ROOT
+
+# For a deep run: SCHEMATHESIS_EXAMPLES=500 uv run pytest tests/test_contract.py
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "15")
+# They end the session that the run itself needs. The tests of auth have them.
+LOGOUT = "/logout"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+async def service(environment: dict[str, str]) -> AsyncIterator[str]:
+    """The address of the service, served as in production, without limits on how often."""
+    port = free_port()
+    env = {**environment, "PORT": str(port), "WEB_CONCURRENCY": "1", "RATE_LIMIT": "off"}
+    process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=env, cwd=ROOT)  # noqa: ASYNC220
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_it_answers(f"{address}/health/ready")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_until_it_answers(url: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            httpx2.get(url).raise_for_status()
+        except httpx2.HTTPError:
+            assert time.monotonic() < end, f"{url} does not answer"
+            time.sleep(0.1)
+        else:
+            return
+
+
+async def test_the_service_keeps_its_contract(service: str, tmp_path: Path) -> None:
+    async with httpx2.AsyncClient(base_url=service) as client:
+        headers = await sign_in(client, "contract@example.com")
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        *("--config-file", str(ROOT / "schemathesis.toml"), "run", f"{service}/openapi.json"),
+        *("--max-examples", EXAMPLES, "--no-color", "--exclude-path-regex", f".*{LOGOUT}.*"),
+        *(argument for name, value in headers.items() for argument in ("-H", f"{name}:{value}")),
+    ]
+    result = subprocess.run(  # noqa: ASYNC221 (nothing else runs here)
+        command, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]

@@ -13,6 +13,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # `make constraints` moves it; UV_EXCLUDE_NEWER=2099-01-01T00:00:00Z tries the newest of everything.
 export UV_EXCLUDE_NEWER ?= 2026-11-21T00:00:00Z
 
+# Tests start many processes, which would compile everything each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
 

@@ -66,9 +66,10 @@ async def connected(url: URL, **options: Any) -> AsyncIterator[AsyncConnection]:
         await engine.dispose()
 
 
-async def _administer(server: URL, statement: str) -> None:
+async def _administer(server: URL, *statements: str) -> None:
     async with connected(server, isolation_level="AUTOCOMMIT") as connection:
-        await connection.execute(text(statement))
+        for statement in statements:
+            await connection.execute(text(statement))
 
 
 @pytest.fixture(scope="session")
@@ -84,8 +85,8 @@ def new_database(servers: dict[str, str]) -> Iterator[Callable[..., URL]]:
         return server.set(database=name)
 
     yield new
-    for name in made:
-        wait_for(_administer(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+    drops = (f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)' for name in made)
+    wait_for(_administer(server, *drops))
 
 
 @pytest.fixture(scope="session")

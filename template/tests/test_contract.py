@@ -1,4 +1,4 @@
-"""The API keeps what its document says, whatever it is sent: schemathesis against a real process."""
+"""The API keeps what its document says, whatever it is sent: schemathesis calls a real process."""
 
 import os
 import socket

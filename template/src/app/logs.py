@@ -190,8 +190,9 @@ def configure(settings: Settings) -> None:
 
 
 def is_pretty(settings: Settings) -> bool:
-    """Tell whether a person is reading, at a terminal."""
-    return settings.environment == "development" and sys.stdout.isatty()
+    """Tell whether a person is reading, at a terminal: perhaps through ``app dev``."""
+    watched = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
+    return settings.environment == "development" and watched
 
 
 def _configure_standard_library(level: int, pretty: bool) -> None:

@@ -5,7 +5,10 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
+from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from app import tracing
 from app.lifespan import Lifespan
@@ -29,6 +32,8 @@ def create_client(settings: Settings) -> Redis:
         max_connections=settings.redis_max_connections,
         timeout=settings.redis_timeout,
         decode_responses=True,
+        # A connection that a restart of Redis has closed is replaced; nobody waits twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
     )
     client: Redis = Redis.from_pool(pool)
     return client

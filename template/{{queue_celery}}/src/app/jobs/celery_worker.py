@@ -7,6 +7,7 @@ whole service with its lifespan. Nothing is opened before the fork.
 import logging
 import os
 import signal
+import warnings
 from contextlib import ExitStack
 from functools import partial
 from types import FrameType
@@ -16,6 +17,7 @@ from uuid import UUID
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from billiard import current_process
 from celery import bootsteps, shared_task, signals
+from celery.exceptions import SecurityWarning
 from celery.worker import WorkController, state
 
 from app import alive, cpus, logs
@@ -88,6 +90,8 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
 def run(settings: Settings) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code."""
     logs.configure(settings)
+    # Celery warns of root because of pickled messages; ours hold an id, as JSON.
+    warnings.simplefilter("ignore", SecurityWarning)
     if settings.worker_metrics_port:
         metrics.share()
     celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)

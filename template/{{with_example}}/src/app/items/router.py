@@ -69,7 +69,9 @@ async def change(
     return ItemRead.model_validate(item)
 
 
-@router.delete("/{item_id:uuid}", status_code=204, responses=responses(NotFound, PreconditionFailed))
+@router.delete(
+    "/{item_id:uuid}", status_code=204, responses=responses(NotFound, PreconditionFailed)
+)
 async def remove(item_id: UUID, user: CurrentUser, session: Session, caching: Caching) -> None:
     item = await service.own(session, user.id, item_id)
     caching.require(etag=str(item.version))

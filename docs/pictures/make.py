@@ -1,7 +1,7 @@
 """Makes the pictures of the README from the real thing: `make pictures`.
 
-A pseudo-terminal answers the prompts of `copier copy` with Enter, then runs the service that came out
-and calls it. What the terminal shows is drawn as SVG: no browser, no fonts from elsewhere.
+A pseudo-terminal answers the prompts of `copier copy` with Enter, then runs the service that came
+out and calls it. What the terminal shows is drawn as SVG: no browser, no fonts from elsewhere.
 """
 
 import os

@@ -162,8 +162,12 @@ async def test_less_severe_lines_are_left_out(
 
 
 async def test_what_json_does_not_know_is_written_as_text(
-    service: FastAPI, capfd: pytest.CaptureFixture[str]
+    service: FastAPI, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # pytest's own would keep what is no Unicode for its report, which can't be sent.
+    root = logging.getLogger()
+    ours = [handler for handler in root.handlers if isinstance(handler, logs.OutputHandler)]
+    monkeypatch.setattr(root, "handlers", ours)
     capfd.readouterr()
     logs.get_logger("shop").info("odd", kind=ValueError("no"), bad="\ud800", keys={1: 2**70})
     logging.getLogger("shop").warning("%s", "\ud800")

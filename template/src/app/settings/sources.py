@@ -52,6 +52,8 @@ def explain(error: ValidationError) -> str:
     """Say in one line for each variable what is wrong with it, without repeating its value."""
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
+        if problem["type"] == "default_factory_not_called":  # only because another value is wrong
+            continue
         name = ".".join(map(str, problem["loc"])).upper()
         reason = "is missing" if problem["type"] == "missing" else problem["msg"]
         lines.append(f"  {name}: {reason.removeprefix('Value error, ')}")

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import pytest
@@ -20,7 +20,7 @@ from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
@@ -30,6 +30,7 @@ from app.main import create_app
 from app.settings import Settings, get_settings
 from tests.actors import sign_in
 
+T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 
 
@@ -174,9 +175,8 @@ class OneTransaction(Database):
             join_transaction_mode="create_savepoint",
         )
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        yield self._connection
+    async def read(self, run: Callable[[Connection], T]) -> T:
+        return await self._connection.run_sync(run)
 
 
 @pytest.fixture(scope="session")

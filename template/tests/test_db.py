@@ -7,8 +7,9 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import literal_column, select, text
+from sqlalchemy import String, bindparam, func, literal_column, select, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError
 
 from app.db import Database, Reader, Session, create_engine, on_commit
 from app.errors import Conflict, Unavailable
@@ -29,7 +30,7 @@ async def app(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
 
 
 async def notes(app: FastAPI) -> list[str]:
-    async with app.state.db.reading() as connection:
+    async with app.state.db.engine.connect() as connection:
         return list((await connection.execute(text("SELECT body FROM notes"))).scalars())
 
 
@@ -84,18 +85,17 @@ async def test_what_waits_for_the_commit_runs_after_it_and_only_then(app: FastAP
 
 async def test_a_busy_pool_makes_wait_and_then_says_so(app: FastAPI) -> None:
     database: Database = app.state.db
-    async with database.reading(), database.reading():
+    async with database.turn(), database.turn():
         with pytest.raises(Unavailable):
-            async with database.reading():
-                pass
-        waiting = asyncio.create_task(notes(app))
-    assert await waiting == []
+            await Reader(database).first(PID)
+        waiting = asyncio.create_task(Reader(database).all(PID))
+    assert len(await waiting) == 1
 
 
 async def test_a_reader_holds_no_transaction_open(app: FastAPI) -> None:
     reader = Reader(app.state.db)
     assert await reader.first(PID) is not None
-    async with app.state.db.reading() as connection:
+    async with app.state.db.engine.connect() as connection:
         states = text(
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE datname = current_database() AND state = 'idle in transaction'"
@@ -141,3 +141,32 @@ async def test_a_session_that_is_given_up_leaves_no_connection_behind(app: FastA
                 async with asyncio.timeout(0.1):
                     await client.get("/hold")
     assert await notes(app) == []
+
+
+async def test_a_read_that_is_given_up_leaves_no_connection_behind(app: FastAPI) -> None:
+    reader = Reader(app.state.db)
+    for _ in range(4):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await reader.first(select(func.pg_sleep(30)))
+    assert await reader.first(PID) is not None
+    assert app.state.db.engine.pool.checkedout() == 0
+
+
+async def test_a_reader_takes_values_by_name(app: FastAPI) -> None:
+    statement = select(literal_column("body")).select_from(text("notes"))
+    statement = statement.where(literal_column("body") == bindparam("body", type_=String))
+    async with app.state.db.transaction() as session:
+        await write(session, "one")
+    reader = Reader(app.state.db)
+    assert [len(await reader.all(statement, body=body)) for body in ("one", "two")] == [1, 0]
+
+
+async def test_an_error_does_not_tell_the_values(app: FastAPI) -> None:
+    twice = text("INSERT INTO notes VALUES (:body), (:body)")
+    async with app.state.db.session() as session:
+        await session.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+        with pytest.raises(IntegrityError) as error:
+            await session.execute(twice, {"body": "s3cret"})
+    assert "[SQL parameters hidden" in str(error.value)
+    assert "s3cret" not in str(error.value).partition("[SQL:")[2]

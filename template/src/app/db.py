@@ -10,14 +10,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypeVarTuple
+from typing import Annotated, Any, TypeVar, TypeVarTuple
 from uuid import uuid4
 
 from fastapi import Depends, FastAPI, Request
-from sqlalchemy import MetaData, NullPool, Row, Select, event
+from sqlalchemy import Connection, MetaData, NullPool, Row, Select, event
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.util import greenlet_spawn
 
 from app import about, tracing
 from app.errors import Unavailable
@@ -26,6 +27,7 @@ from app.settings import Settings
 
 AFTER_COMMIT = "after_commit"
 Columns = TypeVarTuple("Columns")
+T = TypeVar("T")
 Callback = Callable[[], Awaitable[None]]
 
 
@@ -48,7 +50,6 @@ class Database:
 
     def __init__(self, engine: AsyncEngine, connections: int, wait: float) -> None:
         self.engine = engine
-        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         # First come, first served: without it, a busy pool lets late-comers overtake and the
         # unlucky run into their time-out.
         self._turns = asyncio.Semaphore(connections)
@@ -81,28 +82,34 @@ class Database:
     def session(self) -> AsyncSession:
         return AsyncSession(self.engine, expire_on_commit=False)
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Borrow a connection in autocommit: no BEGIN and no ROLLBACK round trips."""
-        async with self.turn(), self._autocommit.connect() as connection:
-            yield connection
+    async def read(self, run: Callable[[Connection], T]) -> T:
+        """Call ``run`` with a connection in autocommit: no BEGIN and no ROLLBACK round trips."""
+        async with self.turn():
+            # One switch into SQLAlchemy and back; an AsyncConnection makes three, and a task.
+            return await greenlet_spawn(self._read, run)
+
+    def _read(self, run: Callable[[Connection], T]) -> T:
+        with self.engine.sync_engine.connect() as connection:
+            return run(connection.execution_options(isolation_level="AUTOCOMMIT"))
 
 
 class Reader:
-    """Runs single SELECTs. Two of them may see different states of the database."""
+    """Runs single SELECTs. Two of them may see different states of the database.
+
+    A statement that is made once, with ``bindparam()`` for what changes, costs a third less than
+    one that each request makes anew: give it the values by name.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def first(self, statement: Select[*Columns]) -> Row[*Columns] | None:
+    async def first(self, statement: Select[*Columns], **values: Any) -> Row[*Columns] | None:
         """Return the first row, or ``None``."""
-        async with self._database.reading() as connection:
-            return (await connection.execute(statement)).first()
+        return await self._database.read(lambda c: c.execute(statement, values).first())
 
-    async def all(self, statement: Select[*Columns]) -> Sequence[Row[*Columns]]:
+    async def all(self, statement: Select[*Columns], **values: Any) -> Sequence[Row[*Columns]]:
         """Return every row."""
-        async with self._database.reading() as connection:
-            return (await connection.execute(statement)).all()
+        return await self._database.read(lambda c: c.execute(statement, values).all())
 
 
 def on_commit(session: AsyncSession, callback: Callback) -> None:
@@ -143,7 +150,10 @@ def create_engine(settings: Settings) -> AsyncEngine:
         connect_args["prepared_statement_cache_size"] = 0
         connect_args["statement_cache_size"] = 0
         return create_async_engine(
-            settings.database_url.get_secret_value(), poolclass=NullPool, connect_args=connect_args
+            settings.database_url.get_secret_value(),
+            hide_parameters=True,
+            poolclass=NullPool,
+            connect_args=connect_args,
         )
     connect_args["server_settings"] = {
         "application_name": about.NAME,
@@ -152,6 +162,7 @@ def create_engine(settings: Settings) -> AsyncEngine:
     }
     engine = create_async_engine(
         settings.database_url.get_secret_value(),
+        hide_parameters=True,  # in errors, and so in the log
         pool_size=settings.db_pool_size,
         max_overflow=settings.db_max_overflow,
         pool_timeout=settings.db_pool_timeout,

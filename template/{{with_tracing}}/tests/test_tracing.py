@@ -103,10 +103,12 @@ def clean_environment() -> Iterator[None]:
 async def traced(settings: Settings, endpoint: str | None, **more: Any) -> AsyncIterator[FastAPI]:
     changes = {"otel_exporter_otlp_endpoint": endpoint, "otel_traces_sampler_arg": 1.0} | more
     async with running(settings.model_copy(update=changes)) as app:
+        async with app.state.db.engine.connect():
+            pass  # the first connection of an engine asks Postgres what it is
 
         async def ask(request: Request, thing: str) -> dict[str, Any]:
             state = request.app.state
-            async with state.db.reading() as connection:
+            async with state.db.engine.connect() as connection:
                 await connection.execute(text("SELECT :thing"), {"thing": thing})
             await state.redis.set("key", "s3cret")
             if endpoint:
@@ -226,7 +228,7 @@ async def test_a_failed_request_says_of_what_kind_the_error_was(
 async def test_a_failed_statement_is_marked(settings: Settings, collector: Collector) -> None:
     async with traced(settings, collector.url) as app:
         with tracing.job_span("report", {}):
-            async with app.state.db.reading() as connection:
+            async with app.state.db.engine.connect() as connection:
                 with pytest.raises(Exception, match="does not exist"):
                     await connection.execute(text("SELECT nothing"))
     assert collector.one("SELECT").status.code == Span().status.STATUS_CODE_ERROR
@@ -252,7 +254,7 @@ async def test_what_is_asked_for_outside_of_a_request_is_no_trace(
 ) -> None:
     async with traced(settings, collector.url) as app:
         await app.state.redis.ping()
-        async with app.state.db.reading() as connection:
+        async with app.state.db.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
     assert collector.spans == []
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import Depends, Security
 from fastapi.security import OAuth2PasswordBearer
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from starlette.requests import HTTPConnection
 
 from app import context
@@ -17,6 +17,13 @@ from app.db import Reader
 from app.errors import Forbidden, Unauthorized
 
 bearer = OAuth2PasswordBearer("/api/v1/auth/login", scheme_name="bearer", auto_error=False)
+
+SCOPES = (
+    select(Account.scopes)
+    .join(LoginSession, LoginSession.account_id == Account.id)
+    .where(LoginSession.id == bindparam("session"), alive())
+    .where(Account.id == bindparam("account"), Account.disabled_at.is_(None))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +57,7 @@ async def _look_up(connection: HTTPConnection, token: str | None) -> User:
     tokens: Tokens = connection.app.state.tokens
     reader: Reader = connection.app.state.reader
     access = tokens.read_access(token)
-    row = await reader.first(
-        select(Account.scopes)
-        .join(LoginSession, LoginSession.account_id == Account.id)
-        .where(LoginSession.id == access.session_id, alive())
-        .where(Account.id == access.account_id, Account.disabled_at.is_(None))
-    )
+    row = await reader.first(SCOPES, session=access.session_id, account=access.account_id)
     if row is None:
         raise Unauthorized("This session has ended.", headers=INVALID)
     return User(str(access.account_id), access.scopes.intersection(row.scopes), access.session_id)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import bindparam, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -19,6 +19,7 @@ Position = tuple[datetime, UUID]
 COLUMNS = select(
     Item.id, Item.name, Item.description, Item.created_at, Item.updated_at, Item.version
 )
+ONE = COLUMNS.where(Item.id == bindparam("id"), Item.owner == bindparam("owner"))
 
 
 async def create(session: AsyncSession, owner: str, data: ItemCreate) -> Item:
@@ -29,7 +30,7 @@ async def create(session: AsyncSession, owner: str, data: ItemCreate) -> Item:
 
 
 async def read(reader: Reader, owner: str, item_id: UUID) -> ItemRead:
-    row = await reader.first(COLUMNS.where(Item.id == item_id, Item.owner == owner))
+    row = await reader.first(ONE, id=item_id, owner=owner)
     if row is None:
         raise NotFound("There is no such item.")
     return ItemRead.model_validate(row)

@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from app import alive
-from app.db import Database, create_engine
+from app.db import Database, Reader, create_engine
 from app.jobs import ledger
 from app.jobs.status import JobStatus
 from app.settings import get_settings
@@ -79,8 +79,7 @@ def replay(job_id: UUID | None, everything: bool) -> None:
 
 async def dead_letters(database: Database, state: str = "dead", limit: int = 50) -> list[JobStatus]:
     """Return the newest jobs that were given up, or those in another state."""
-    async with database.reading() as connection:
-        rows = (await connection.execute(ledger.newest(state, limit))).all()
+    rows = await Reader(database).all(ledger.newest(state, limit))
     return [JobStatus.model_validate(row) for row in rows]
 
 

@@ -36,6 +36,7 @@ LAST_EXPORT = 5.0  # seconds that the last spans have to leave, at shutdown
 
 def install(app: FastAPI, settings: Settings) -> Lifespan:
     provider.hush()
+    provider.exporter(settings)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
+from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span
+from sqlalchemy import event
 
 from app.tracing.spans import active
 
@@ -20,8 +23,6 @@ def watch_engine(engine: "AsyncEngine") -> None:
     OpenTelemetry's own instrumentor does not know SQLAlchemy 2.1, and makes an object for each
     statement that nobody will record. The dialect's events are cheaper than those of the engine.
     """
-    from sqlalchemy import event
-
     if (tracing := active()) is None:
         return
     tracer, dialect = tracing.tracer, engine.sync_engine.dialect
@@ -61,16 +62,12 @@ def _statement(tracer: Tracer, statement: str, database: str) -> Iterator[None]:
 
 def watch_redis(client: "Redis") -> None:
     """Make a span of each command: its name, never its values."""
-    from opentelemetry.instrumentation.redis import RedisInstrumentor
-
     if tracing := active():
         RedisInstrumentor.instrument_client(client, tracer_provider=tracing.provider)
 
 
 def watch_http(client: "AsyncClient") -> None:
     """Make a span of each outgoing request, and pass the trace on."""
-    from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
-
     if tracing := active():
         HTTPX2ClientInstrumentor.instrument_client(
             client, tracer_provider=tracing.provider, request_hook=_without_query

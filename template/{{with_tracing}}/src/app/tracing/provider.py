@@ -41,36 +41,39 @@ def _share(settings: Settings) -> float:
     return 0.1 if settings.environment == "production" else 1.0
 
 
-def _exporter() -> SpanExporter | None:
-    """Return what sends spans away, if the environment names a place for them."""
+def exporter(settings: Settings) -> type[SpanExporter] | None:
+    """Return what sends spans away, if the environment names a place for them.
+
+    To be asked for before the fork, too: what it imports is then shared by all workers.
+    """
+    _to_environment(settings)
     name = os.environ.get("OTEL_TRACES_EXPORTER", "otlp")
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if name == "console":
-        return ConsoleSpanExporter()
+        return ConsoleSpanExporter
     places = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     if name != "otlp" or not any(os.environ.get(place) for place in places):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    return OTLPSpanExporter()
+    return OTLPSpanExporter
 
 
 def start(settings: Settings) -> Tracing:
     """Make the provider. It owns a thread, so it is made after the worker was forked."""
-    _to_environment(settings)
+    exports = exporter(settings)
     service = {
         "service.name": about.NAME,
         "service.version": about.release(),
         "deployment.environment.name": settings.environment,
     }
     resource = Resource.create(service).merge(OTELResourceDetector().detect())
-    exporter = _exporter()
-    share = _share(settings) if exporter else 0.0
+    share = _share(settings) if exports else 0.0
     provider = TracerProvider(_Inside(share), resource, shutdown_on_exit=False, id_generator=_Ids())
-    if exporter:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-    follow_parent = exporter is not None and settings.otel_traces_sampler.startswith("parentbased_")
+    if exports:
+        provider.add_span_processor(BatchSpanProcessor(exports()))
+    follow_parent = exports is not None and settings.otel_traces_sampler.startswith("parentbased_")
     return Tracing(provider, share, follow_parent)
 
 

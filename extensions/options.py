@@ -76,7 +76,7 @@ class Option(BaseModel):
     question: str
     choice: str
     label: Line
-    help: Line
+    help: Annotated[Line, Field(max_length=85)]  # a line of the prompt, with the label
     order: int = 50
     presets: frozenset[Preset] = frozenset()
     provides: frozenset[Slug] = frozenset()

@@ -41,18 +41,20 @@ class Terminal:
             command[0], command[1:], cwd=str(cwd), env=env, dimensions=(ROWS, COLUMNS), timeout=WAIT
         )
 
-    def read_until(self, pattern: str) -> None:
-        self.process.expect(pattern)
-        self.stream.feed(self.process.before + self.process.after)
-        self.settle()
-
-    def settle(self) -> None:
-        """Read what still comes, until it is quiet for a moment."""
-        try:
-            while True:
-                self.stream.feed(self.process.read_nonblocking(65536, timeout=0.4))
-        except (pexpect.TIMEOUT, pexpect.EOF):
-            return
+    def read_until(self, pattern: bytes) -> bool:
+        """Read until ``pattern`` was shown and it is quiet; ``False`` if the command ended."""
+        seen = b""
+        while True:
+            try:
+                part = self.process.read_nonblocking(65536, 0.4 if pattern in seen else WAIT)
+            except pexpect.EOF:
+                return False
+            except pexpect.TIMEOUT:
+                if pattern not in seen:
+                    raise
+                return True
+            seen += part
+            self.stream.feed(part)
 
     def rows(self) -> list[list[pyte.screens.Char]]:
         rows = [[self.screen.buffer[y][x] for x in range(COLUMNS)] for y in range(ROWS)]
@@ -116,11 +118,8 @@ def prompts(folder: Path, env: dict[str, str]) -> None:
     command = [sys.executable, "-m", "copier", "copy", "--trust", str(template), "my-service"]
     terminal = Terminal(command, folder, env)
     terminal.stream.feed(b"$ copier copy --trust <this template> my-service\r\n")
-    while terminal.process.expect([r"\x1b\[\?25h", pexpect.EOF]) == 0:
-        terminal.stream.feed(terminal.process.before)
-        terminal.settle()
+    while terminal.read_until(b"\x1b[?25h"):  # the cursor is shown: it waits for an answer
         terminal.process.send("\r")
-    terminal.stream.feed(terminal.process.before)
     rows = terminal.rows()
     # Leave out the list of the files that were written: it is long.
     written = re.compile(r" *(create|identical|Copying) ")
@@ -135,10 +134,9 @@ def _text(row: list[pyte.screens.Char]) -> str:
 def service(folder: Path, env: dict[str, str]) -> None:
     terminal = Terminal(["uv", "run", "app", "dev", "--port", "8123"], folder / "my-service", env)
     terminal.stream.feed(b"$ uv run app dev --port 8123\r\n")
-    terminal.read_until("Ctrl-C stops everything")
+    terminal.read_until(b"Ctrl-C stops everything")
     call = ["curl", "-s", "http://127.0.0.1:8123/health/ready"]
     answer = subprocess.run(call, capture_output=True, text=True, check=True).stdout
-    terminal.settle()
     terminal.process.sendintr()  # Ctrl-C
     terminal.process.expect(pexpect.EOF)
     answer = re.sub(r'("checks"|"redis"|"postgres")', r"\n    \1", answer)

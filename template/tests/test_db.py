@@ -170,3 +170,14 @@ async def test_an_error_does_not_tell_the_values(app: FastAPI) -> None:
             await session.execute(twice, {"body": "s3cret"})
     assert "[SQL parameters hidden" in str(error.value)
     assert "s3cret" not in str(error.value).partition("[SQL:")[2]
+
+
+async def test_a_crowd_of_readers_shares_the_connections_that_are_open(
+    fresh_settings: Settings,
+) -> None:
+    async with running(fresh_settings) as app:
+        reader = Reader(app.state.db)
+        seen = set()
+        for _ in range(5):
+            seen |= set(await asyncio.gather(*(reader.first(PID) for _ in range(30))))
+    assert len(seen) <= fresh_settings.db_pool_size

@@ -60,7 +60,8 @@ class Database:
         """Wait for a free connection; raise ``Unavailable`` after ``db_pool_timeout`` seconds."""
         if self._turns.locked():
             try:
-                await asyncio.wait_for(self._turns.acquire(), self._wait)
+                async with asyncio.timeout(self._wait):  # wait_for() makes a task in Python 3.11
+                    await self._turns.acquire()
             except TimeoutError:
                 raise Unavailable("The database is busy.") from None
         else:

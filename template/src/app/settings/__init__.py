@@ -49,8 +49,12 @@ class CoreSettings(BaseSettings):
         None, ge=1, description="API processes; unset: one per CPU that the container has"
     )
 
-    db_pool_size: int = Field(5, ge=1, description="Connections that a process keeps open")
-    db_max_overflow: int = Field(5, ge=0, description="Connections more, under load")
+    db_pool_size: int = Field(10, ge=1, description="Connections that a process keeps open")
+    # None by default: what is above the pool's size is closed after each use, so that a service
+    # under load would open connections all the time. A pool opens no more than are needed.
+    db_max_overflow: int = Field(
+        0, ge=0, description="Connections more, under load, each closed after its use"
+    )
     db_pool_timeout: float = Field(5, gt=0, description="Seconds to wait for a connection")
     db_pool_recycle: int = Field(1800, ge=1, description="Seconds until a connection is renewed")
     db_ping_after_idle: float = Field(

@@ -30,7 +30,7 @@ from app.settings import Settings, get_settings
 # From the main process to its children: no more jobs, and the one at hand has `worker_grace`.
 STOP = signal.SIGUSR2
 # Of a child, next to the job's own: one for the lease and one for the ledger.
-POOL = {"db_pool_size": 2, "db_max_overflow": 3}
+POOL = {"db_pool_size": 5, "db_max_overflow": 0}
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from app.settings import Settings
 
 BATCH = 500  # jobs that are published, or forgotten, in one transaction
 FORGET_EVERY = 60.0  # seconds
-POOL = {"db_pool_size": 1, "db_max_overflow": 1}
+POOL = {"db_pool_size": 2, "db_max_overflow": 0}
 LONGEST_PAUSE = 30.0  # seconds between two attempts while Postgres or Redis is away
 
 logger = get_logger(__name__)

@@ -71,10 +71,16 @@ def _answers(project: Path) -> dict[str, object]:
 def _traces(option: options.Option) -> set[str]:
     """Return the words that speak of one option alone."""
     named = {option.choice} - set(HOMONYMS) if option.question != options.FACT else set()
-    required = {re.split(r"[\[><=]", each)[0] for each in option.dependencies}
+    required = {re.split(r"[\[><=]", each)[0] for each in option.dependencies} - _core()
     settings = {variable.name for variable in option.env} | set(option.compose_environment)
     modules = {*option.parts, *option.routers, *option.compose_volumes}
     return named | required | settings | modules | set(option.compose)
+
+
+def _core() -> set[str]:
+    """Return the packages that every service requires, which speak of no option."""
+    pyproject = (generator.ROOT / "template" / "pyproject.toml.jinja").read_text(encoding="utf-8")
+    return set(re.findall(r'^    "([A-Za-z0-9._-]+)', pyproject, flags=re.MULTILINE))
 
 
 def _extra_files(

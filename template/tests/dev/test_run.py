@@ -157,11 +157,12 @@ def test_edits_restart_the_api_and_its_companions(start: Callable[..., Dev], pro
     dev = start("worker")
     dev.wait_until_ready()
     (package / "main.py").write_text(SERVICE.replace("version 1", "version 2"))
-    dev.wait_for(lambda: dev.get() == b"version 2" and len(dev.pids("worker")) == 2)
+    dev.wait_for(lambda: dev.get() == b"version 2" and len(dev.pids("worker")) > 1)
     (package / "__main__.py").write_text("broken(")
     dev.wait_for(lambda: "it starts again after the next edit" in dev.output)
+    started = len(dev.pids("worker"))  # a slow disk can make two edits of one
     (package / "__main__.py").write_text(COMMANDS)
-    dev.wait_for(lambda: len(dev.pids("worker")) == 3)
+    dev.wait_for(lambda: len(dev.pids("worker")) > started)
     dev.process.terminate()
     assert dev.process.wait(SECONDS) == 0
     assert all(gone(pid) for pid in dev.pids("worker"))

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from app.errors import Conflict
 from app.jobs import Jobs, JobStatus, job
 from app.settings import Settings
+from tests.actors import sign_in
 from tests.conftest import client_of, running
 from tests.jobs import samples
 
@@ -49,6 +50,7 @@ async def service(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
 async def caller(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """Its answers come when the jobs have ended: nothing else of the app runs in between."""
     async with client_of(service) as client:
+        client.headers.update(await sign_in(client, "carol@example.com"))
         yield client
 
 
@@ -63,6 +65,7 @@ async def test_a_job_runs_and_any_process_can_tell(
     answer = await caller.post("/jobs-of-tests/note")
     assert answer.json()["status"] == "queued"
     async with running(fresh_settings) as other, client_of(other) as elsewhere:
+        elsewhere.headers.update(caller.headers)
         done = await status(elsewhere, answer)
     assert (done.status, done.result, done.attempts) == ("succeeded", "HELLO", 1)
 
@@ -114,7 +117,9 @@ async def test_a_unique_job_runs_once_at_a_time(
     assert third.json()["id"] != second.json()["id"]
 
 
-async def test_without_redis_a_job_runs_and_nobody_can_tell(fresh_settings: Settings) -> None:
+async def test_without_redis_a_job_runs_and_nobody_can_tell(
+    fresh_settings: Settings, caller: httpx2.AsyncClient
+) -> None:
     away = fresh_settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
     ran = asyncio.Event()
 
@@ -131,6 +136,7 @@ async def test_without_redis_a_job_runs_and_nobody_can_tell(fresh_settings: Sett
 
         app.include_router(other)
         async with client_of(app) as client:
+            client.headers.update(caller.headers)  # without Redis nobody can log in
             answer = await client.post("/away")
             assert answer.status_code == 202
             assert ran.is_set()

@@ -66,6 +66,7 @@ class Variable(BaseModel):
     name: EnvName
     value: str = ""
     comment: Line
+    secret: bool = False  # kept where a deploy target keeps secrets, and given as <NAME>_FILE
 
 
 class Option(BaseModel):
@@ -89,6 +90,7 @@ class Option(BaseModel):
     compose: dict[Slug, Any] = Field(default_factory=dict)
     compose_environment: dict[EnvName, str] = Field(default_factory=dict)
     compose_volumes: tuple[Slug, ...] = ()
+    egress: dict[int, Line] = Field(default_factory=dict)  # TCP ports that it calls: whose they are
     mypy_untyped: tuple[Untyped, ...] = ()
     readme: str = ""
     checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"

@@ -66,10 +66,20 @@ def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_serve_refuses_more_connections_than_postgres_allows(environment: dict[str, str]) -> None:
-    result = run("serve", env={**environment, "WEB_CONCURRENCY": "500"})
+@pytest.mark.parametrize(
+    ("processes", "more", "said"),
+    [
+        ("500", {}, "500 processes x 10 connections = 5000, but Postgres allows"),
+        ("2", {"MAX_REPLICAS": "50"}, "50 replicas x 2 processes x 10 connections = 1000, but"),
+        ("1", {"DB_CONNECTIONS_SPARE": "999"}, "of which DB_CONNECTIONS_SPARE=999 are left"),
+    ],
+)
+def test_serve_refuses_more_connections_than_postgres_allows(
+    environment: dict[str, str], processes: str, more: dict[str, str], said: str
+) -> None:
+    result = run("serve", env={**environment, "WEB_CONCURRENCY": processes, **more})
     assert result.returncode != 0
-    assert "500 processes x 10 connections = 5000, but Postgres allows" in result.stderr
+    assert said in result.stderr
     assert "Traceback" not in result.stderr
 
 

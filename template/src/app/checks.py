@@ -15,8 +15,6 @@ from app.redis import create_client
 from app.settings import Settings, SettingsError, get_settings
 from app.settings.sources import NOTHING_STARTED
 
-# Connections that must be left for others: migrations, a backup, a person with psql.
-SPARE = 5
 TIMEOUT = 5.0  # seconds that a dependency has to answer
 
 LIMIT = text(
@@ -34,7 +32,7 @@ class Doubtful(Exception):
 
 
 async def refuse_too_many_connections(settings: Settings, processes: int) -> None:
-    """Raise ``SettingsError`` if ``processes`` may open more connections than Postgres allows.
+    """Raise ``SettingsError`` if replicas with so many processes may open too many connections.
 
     A database that does not answer refuses nothing: the service starts, and is ready when it is.
     """
@@ -52,12 +50,16 @@ async def _arithmetic(settings: Settings, processes: int) -> str:
     async with _connected(settings) as connection:
         allowed = int((await connection.execute(LIMIT)).scalar_one())
     each = settings.db_pool_size + settings.db_max_overflow
-    sum_ = f"{processes} processes x {each} connections = {processes * each}"
-    if processes * each > allowed - SPARE:
+    most = settings.max_replicas * processes * each
+    sum_ = f"{processes} processes x {each} connections = {most}"
+    if settings.max_replicas > 1:
+        sum_ = f"{settings.max_replicas} replicas x {sum_}"
+    if most > allowed - settings.db_connections_spare:
         raise Wrong(
-            f"WEB_CONCURRENCY, DB_POOL_SIZE, DB_MAX_OVERFLOW: {sum_}, but Postgres allows"
-            f" {allowed}, of which {SPARE} must be left for migrations and people. Lower one of"
-            " them, raise max_connections, or put PgBouncer in between and set DB_PGBOUNCER=true."
+            f"MAX_REPLICAS, WEB_CONCURRENCY, DB_POOL_SIZE, DB_MAX_OVERFLOW: {sum_}, but Postgres"
+            f" allows {allowed}, of which DB_CONNECTIONS_SPARE={settings.db_connections_spare} are"
+            " left for others. Lower one of them, raise max_connections, or put PgBouncer in"
+            " between and set DB_PGBOUNCER=true."
         )
     return f"{sum_}, of {allowed}"
 

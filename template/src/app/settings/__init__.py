@@ -48,6 +48,9 @@ class CoreSettings(BaseSettings):
     web_concurrency: int | None = Field(
         None, ge=1, description="API processes; unset: one per CPU that the container has"
     )
+    max_replicas: int = Field(
+        1, ge=1, description="Replicas of the API, at most: for the sum of their connections"
+    )
 
     db_pool_size: int = Field(10, ge=1, description="Connections that a process keeps open")
     # None by default: what is above the pool's size is closed after each use, so that a service
@@ -59,6 +62,9 @@ class CoreSettings(BaseSettings):
     db_pool_recycle: int = Field(1800, ge=1, description="Seconds until a connection is renewed")
     db_ping_after_idle: float = Field(
         30, ge=0, description="Seconds without use after which a connection is tested first"
+    )
+    db_connections_spare: int = Field(
+        5, ge=0, description="Connections left for others: workers, migrations, people with psql"
     )
     db_statement_timeout: float = Field(10, gt=0, description="Seconds that one statement may take")
     db_pgbouncer: bool = Field(

@@ -14,6 +14,7 @@ from app.limits import address
 _logger = structlog.wrap_logger(
     None,
     wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+    logger_factory_args=("app.audit",),
 )
 
 
@@ -30,4 +31,4 @@ def refused(
 
 
 def _who(connection: HTTPConnection, subject: str | None) -> dict[str, str | None]:
-    return {"logger": "app.audit", "subject": subject, "client_ip": address(connection)}
+    return {"subject": subject, "client_ip": address(connection)}

@@ -1,21 +1,12 @@
-"""How a test becomes somebody."""
+"""How a test becomes somebody, and how somebody tries to pass for another."""
 
 import httpx2
+from fastapi import FastAPI
 
-PASSWORD = "correct horse battery"
-AUTH = "/api/v1/auth"
+from tests.accounts import REVOCATIONS, allow, log_in, register
+from tests.auth.forged import forgeries
 
-
-async def register(
-    client: httpx2.AsyncClient, email: str, password: str = PASSWORD
-) -> httpx2.Response:
-    return await client.post(f"{AUTH}/register", json={"email": email, "password": password})
-
-
-async def log_in(
-    client: httpx2.AsyncClient, email: str, password: str = PASSWORD
-) -> httpx2.Response:
-    return await client.post(f"{AUTH}/login", data={"username": email, "password": password})
+__all__ = ["REVOCATIONS", "hostile_credentials", "sign_in", "sign_in_with"]
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
@@ -24,3 +15,17 @@ async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
     answer = await log_in(client, email)
     answer.raise_for_status()
     return {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
+
+async def sign_in_with(
+    app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
+) -> dict[str, str]:
+    """Sign in as somebody who may do what ``scopes`` say."""
+    await register(client, email)
+    await allow(app, email, *scopes)
+    return await sign_in(client, email)
+
+
+async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
+    """Make from a good access token, by name, all that must not pass for one."""
+    return forgeries(good, app.state.settings)

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 from app import signing
 from app.auth.models import Account, LoginSession
 from app.settings import Settings
-from tests.actors import log_in, register
+from tests.accounts import log_in, register
 from tests.conftest import client_of, running
 
 EMAIL = "ada@example.com"

@@ -11,7 +11,8 @@ from fastapi import APIRouter, FastAPI
 
 from app.auth import account_routes, token_routes
 from app.auth.accounts import Accounts
-from app.auth.current import CurrentUser, User, current_user, require, user_id
+from app.auth.current import CurrentUser, current_user, require, user_id
+from app.auth.identity import User
 from app.auth.tokens import Tokens
 from app.settings import Settings
 

@@ -13,9 +13,10 @@ from app import audit
 from app.auth import sessions
 from app.auth.account_routes import AllAccounts
 from app.auth.current import CurrentUser
+from app.auth.identity import NotBelieved
 from app.auth.models import Account
 from app.auth.passwords import GivenPassword
-from app.auth.tokens import INVALID, Access, Tokens
+from app.auth.tokens import Access, Tokens
 from app.db import Database, Session
 from app.errors import TooManyRequests, Unauthorized, responses
 from app.schemas import STORABLE
@@ -72,19 +73,19 @@ async def refresh(body: Refresh, request: Request, response: Response) -> TokenP
     try:
         session_id, secret = _tokens(request).read_refresh(body.refresh_token.get_secret_value())
     except ValueError:
-        raise Unauthorized(NOT_VALID, headers=INVALID) from None
+        raise NotBelieved("refresh", NOT_VALID) from None
     new_secret = sessions.new_secret()
     async with _database(request).transaction() as db:
         access = await _renew(request, db, session_id, secret, new_secret)
     if access is None:  # only now, so that the session's end is committed
-        raise Unauthorized(NOT_VALID, headers=INVALID)
+        raise NotBelieved("refresh", NOT_VALID)
     return _pair(request, response, access, new_secret)
 
 
 @router.post("/logout", status_code=204, responses=responses(Unauthorized))
 async def logout(user: CurrentUser, request: Request, db: Session) -> None:
     """End this session: its tokens are worth nothing from now on."""
-    await sessions.revoke(db, user.session_id)
+    await sessions.revoke(db, UUID(user.credential))
     audit.succeeded(request, "logout", user.id)
 
 

@@ -12,14 +12,13 @@ from uuid import UUID, uuid4
 import jwt
 
 from app import about, signing
+from app.auth.identity import NotBelieved
 from app.auth.sessions import SECRET
-from app.errors import Unauthorized
 from app.settings import Settings
 
 ALGORITHM = "HS256"
 CLAIMS = ["iss", "aud", "exp", "iat", "jti", "sub", "sid", "scope"]
 LEEWAY = 5  # seconds that clocks may differ
-INVALID = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Tokens:
         return jwt.encode(claims, self._access_key, ALGORITHM)
 
     def read_access(self, token: str) -> Access:
-        """Return what the token says; raise ``Unauthorized`` if it is not a good one of ours."""
+        """Return what the token says; raise ``NotBelieved`` if it is not a good one of ours."""
         try:
             claims = jwt.decode(
                 token,
@@ -68,9 +67,9 @@ class Tokens:
             scopes = frozenset(claims["scope"].split())
             return Access(UUID(claims["sub"]), UUID(claims["sid"]), scopes)
         except jwt.ExpiredSignatureError:
-            raise Unauthorized("The access token has expired.", headers=INVALID) from None
+            raise NotBelieved("expired", "The access token has expired.") from None
         except (jwt.PyJWTError, ValueError, AttributeError):  # the last: a claim of another type
-            raise Unauthorized("The access token is not valid.", headers=INVALID) from None
+            raise NotBelieved("invalid", "The access token is not valid.") from None
 
     def refresh(self, session_id: UUID, secret: bytes) -> str:
         return signing.seal(self._refresh_key, session_id.bytes + secret)

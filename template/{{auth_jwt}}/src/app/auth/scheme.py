@@ -1,0 +1,38 @@
+"""How callers show who they are: an access token of a session that lives."""
+
+from typing import Annotated
+
+from fastapi import Depends
+from fastapi.security import OAuth2PasswordBearer
+from sqlalchemy import bindparam, select
+from starlette.requests import HTTPConnection
+
+from app.auth.identity import NotBelieved, User
+from app.auth.models import Account, LoginSession
+from app.auth.sessions import alive
+from app.auth.tokens import Tokens
+from app.db import Reader
+
+WANTED = "Send an access token."
+
+_bearer = OAuth2PasswordBearer("/api/v1/auth/login", scheme_name="bearer", auto_error=False)
+Credential = Annotated[str | None, Depends(_bearer)]
+
+SCOPES = (
+    select(Account.scopes)
+    .join(LoginSession, LoginSession.account_id == Account.id)
+    .where(LoginSession.id == bindparam("session"), alive())
+    .where(Account.id == bindparam("account"), Account.disabled_at.is_(None))
+)
+
+
+async def identify(connection: HTTPConnection, token: str) -> User:
+    """Return whose token it is; raise ``NotBelieved`` unless it is good and its session lives."""
+    tokens: Tokens = connection.app.state.tokens
+    reader: Reader = connection.app.state.reader
+    access = tokens.read_access(token)
+    row = await reader.first(SCOPES, session=access.session_id, account=access.account_id)
+    if row is None:
+        raise NotBelieved("ended", "This session has ended.")
+    scopes = access.scopes.intersection(row.scopes)
+    return User(str(access.account_id), scopes, str(access.session_id))

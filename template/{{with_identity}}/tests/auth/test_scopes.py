@@ -1,0 +1,140 @@
+"""What callers may do: the same names, the same answers, whichever way they show who they are."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Annotated, Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import event
+
+from app.auth import CurrentUser, User, require, scheme, user_id
+from app.limits import limit
+from app.settings import Settings
+from tests.actors import sign_in_with
+from tests.conftest import client_of, running
+
+URL = "/api/v1/guarded"
+ME = "/api/v1/auth/me"
+EMAIL = "ada@example.com"
+BOTH = ("things:read", "things:write")
+
+
+@pytest.fixture
+async def app(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
+    async def guarded(
+        caller: CurrentUser,
+        reader: Annotated[User, require("things:read")],
+        writer: Annotated[User, require("things:write", "things:read")],
+    ) -> dict[str, Any]:
+        assert caller is reader is writer
+        assert isinstance(caller.credential, str)
+        return {"id": caller.id, "scopes": sorted(caller.scopes)}
+
+    async with running(fresh_settings) as app:
+        await app.state.redis.flushdb()
+        app.add_api_route(URL, guarded)
+        yield app
+
+
+@asynccontextmanager
+async def caller(
+    app: FastAPI, *scopes: str, email: str = EMAIL
+) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_of(app) as client:
+        client.headers.update(await sign_in_with(app, client, email, *scopes))
+        yield client
+
+
+async def test_who_has_the_scopes_may(app: FastAPI) -> None:
+    async with caller(app, *BOTH) as ada:
+        me = (await ada.get(ME)).json()
+        answer = await ada.get(URL)
+
+    assert me["scopes"] == list(BOTH)
+    assert (answer.status_code, answer.json()) == (200, {"id": me["id"], "scopes": list(BOTH)})
+
+
+@pytest.mark.parametrize("scopes", [(), ("things:read",), ("things:write",), ("things",)])
+async def test_who_lacks_one_is_told_which(app: FastAPI, scopes: tuple[str, ...]) -> None:
+    async with caller(app, *scopes) as ada:
+        answer = await ada.get(URL)
+
+    assert answer.status_code == 403
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["code"] == "forbidden"
+    assert 'error="insufficient_scope"' in answer.headers["WWW-Authenticate"]
+
+
+async def test_who_is_not_known_is_not_told_what_is_needed(app: FastAPI) -> None:
+    async with client_of(app) as nobody:
+        answer = await nobody.get(URL)
+
+    assert answer.status_code == 401
+    assert "things" not in answer.text + answer.headers["WWW-Authenticate"]
+
+
+async def test_a_caller_has_the_same_id_at_each_visit(app: FastAPI) -> None:
+    async with caller(app) as first, caller(app) as second:
+        ids = {(await client.get(ME)).json()["id"] for client in (first, second)}
+    async with caller(app, email="bob@example.com") as bob:
+        other = (await bob.get(ME)).json()["id"]
+
+    assert len(ids) == 1
+    assert other not in ids
+
+
+@contextmanager
+def statements(app: FastAPI) -> Iterator[list[str]]:
+    seen: list[str] = []
+
+    def see(_: Any, __: Any, statement: str, *rest: Any) -> None:
+        seen.append(statement)
+
+    engine = app.state.db.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", see)
+    yield seen
+    event.remove(engine, "before_cursor_execute", see)
+
+
+async def test_however_many_ask_who_it_is_it_is_looked_up_once(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def counted(connection: Any, credential: Any) -> User:
+        user = await scheme.identify(connection, credential)
+        asked.append(user.id)
+        return user
+
+    monkeypatch.setattr("app.auth.current.identify", counted)
+    async with caller(app, *BOTH) as ada:
+        await ada.get(URL)  # what is noted now and then is noted now
+        asked.clear()
+        with statements(app) as seen:
+            assert (await ada.get(URL)).is_success
+
+    assert len(asked) == 1
+    assert len(seen) <= 1
+
+
+async def test_a_limit_can_count_by_caller(app: FastAPI) -> None:
+    async def export() -> None: ...
+
+    app.add_api_route("/api/v1/export", export, dependencies=[limit("e", "1/hour", by=user_id)])
+    async with caller(app) as ada, caller(app, email="bob@example.com") as bob:
+        answers = [await client.get("/api/v1/export") for client in (ada, ada, bob)]
+
+    assert [answer.status_code for answer in answers] == [200, 429, 200]
+
+
+async def test_the_api_document_says_how_to_sign_in_and_what_a_route_needs(app: FastAPI) -> None:
+    document = app.openapi()
+
+    schemes = document["components"]["securitySchemes"]
+    ways = document["paths"][URL]["get"]["security"]
+    assert {name for way in ways for name in way} == set(schemes)
+    assert all(set(needed) == set(BOTH) for way in ways for needed in way.values())
+    ways = document["paths"][ME]["get"]["security"]
+    assert all(needed == [] for way in ways for needed in way.values())

@@ -1,0 +1,199 @@
+"""What every way to show who you are must hold, whichever was chosen.
+
+It speaks to ``app.auth`` and to ``tests/actors.py``, which has to offer: ``sign_in`` and
+``sign_in_with``, which return a header ``Authorization: Bearer <credential>``;
+``hostile_credentials``, made from a good one, that must not pass for one; and ``REVOCATIONS``, all
+the ways in which a good one ends before its time.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.settings import Settings
+from app.settings.rates import Rate
+from tests.actors import REVOCATIONS, hostile_credentials, sign_in
+from tests.conftest import client_of, running
+
+ME = "/api/v1/auth/me"
+NO_SUCH_ID = "00000000-0000-0000-0000-000000000000"
+PROBES = ("/health/live", "/health/ready", "/health/startup", "/metrics")
+PROBLEM = {"type", "title", "status", "detail", "code", "request_id"}
+
+
+def credential_of(caller: httpx2.AsyncClient) -> str:
+    return caller.headers["Authorization"].removeprefix("Bearer ")
+
+
+def mangled(good: str) -> dict[str, str]:
+    """Make from a good credential what no style takes for one."""
+    middle = len(good) // 2
+    other = "a" if good[middle] != "a" else "b"
+    return {
+        "cut off": good[:-2],
+        "cut in half": good[:middle],
+        "with more behind": good + "AAAA",
+        "with more before": "AAAA" + good,
+        "one character changed": good[:middle] + other + good[middle + 1 :],
+        "two of them": f"{good} {good}",
+        "a list of them": f"{good}, {good}",
+        "garbage": "garbage",
+        "dots": "..",
+        "not ASCII": "é.é.é",
+        "a NUL": "\0",
+        "a NUL behind": good + "\0",
+        "SQL": "' OR 1=1 --",
+        "a wildcard": "%",
+        "very long": "a" * 50_000,
+    }
+
+
+def bearer(credential: str) -> dict[bytes, bytes]:
+    return {b"Authorization": b"Bearer " + credential.encode("latin-1")}
+
+
+def is_refusal(answer: httpx2.Response, challenge: str) -> bool:
+    """Say whether this is the one way in which callers are refused."""
+    return (
+        answer.status_code == 401
+        and answer.headers["Content-Type"] == "application/problem+json"
+        and answer.headers["WWW-Authenticate"] == challenge
+        and set(answer.json()) - {"trace_id"} == PROBLEM
+        and answer.json()["code"] == "unauthorized"
+        and "Set-Cookie" not in answer.headers
+    )
+
+
+async def test_a_credential_that_is_not_right_is_refused_audited_and_not_logged(
+    app: FastAPI,
+    client: httpx2.AsyncClient,
+    alice: httpx2.AsyncClient,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    good = credential_of(alice)
+    assert (await client.get(ME, headers=bearer(good))).is_success
+    hostile = mangled(good) | await hostile_credentials(app, good)
+    capfd.readouterr()
+    answers = {name: await client.get(ME, headers=bearer(h)) for name, h in hostile.items()}
+    app.state.journal.flush()
+    output = capfd.readouterr().out
+
+    challenge = 'Bearer error="invalid_token"'
+    wrong = {name: a.status_code for name, a in answers.items() if not is_refusal(a, challenge)}
+    assert wrong == {}
+    told = [line for line in lines(output) if line["event"] == "audit.authenticate"]
+    assert len(told) == len(hostile)
+    assert {line["logger"] for line in told} == {"app.audit"}
+    assert all(line["reason"] and line["client_ip"] and line["request_id"] for line in told)
+    assert [name for name, h in hostile.items() if len(h) > 8 and h in output] == []
+    assert (await alice.get(ME)).is_success  # none of it harmed her
+
+
+def lines(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "bearer"])
+async def test_who_shows_nothing_is_told_what_is_wanted(
+    client: httpx2.AsyncClient, header: str | None
+) -> None:
+    answer = await client.get(ME, headers={"Authorization": header} if header is not None else {})
+
+    assert is_refusal(answer, "Bearer")
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "Digest", "Token", "Negotiate", "", "BearerBearer"])
+async def test_a_credential_under_another_scheme_is_none(
+    client: httpx2.AsyncClient, alice: httpx2.AsyncClient, scheme: str
+) -> None:
+    header = f"{scheme} {credential_of(alice)}".strip()
+
+    assert is_refusal(await client.get(ME, headers={"Authorization": header}), "Bearer")
+
+
+@pytest.mark.parametrize(
+    "name", ["access_token", "token", "api_key", "key", "session", "session_id", "Authorization"]
+)
+async def test_a_credential_in_the_address_is_not_looked_at(
+    client: httpx2.AsyncClient, alice: httpx2.AsyncClient, name: str
+) -> None:
+    good = credential_of(alice)
+
+    assert is_refusal(await client.get(ME, params={name: good}), "Bearer")
+    assert is_refusal(await client.get(ME, params={name: f"Bearer {good}"}), "Bearer")
+
+
+@pytest.mark.parametrize("revoke", REVOCATIONS.values(), ids=REVOCATIONS.keys())
+async def test_what_was_revoked_is_refused_at_once_and_nobody_else_is(
+    app: FastAPI, bob: httpx2.AsyncClient, revoke: Any
+) -> None:
+    async with client_of(app) as client:
+        headers = await sign_in(client, "carol@example.com")
+        before = await client.get(ME, headers=headers)
+        await revoke(app, client, "carol@example.com", headers)
+        after = await client.get(ME, headers=headers)
+
+    assert before.status_code == 200
+    assert is_refusal(after, 'Bearer error="invalid_token"')
+    assert (await bob.get(ME)).is_success
+
+
+async def test_who_tries_many_is_told_to_wait(settings: Settings) -> None:
+    strict = settings.model_copy(update={"rate_limit": Rate(3, 60)})
+    async with running(strict) as app, client_of(app) as client:
+        await app.state.redis.flushdb()
+        tries = [await client.get(ME, headers=bearer(f"guess-{n}")) for n in range(4)]
+
+    assert [answer.status_code for answer in tries] == [401, 401, 401, 429]
+    assert tries[-1].headers["Retry-After"] == "20"
+
+
+@pytest.mark.parametrize("header", [None, "Bearer garbage"])
+@pytest.mark.parametrize("path", PROBES)
+async def test_probes_and_metrics_ask_for_nothing(
+    client: httpx2.AsyncClient, path: str, header: str | None
+) -> None:
+    answer = await client.get(path, headers={"Authorization": header} if header else {})
+
+    assert answer.status_code == 200
+
+
+def guarded(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield method and path of each operation for which the API document wants a credential."""
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if operation.get("security"):
+                yield method, path
+
+
+async def test_every_route_that_is_said_to_need_a_caller_does(
+    app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    found = list(guarded(app.openapi()))
+    answers = {(method, path): await client.request(method, filled(path)) for method, path in found}
+
+    assert ("get", ME) in answers
+    assert [route for route, answer in answers.items() if not is_refusal(answer, "Bearer")] == []
+
+
+def filled(path: str) -> str:
+    return "/".join(NO_SUCH_ID if "{" in part else part for part in path.split("/"))
+
+
+async def test_the_log_says_who_called_and_not_how_they_showed_it(
+    app: FastAPI, alice: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app.state.journal.flush()
+    capfd.readouterr()
+    me = (await alice.get(ME)).json()
+    app.state.journal.flush()
+    output = capfd.readouterr().out
+
+    [line] = [line for line in lines(output) if line["event"] == "request"]
+    assert line["user_id"] == me["id"]
+    assert credential_of(alice) not in output
+    assert "alice@example.com" not in output

@@ -1,0 +1,31 @@
+"""The sessions that logins open: each ends for itself."""
+
+import httpx2
+from fastapi import FastAPI
+
+from tests.actors import sign_in
+from tests.conftest import client_of
+
+ME = "/api/v1/auth/me"
+
+
+async def test_a_logout_ends_this_session_only(
+    app: FastAPI, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient
+) -> None:
+    async with client_of(app) as elsewhere:
+        elsewhere.headers.update(await sign_in(elsewhere, "alice@example.com"))
+        assert (await alice.post("/api/v1/auth/logout")).status_code == 204
+        answers = [(await c.get(ME)).status_code for c in (alice, elsewhere, bob)]
+
+    assert answers == [401, 200, 200]
+
+
+async def test_logging_out_everywhere_ends_all_sessions_of_one_account(
+    app: FastAPI, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient
+) -> None:
+    async with client_of(app) as elsewhere:
+        elsewhere.headers.update(await sign_in(elsewhere, "alice@example.com"))
+        assert (await alice.post("/api/v1/auth/logout-all")).status_code == 204
+        answers = [(await c.get(ME)).status_code for c in (alice, elsewhere, bob)]
+
+    assert answers == [401, 401, 200]

@@ -2,7 +2,7 @@
 # (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test combinations services live lint constraints pictures clean
+.PHONY: help demo test combinations services live lint constraints pictures rows table clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,14 +27,14 @@ demo: .venv/complete ## Render the default service, and serve it: Postgres, Valk
 
 test: .venv/complete ## The rules, the renders, the prompts; then the default service's own tests
 	pytest -n 2 --dist loadgroup -m "not besides" tests/rules tests/renders tests/prompts
-	pytest -s tests/suites -k standard
+	pytest -s -m "not besides" tests/suites -k standard
 
-combinations: .venv/complete ## Render every combination of the answers that change Python code
+combinations: .venv/complete ## Render, lint and type-check every pair of answers, and each queue x auth x deploy
 	pytest -n 2 --dist loadgroup -m besides tests/renders
 
-services: .venv/complete ## Update services, and install some with other answers and run their own tests
+services: .venv/complete ## Update services; install some that have every answer, and run their own tests
 	pytest -n 2 tests/updates
-	pytest -s -rs tests/suites -k "not standard"
+	pytest -s -rs -m "not besides" tests/suites -k "not standard"
 
 live: .venv/complete ## Containers, processes and signals, for real
 	env -u UV_EXCLUDE_NEWER pytest -v -rs tests/live # the day would be in uv.lock, and not in the image
@@ -53,6 +53,13 @@ constraints: .venv/complete ## Renew constraints.txt, and the day up to which se
 
 pictures: .venv/complete ## Make the README's pictures anew, from the real thing
 	python docs/pictures/make.py
+
+rows: .venv/complete ## Everything about some rows of the matrix: make rows ROWS="minimal or standard"
+	pytest -n 2 --dist loadgroup tests/renders/test_projects.py -k "$$ROWS"
+	pytest -s tests/suites -k "$$ROWS"
+
+table: .venv/complete ## Write docs/matrix.md: what was tried by the targets above, since `make clean`
+	python docs/matrix/make.py
 
 clean: ## Remove what these targets made
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache

@@ -1,5 +1,9 @@
-"""What every layer needs: no configuration of this machine, and the template once per process."""
+"""What every layer needs: no configuration of this machine, and the template once per process.
 
+What became of each row of the matrix is written to ``build/results.jsonl``, for ``make table``.
+"""
+
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from extensions import options
-from tests import generator
+from tests import generator, matrix
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,3 +42,25 @@ def _no_options_of_another_test() -> Iterator[None]:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the template as it stands in the working tree; not to be changed."""
     return generator.copy_of_template(tmp_path_factory.mktemp("template"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # a process of xdist reports to the one that started it
+        config.pluginmanager.register(Results())
+
+
+class Results:
+    """Writes down what became of each row of the matrix, and how long it took."""
+
+    def __init__(self) -> None:
+        self._rows = {row.name for row in matrix.matrix()}
+        self._file = generator.ROOT / "build" / "results.jsonl"
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        test, _, row = report.nodeid.partition("[")
+        row = row.partition("]")[0]
+        if row in self._rows:
+            result = {"row": row, "test": test, "when": report.when, "outcome": report.outcome}
+            self._file.parent.mkdir(exist_ok=True)
+            with self._file.open("a") as file:
+                file.write(json.dumps(result | {"seconds": round(report.duration, 2)}) + "\n")

@@ -1,7 +1,8 @@
-"""One virtual environment with the dependencies of every option, so that no render needs its own.
+"""A virtual environment for each queue, with the dependencies of every other option in it.
 
-Ruff, mypy and the services' modules run from it. It stays below ``build/`` until what is required
-changes; test processes that come at the same time wait for the first to make it.
+So no render needs one of its own. Queues are kept apart because they disagree on the version of
+redis-py. mypy and the services' modules run from there. An environment stays below ``build/`` until
+what is required changes; test processes that come at the same time wait for the first to make it.
 """
 
 import fcntl
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from extensions import options
 from tests import generator
 
@@ -22,23 +25,29 @@ BUILD = generator.ROOT / "build"
 UV = [sys.executable, "-m", "uv"]
 
 
-def requirements(project: Path) -> list[str]:
-    """Return what a rendered project declares, and what every option would add."""
+def python_for(project: Path) -> Path:
+    """Return a Python that has all that a rendered project needs, whatever else was answered."""
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text(encoding="utf-8"))
+    return _python_with(_requirements(project, answers["queue"]), answers["queue"])
+
+
+def _requirements(project: Path, queue: str) -> list[str]:
+    """Return what a project declares, and what every option would add, other queues excepted."""
     declared = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     named = {*declared["project"]["dependencies"], *declared["dependency-groups"]["dev"]}
     for option in options.load():
-        named |= {*option.dependencies, *option.dev_dependencies}
+        if option.question != "queue" or option.choice == queue:
+            named |= {*option.dependencies, *option.dev_dependencies}
     return sorted(named)
 
 
-def python_with(required: list[str]) -> Path:
-    """Return a Python that has all of ``required`` installed."""
+def _python_with(required: list[str], queue: str) -> Path:
     day = os.environ.get("UV_EXCLUDE_NEWER", "")
     key = hashlib.sha256("\n".join([*required, day]).encode()).hexdigest()[:12]
-    home = BUILD / f"toolbox-{key}"
-    with _lock(BUILD / "toolbox.lock"):
+    home = BUILD / f"toolbox-{queue}-{key}"
+    with _lock(BUILD / f"toolbox-{queue}.lock"):
         if not (home / "complete").exists():
-            for old in BUILD.glob("toolbox-*"):
+            for old in BUILD.glob(f"toolbox-{queue}-*"):
                 shutil.rmtree(old)
             subprocess.run([*UV, "venv", "--quiet", home], check=True)
             install = [*UV, "pip", "install", "--quiet", "--python", str(home), *required]

@@ -14,7 +14,7 @@ import yaml
 from copier.errors import UserMessageError
 
 from extensions import answers, options
-from tests import generator
+from tests import generator, matrix
 
 REFUSED: list[tuple[str, Any, str]] = [
     ("project_name", "", "would be like my-service: a to z"),
@@ -187,7 +187,7 @@ def test_a_preset_sets_the_defaults_and_nothing_else(
     assert {name: kept[name] for name in proposed if name in kept} == {
         name: answer for name, answer in proposed.items() if name in kept
     }
-    other = next(each for each in generator.choices()["queue"] if each != proposed["queue"])
+    other = next(each for each in matrix.choices()["queue"] if each != proposed["queue"])
     service = generator.render(template, tmp_path / "two", preset=preset, queue=other)
     changed = yaml.safe_load((service / ".copier-answers.yml").read_text())
     assert changed.pop("queue") == other

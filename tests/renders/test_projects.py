@@ -7,21 +7,15 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests import generator, toolbox
+from tests import generator, matrix, toolbox
 from tests.renders import leftovers
 
-PAIRS, BESIDES = generator.combinations_to_render()
-COMBINATIONS = [
-    pytest.param(
-        each, id=generator.named(each), marks=[pytest.mark.xdist_group(f"r{n % 2}"), *more]
-    )
-    for rows, more in ((PAIRS, []), (BESIDES, [pytest.mark.besides]))
-    for n, each in enumerate(rows)
-]
+QUEUES = matrix.choices()["queue"]
 # Requirements that nothing imports by name, and what needs them.
 USED_OTHERWISE = {
     "asyncpg": "SQLAlchemy loads it, for postgresql+asyncpg",
@@ -33,18 +27,25 @@ USED_OTHERWISE = {
 }
 
 
-@pytest.fixture(scope="session", params=COMBINATIONS)
+def _parameter(row: matrix.Row) -> Any:
+    """Let one process take all renders with a queue: its mypy knows that queue's libraries."""
+    turn = QUEUES.index(row.answers["queue"]) % 2
+    marks = [pytest.mark.xdist_group(f"renders {turn}")]
+    return pytest.param(row, id=row.name, marks=marks + [pytest.mark.besides] * (not row.always))
+
+
+@pytest.fixture(scope="session", params=map(_parameter, matrix.matrix()))
 def project(
     request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    return generator.render(template, tmp_path_factory.mktemp("r") / "service", **request.param)
+    to = tmp_path_factory.mktemp("r") / "service"
+    return generator.render(template, to, **request.param.given)
 
 
 @pytest.fixture(scope="session")
-def python(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with the dependencies of every option."""
-    whole = generator.render(template, tmp_path_factory.mktemp("whole") / "service")
-    return toolbox.python_with(toolbox.requirements(whole))
+def python(project: Path) -> Path:
+    """A Python with all that the project needs."""
+    return toolbox.python_for(project)
 
 
 @pytest.fixture(scope="session")

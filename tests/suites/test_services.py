@@ -8,22 +8,22 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests import generator
+from tests import generator, matrix
 
 UV = [sys.executable, "-m", "uv"]
-SERVICES = generator.combinations_to_install()
+SERVICES = [
+    pytest.param(row, id=row.name, marks=[pytest.mark.besides] * (not row.always))
+    for row in matrix.matrix()
+]
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("answers", SERVICES.values(), ids=SERVICES)
-def test_the_service_passes_its_own_tests(
-    template: Path, tmp_path: Path, answers: dict[str, Any]
-) -> None:
-    service = generator.render(template, tmp_path / "service", **answers)
+@pytest.mark.parametrize("row", SERVICES)
+def test_the_service_passes_its_own_tests(template: Path, tmp_path: Path, row: matrix.Row) -> None:
+    service = generator.render(template, tmp_path / "service", **row.given)
     subprocess.run([*UV, "sync", "--quiet"], cwd=service, check=True)
     environment = {**os.environ, "PYTEST_ADDOPTS": "-q -n 2"}
     subprocess.run([*UV, "run", "pytest"], cwd=service, env=environment, check=True)

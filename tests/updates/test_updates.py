@@ -10,7 +10,7 @@ import plumbum
 import pytest
 import yaml
 
-from tests import generator
+from tests import generator, matrix
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_an_answer_can_change_in_a_service_that_exists(published: Path, tmp_path
     update(service)
     commit(service)
     for question in ("queue", "auth", "tracing"):
-        other = generator.choices()[question]
+        other = matrix.choices()[question]
         update(service, **{question: next(each for each in other if each != "none")})
         commit(service)
     assert kept(service)["preset"] == "minimal"

@@ -1,0 +1,161 @@
+"""The matrix: which answers are tried together, computed from the option folders.
+
+A covering array has every pair of any two answers in some row, and every triple of ``TRIPLES``. A
+few rows that have every single answer are tried always; ``python -m tests.matrix`` lists all of
+them in shards, as the workflow on GitHub takes them.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+from extensions import answers, options
+
+# What is deployed, how callers are known and what runs jobs meet in the same files.
+TRIPLES = ("auth", "deploy", "queue")
+FEATURE = "feature "  # a feature is a question of its own here: is it chosen?
+SHARDS = 20  # as many jobs as GitHub runs at once, for free
+
+Answers = dict[str, Any]
+Tuple = frozenset[tuple[str, Any]]  # some questions with an answer each
+
+
+def choices(template: Path = options.TEMPLATE) -> dict[str, list[Any]]:
+    """Return the answers that each question with a choice allows."""
+    found: dict[str, list[Any]] = {}
+    for option in options.load(template):
+        if option.question in options.SEVERAL:
+            found[FEATURE + option.choice] = [False, True]
+        elif option.question != options.FACT:
+            found.setdefault(option.question, []).append(option.choice)
+    for name, question in answers.questions().items():
+        if question["type"] == "bool":
+            found[name] = [True, False]
+        elif isinstance(question.get("choices"), list):
+            found[name] = list(question["choices"])
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """Some answers, and whether they are among the few that every run tries."""
+
+    name: str
+    answers: Answers
+    always: bool
+
+    @property
+    def given(self) -> Answers:
+        """The answers as Copier takes them: the features that are chosen as one list."""
+        plain = {name: answer for name, answer in self.answers.items() if FEATURE not in name}
+        chosen = [name.removeprefix(FEATURE) for name in self.answers if name not in plain]
+        features = [name for name in chosen if self.answers[FEATURE + name]]
+        return plain | ({"features": features} if chosen else {})
+
+
+def matrix(template: Path = options.TEMPLATE) -> list[Row]:
+    """Return the presets, the few rows that are tried always, and the rest of the array."""
+    values = choices(template)
+    presets = [proposed(template, preset, values) for preset in ("standard", "minimal")]
+    rows = covering_rows(values, presets)
+    some = some_rows(rows, presets)
+    return [
+        Row(row.get("preset") or named(row), row, row in some)
+        for row in [*some, *(row for row in rows if row not in some)]
+    ]
+
+
+def covering_rows(values: dict[str, list[Any]], first: list[Answers]) -> list[Answers]:
+    """Return ``first``, and rows for every other pair of two answers and triple of ``TRIPLES``."""
+    wanted = _tuples(values, *combinations(sorted(values), 2), TRIPLES)
+    wanted = {each for each in wanted if not any(each <= set(row.items()) for row in first)}
+    return [*first, *_cover(values, wanted)]
+
+
+def some_rows(rows: list[Answers], first: list[Answers]) -> list[Answers]:
+    """Return ``first``, and as few of ``rows`` as have every answer that those lack."""
+    some = list(first)
+    answers = {frozenset({item}) for row in rows for item in row.items()}
+    while missing := answers - {part for row in some for part in _parts(row)}:
+        seen = {part for row in some for part in _parts(row)}
+        some.append(
+            max(rows, key=lambda row: (len(_parts(row) & missing), len(_parts(row) - seen)))
+        )
+    return some
+
+
+def _parts(row: Answers) -> set[Tuple]:
+    """Return each answer of a row, and each pair of them."""
+    items = [*row.items()]
+    return {frozenset(each) for size in (1, 2) for each in combinations(items, size)}
+
+
+def proposed(template: Path, preset: str, values: dict[str, list[Any]]) -> Answers:
+    """Return the row of somebody who chooses a preset and then presses Enter."""
+    by_preset = options.defaults(options.load(template), preset)
+    by_question = {name: q.get("default") for name, q in answers.questions().items()}
+    features = by_preset.get("features", [])
+    return {
+        name: name.removeprefix(FEATURE) in features
+        if name.startswith(FEATURE)
+        else by_preset.get(name, by_question.get(name))
+        for name in values
+    } | {"preset": preset}
+
+
+def _tuples(values: dict[str, list[Any]], *groups: tuple[str, ...]) -> set[Tuple]:
+    """Return every combination of answers to the questions of each group."""
+    return {
+        frozenset(zip(names, each, strict=True))
+        for names in groups
+        for each in product(*(values[name] for name in names))
+    }
+
+
+def _cover(values: dict[str, list[Any]], uncovered: set[Tuple]) -> Iterator[Answers]:
+    """Yield rows, each of which takes the largest open tuple and adds what covers most others."""
+    while uncovered:
+        largest = max(uncovered, key=_size_then_name)
+        row = dict(largest)
+        for name in sorted(set(values) - set(row)):
+            row[name] = max(values[name], key=_newly_covered(row, name, uncovered))
+        items = set(row.items())
+        uncovered = {each for each in uncovered if not each <= items}
+        yield row
+
+
+def _size_then_name(items: Tuple) -> tuple[int, list[str]]:
+    return len(items), sorted(map(str, items))
+
+
+def _newly_covered(row: Answers, name: str, uncovered: set[Tuple]) -> Callable[[Any], int]:
+    def count(value: Any) -> int:
+        items = {*row.items(), (name, value)}
+        return sum(each <= items for each in uncovered)
+
+    return count
+
+
+def named(answers: Answers) -> str:
+    """Return a short name for a row: its answers, in a fixed order."""
+    return "-".join(_word(name, answers[name]) for name in sorted(answers))
+
+
+def _word(name: str, answer: Any) -> str:
+    if isinstance(answer, bool):
+        return ("with_" if answer else "no_") + name.removeprefix(FEATURE)
+    return f"py{answer}" if name == "python" else str(answer)
+
+
+def shards() -> list[str]:
+    """Return an expression for ``pytest -k`` for each shard: its share of the rows."""
+    names = [row.name for row in matrix()]
+    return [" or ".join(names[n::SHARDS]) for n in range(min(SHARDS, len(names)))]
+
+
+if __name__ == "__main__":
+    json.dump(shards(), sys.stdout)

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from sqlalchemy import text
 
 from app.db import Session
 from app.errors import Conflict, Problem
+from app.redis import Cache
 from app.settings import Settings
 from tests.conftest import client_of, running
 
@@ -35,6 +36,10 @@ async def fail() -> None:
 
 async def query(session: Session, sql: str) -> None:
     await session.execute(text(sql))
+
+
+async def remember(cache: Cache) -> None:
+    await cache.set("key", "value")
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +132,14 @@ async def test_what_the_database_says_stays_inside(
     answer = await client.get("/query", params={"sql": sql})
     assert problem(answer).status == status
     assert not any(word in answer.text for word in ("SELECT", "SQLSTATE", "asyncpg", "sqlalche"))
+
+
+@pytest.mark.parametrize("address", ["redis://127.0.0.1:1/0", "redis://192.0.2.1/0"])
+async def test_redis_that_is_away_is_said_to_be(settings: Settings, address: str) -> None:
+    """Refused at once, and (192.0.2.1 is nobody) never answered."""
+    changes = {"redis_url": SecretStr(address), "redis_timeout": 0.2}
+    async with running(settings.model_copy(update=changes)) as app, client_of(app) as client:
+        app.add_api_route("/remember", remember)
+        answer = await client.get("/remember")
+    assert (problem(answer).status, answer.headers["Retry-After"]) == (503, "1")
+    assert "127.0.0.1" not in answer.text

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from redis import exceptions as redis
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -184,10 +185,14 @@ async def _connection_error(_: Request, error: Exception) -> ProblemResponse:
     return _unavailable(error)
 
 
-def _unavailable(error: Exception) -> ProblemResponse:
-    logger.warning("database unavailable: %s", type(error).__name__)
+async def _redis_error(_: Request, error: Exception) -> ProblemResponse:
+    return _unavailable(error, "Redis")
+
+
+def _unavailable(error: Exception, what: str = "The database") -> ProblemResponse:
+    logger.warning("%s unavailable: %s", what.lower(), type(error).__name__)
     headers = {"Retry-After": "1"}
-    return problem(503, "unavailable", "The database is not available.", headers=headers)
+    return problem(503, "unavailable", f"{what} is not available.", headers=headers)
 
 
 PROBLEM: dict[str, Any] = {
@@ -212,3 +217,5 @@ def install(app: FastAPI, settings: Settings) -> None:
     app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(PoolTimeoutError, _connection_error)
     app.add_exception_handler(OSError, _connection_error)
+    app.add_exception_handler(redis.ConnectionError, _redis_error)
+    app.add_exception_handler(redis.TimeoutError, _redis_error)

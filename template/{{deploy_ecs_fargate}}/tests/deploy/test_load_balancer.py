@@ -1,0 +1,48 @@
+"""The load balancer and the service agree on ports, pages and times."""
+
+import httpx2
+
+from app.settings import Settings
+from tests.deploy.stack import containers, environment, of_gunicorn, resources
+
+DEFAULTS = Settings.model_fields
+[TARGETS] = resources("AWS::ElasticLoadBalancingV2::TargetGroup").values()
+[BALANCER] = resources("AWS::ElasticLoadBalancingV2::LoadBalancer").values()
+[API] = [s for s in resources("AWS::ECS::Service").values() if "LoadBalancers" in s]
+
+
+def attribute(owner: dict[str, list[dict[str, str]]], list_: str, key: str) -> int:
+    return next(int(each["Value"]) for each in owner[list_] if each["Key"] == key)
+
+
+def test_the_port_is_that_of_the_service_and_metrics_have_another() -> None:
+    port = DEFAULTS["port"].default
+    assert TARGETS["Port"] == port
+    assert [each["ContainerPort"] for each in API["LoadBalancers"]] == [port]
+    api = containers()["api"]
+    assert [each["ContainerPort"] for each in api["PortMappings"]] == [port]
+    assert environment(api)["METRICS_PORT"] != str(port)
+
+
+async def test_the_health_check_asks_for_a_page_that_there_is(client: httpx2.AsyncClient) -> None:
+    answer = await client.get(TARGETS["HealthCheckPath"])
+    assert answer.status_code == 200
+    assert "postgres" in answer.json()["checks"]
+
+
+def test_the_service_is_not_the_first_to_close_a_connection() -> None:
+    idle = attribute(BALANCER, "LoadBalancerAttributes", "idle_timeout.timeout_seconds")
+    assert DEFAULTS["request_timeout"].default < idle < of_gunicorn("keepalive")
+
+
+def test_targets_that_leave_may_finish_their_requests() -> None:
+    name = "deregistration_delay.timeout_seconds"
+    delay = attribute(TARGETS, "TargetGroupAttributes", name)
+    assert DEFAULTS["request_timeout"].default < delay <= containers()["api"]["StopTimeout"]
+
+
+def test_a_task_that_drains_is_noticed_while_it_still_serves() -> None:
+    from app.server import drain_seconds
+
+    settings = Settings.model_construct(drain_seconds=None, environment="production")
+    assert TARGETS["HealthCheckIntervalSeconds"] <= drain_seconds(settings)

@@ -1,0 +1,104 @@
+#!/bin/sh
+# Puts an image into service on AWS: the migrations first, then the new version; undone if it fails.
+#   DEPLOY_TARGET=<stack> AWS_REGION=... sh deploy/ci.sh registry/name@sha256:...
+#   ... sh deploy/ci.sh --back registry/name@sha256:...    to a version before, without migrations
+# Who may do so is told to `aws` the usual way: an access key, or better AWS_ROLE_ARN and
+# AWS_WEB_IDENTITY_TOKEN_FILE. What the stack is made with stands in
+# deploy/parameters, a line for each Name=Value. RELEASE_TIMEOUT: seconds to get ready.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() {
+    echo "deploy: $*" >&2
+}
+
+[ "${1:-}" = --back ] && back=true && shift || back=false
+image=${1:?say which image: sh deploy/ci.sh registry/name@sha256:...}
+: "${DEPLOY_TARGET:?is not set: it would be the name of the stack}"
+: "${AWS_REGION:?is not set: it would be where the stack is, such as eu-west-1}"
+export AWS_PAGER=
+[ -f deploy/parameters ] || { say "deploy/parameters is missing: docs/deploy.md says what is in it"; exit 2; }
+
+# Ask for one thing of the stack, which may not be there yet.
+of_stack() {
+    aws cloudformation describe-stacks --stack-name "$DEPLOY_TARGET" --output text --query "$1" 2>/dev/null |
+        sed 's/^None$//'
+}
+
+output() {
+    of_stack "Stacks[0].Outputs[?OutputKey=='$1'].OutputValue | [0]"
+}
+
+# Change the stack, and wait. What is not named keeps its value; what fails is undone by AWS.
+change() {
+    while IFS= read -r line; do
+        case $line in '' | '#'*) ;; *) set -- "$@" "$line" ;; esac
+    done <deploy/parameters
+    aws cloudformation deploy --stack-name "$DEPLOY_TARGET" --template-file deploy/stack.yaml \
+        --capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND --no-fail-on-empty-changeset \
+        --parameter-overrides "$@" && return
+    say "AWS refused, and went back to what was before. It says:"
+    aws cloudformation describe-stack-events --stack-name "$DEPLOY_TARGET" --max-items 100 --output text \
+        --query "StackEvents[?ends_with(ResourceStatus, 'FAILED')].[LogicalResourceId, ResourceStatusReason]" >&2
+    return 1
+}
+
+# AWS runs what is in its own registry, and of an image for several platforms just the one.
+in_ecr() {
+    case $1 in *.dkr.ecr.*) echo "$1"; return ;; esac
+    account=$(aws sts get-caller-identity --query Account --output text)
+    name=$(sed -n 's/^Repository=//p' deploy/parameters)
+    registry="$account.dkr.ecr.$AWS_REGION.amazonaws.com"
+    copy="$registry/${name:?deploy/parameters has no line Repository=...}:$(echo "$1" | sed 's/.*[:@]//')"
+    aws ecr get-login-password | docker login --username AWS --password-stdin "$registry" >&2
+    docker pull --quiet --platform "${DEPLOY_PLATFORM:-linux/amd64}" "$1" >&2
+    docker tag "$1" "$copy"
+    docker push --quiet "$copy" >&2
+    echo "$copy"
+}
+
+migrate() {
+    network="awsvpcConfiguration={subnets=[$(output Subnets)],securityGroups=[$(output Security)],assignPublicIp=DISABLED}"
+    task=$(aws ecs run-task --cluster "$(output Cluster)" --task-definition "$(output MigrationTask)" \
+        --launch-type FARGATE --network-configuration "$network" --query 'tasks[0].taskArn' --output text)
+    [ "$task" != None ] || { say "the task of the migrations could not be started"; return 1; }
+    # `wait` gives up after ten minutes; a migration that moves data may take longer.
+    for _ in 1 2 3 4 5 6; do
+        aws ecs wait tasks-stopped --cluster "$(output Cluster)" --tasks "$task" && break
+    done
+    ended=$(aws ecs describe-tasks --cluster "$(output Cluster)" --tasks "$task" --output text \
+        --query 'tasks[0].[containers[0].exitCode, stoppedReason]')
+    aws logs get-log-events --log-group-name "$(output LogGroup)" --limit 50 --output text \
+        --log-stream-name "migrate/migrate/${task##*/}" --query 'events[].[message]' >&2 || true
+    case $ended in 0[!0-9]*) return ;; esac
+    say "the migrations ended with: $ended"
+    return 1
+}
+
+# Ask the service itself, from outside, as its callers do.
+ready() {
+    url=$(output Url)
+    until=$(($(date +%s) + ${RELEASE_TIMEOUT:-120}))
+    until curl --fail --silent --show-error --max-time 5 --output /dev/null "$url/health/ready"; do
+        [ "$(date +%s)" -lt "$until" ] || return 1
+        sleep 2
+    done
+}
+
+serving=$(of_stack "Stacks[0].Parameters[?ParameterKey=='Image'].ParameterValue | [0]")
+image=$(in_ecr "$image")
+if [ "$back" = false ]; then
+    if ! change "MigrationImage=$image" || ! migrate; then
+        say "the migrations failed, so nothing else was changed: ${serving:-nothing} serves"
+        exit 1
+    fi
+fi
+change "Image=$image" || { say "$image did not get ready: ${serving:-nothing} serves"; exit 1; }
+if ! ready; then
+    say "$image is there, but $(output Url)/health/ready does not answer with 200"
+    [ -n "$serving" ] || exit 1
+    change "Image=$serving" || { say "$serving did not come back either"; exit 1; }
+    say "$serving serves again"
+    exit 1
+fi
+say "$image serves"

@@ -1,0 +1,162 @@
+"""deploy/ci.sh, run against recorders in the place of ``aws``, ``docker`` and ``curl``."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+IMAGE = "1.dkr.ecr.eu-west-1.amazonaws.com/service@sha256:feed"
+BEFORE = "1.dkr.ecr.eu-west-1.amazonaws.com/service@sha256:beef"
+# Writes down how it was called; answers with the first rule whose words are all in the call.
+RECORDER = f"""#!{sys.executable}
+import json, os, sys
+call = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+with open("calls", "a") as calls:
+    calls.write(call + "\\n")
+for words, output, code in json.load(open("rules")):
+    if all(word in call for word in words):
+        print(output)
+        sys.exit(code)
+"""
+Rule = tuple[list[str], str, int]
+AWS: list[Rule] = [
+    (["describe-stacks", "'Subnets'"], "subnet-1,subnet-2", 0),
+    (["describe-stacks", "'Url'"], "https://api.example.com", 0),
+    (["describe-stacks", "'Image'"], BEFORE, 0),
+    (["describe-stacks", "'LogGroup'"], "logs", 0),
+    (["run-task"], "arn:aws:ecs:eu-west-1:1:task/cluster/42", 0),
+    (["describe-tasks"], "0\tEssential container in task exited", 0),
+    (["get-log-events"], "a line of the migrations", 0),
+    (["describe-stack-events"], "ApiTask no such image", 0),
+    (["get-caller-identity"], "1", 0),
+]
+
+
+class Release:
+    """One run of the script, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "deploy").mkdir()
+        for name in ("ci.sh", "stack.yaml"):
+            (folder / "deploy" / name).write_text((ROOT / "deploy" / name).read_text())
+        self.parameters = folder / "deploy/parameters"
+        self.parameters.write_text("# ours\nRepository=service\nDomain=api.example.com\n")
+        for name in ("aws", "docker", "curl"):
+            (folder / name).write_text(RECORDER)
+            (folder / name).chmod(0o755)
+
+    def run(self, *arguments: str, rules: list[Rule] | None = None, **variables: str) -> int:
+        (self.folder / "rules").write_text(json.dumps([*(rules or []), *AWS]))
+        given = {"DEPLOY_TARGET": "service", "AWS_REGION": "eu-west-1", "RELEASE_TIMEOUT": "0"}
+        path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "deploy/ci.sh", *arguments],
+            cwd=self.folder,
+            env={"PATH": path, **given, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.said = done.stderr
+        return done.returncode
+
+    def calls(self, *words: str) -> list[str]:
+        """Return the calls that have one of these words in them, in their order."""
+        if not (self.folder / "calls").exists():
+            return []
+        lines = (self.folder / "calls").read_text().splitlines()
+        return [line for line in lines if any(word in line for word in words)]
+
+    def changes(self) -> list[str]:
+        """Return what was changed in the stack: the first parameter of each change."""
+        given = [c.partition("--parameter-overrides ")[2] for c in self.calls("formation deploy")]
+        return [parameters.split()[0] for parameters in given]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    return Release(tmp_path)
+
+
+def test_migrations_come_before_the_new_version(release: Release) -> None:
+    assert release.run(IMAGE) == 0, release.said
+    steps = release.calls("formation deploy", "run-task", "tasks-stopped", "curl")
+    assert [step.split()[0] for step in steps] == ["aws", "aws", "aws", "aws", "curl"]
+    assert release.changes() == [f"MigrationImage={IMAGE}", f"Image={IMAGE}"]
+    assert "run-task" in steps[1]
+    assert "subnets=[subnet-1,subnet-2]" in steps[1]
+    assert steps[4].endswith("https://api.example.com/health/ready")
+    assert "Domain=api.example.com" in steps[0]
+    assert f"{IMAGE} serves" in release.said
+
+
+@pytest.mark.parametrize("ended", ["1\tEssential container in task exited", "None\tno image"])
+def test_failed_migrations_change_nothing_and_are_shown(release: Release, ended: str) -> None:
+    assert release.run(IMAGE, rules=[(["describe-tasks"], ended, 0)]) == 1
+    assert release.changes() == [f"MigrationImage={IMAGE}"]
+    assert "a line of the migrations" in release.said
+    assert f"nothing else was changed: {BEFORE} serves" in release.said
+
+
+def test_a_task_that_is_not_started_is_no_migration(release: Release) -> None:
+    assert release.run(IMAGE, rules=[(["run-task"], "None", 0)]) == 1
+    assert release.changes() == [f"MigrationImage={IMAGE}"]
+
+
+def test_a_version_that_does_not_start_is_explained(release: Release) -> None:
+    refused = (["formation deploy", f" Image={IMAGE}"], "", 255)
+    assert release.run(IMAGE, rules=[refused]) == 1
+    assert "ApiTask no such image" in release.said
+    assert f"{IMAGE} did not get ready: {BEFORE} serves" in release.said
+    assert not release.calls("curl")
+
+
+def test_a_version_that_is_not_ready_is_taken_back(release: Release) -> None:
+    assert release.run(IMAGE, rules=[(["curl"], "", 22)]) == 1
+    assert release.changes()[-2:] == [f"Image={IMAGE}", f"Image={BEFORE}"]
+    assert f"{BEFORE} serves again" in release.said
+
+
+def test_the_first_version_has_none_to_go_back_to(release: Release) -> None:
+    rules: list[Rule] = [(["curl"], "", 22), (["describe-stacks", "'Image'"], "None", 0)]
+    assert release.run(IMAGE, rules=rules) == 1
+    assert release.changes()[-1] == f"Image={IMAGE}"
+
+
+def test_going_back_runs_no_migrations(release: Release) -> None:
+    assert release.run("--back", BEFORE) == 0, release.said
+    assert release.changes() == [f"Image={BEFORE}"]
+    assert not release.calls("run-task")
+
+
+def test_an_image_from_elsewhere_is_copied_first(release: Release) -> None:
+    assert release.run("registry.example.com/name@sha256:cafe") == 0, release.said
+    copy = "1.dkr.ecr.eu-west-1.amazonaws.com/service:cafe"
+    assert [c.split()[1] for c in release.calls("docker ")] == ["login", "pull", "tag", "push"]
+    assert release.changes() == [f"MigrationImage={copy}", f"Image={copy}"]
+
+
+def test_values_may_have_spaces(release: Release) -> None:
+    release.parameters.write_text("Repository=service\nLoginLimitClient=60/15 minutes\n")
+    assert release.run(IMAGE) == 0, release.said
+    assert "LoginLimitClient=60/15 minutes" in release.calls("formation deploy")[0]
+
+
+@pytest.mark.parametrize("missing", ["DEPLOY_TARGET", "AWS_REGION"])
+def test_what_is_missing_is_named(release: Release, missing: str) -> None:
+    assert release.run(IMAGE, **{missing: ""}) == 2
+    assert missing in release.said
+    assert not release.calls("aws")
+
+
+def test_an_image_has_to_be_named(release: Release) -> None:
+    assert release.run() == 2
+    release.parameters.unlink()
+    assert release.run(IMAGE) == 2
+    assert "docs/deploy.md" in release.said

@@ -1,0 +1,110 @@
+"""The stack and the service agree: settings, commands, times, connections, secrets."""
+
+from typing import Any
+
+import click
+import httpx2
+import pytest
+from pydantic import SecretStr
+
+from app import jobs
+from app.cli import cli
+from app.settings import Settings
+from tests.deploy import stack
+from tests.deploy.stack import containers, environment, of_gunicorn, resources
+
+CONTAINERS = containers()
+MOST_OF_A_TEMPLATE = 51_200  # bytes that CloudFormation takes without a bucket in between
+FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
+SECRETS = {n for n, f in FIELDS.items() if f.annotation in (SecretStr, SecretStr | None)}
+
+
+@pytest.fixture(params=CONTAINERS)
+def container(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found: dict[str, Any] = CONTAINERS[request.param]
+    return found
+
+
+def test_every_process_of_the_service_has_a_task() -> None:
+    assert set(CONTAINERS) >= {"migrate", *jobs.COMPANIONS}
+    assert {"migrate", *jobs.COMPANIONS, "api"} >= set(CONTAINERS)
+
+
+def test_variables_are_settings_with_values_that_they_take(container: dict[str, Any]) -> None:
+    values = environment(container)
+    assert set(values) - set(FIELDS) == set()
+    for name, value in values.items():
+        if value.startswith("!Ref "):
+            values[name] = stack.PARAMETERS[value.removeprefix("!Ref ")].get("Default", "given")
+    given = {n.lower(): value for n, value in values.items() if value}
+    secrets = {"secret_key": "0123456789abcdef" * 4, "redis_url": "redis://cache"}
+    assert Settings(**secrets, database_url="postgresql://db/app", **given)
+
+
+def test_secrets_come_from_the_store_and_nowhere_else(container: dict[str, Any]) -> None:
+    stored = {each["Name"]: each["ValueFrom"] for each in container["Secrets"]}
+    assert {n for n, field in FIELDS.items() if field.is_required()} <= set(stored) <= SECRETS
+    assert stored == {name: f"!Sub ${{Secret}}:{name}::" for name in stored}
+    assert SECRETS & set(environment(container)) == set()
+
+
+def test_commands_exist(container: dict[str, Any]) -> None:
+    commands = click.Group(commands=dict(cli.commands))
+    jobs.add_commands(commands)
+    program, command = container["Command"]
+    assert program == "app"
+    assert command in commands.commands
+
+
+def test_a_container_can_change_nothing_but_its_scratch_space(container: dict[str, Any]) -> None:
+    assert container["User"].split(":")[0] not in ("0", "root")
+    assert container["ReadonlyRootFilesystem"] is True
+    assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
+    assert [each["ContainerPath"] for each in container["LinuxParameters"]["Tmpfs"]] == ["/tmp"]
+
+
+def test_the_platform_waits_longer_than_the_service_needs_to_stop(
+    container: dict[str, Any],
+) -> None:
+    defaults = Settings.model_fields
+    needed = [of_gunicorn("graceful_timeout")]
+    if "worker_grace" in defaults:
+        needed.append(defaults["worker_grace"].default)
+    assert max(needed) < container["StopTimeout"] <= 120
+
+
+def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> None:
+    services = resources("AWS::ECS::Service")
+    scaled = resources("AWS::ApplicationAutoScaling::ScalableTarget")
+    opened, of_the_api = 1 + 5, 0  # migrations, people and backups
+    for name, service in services.items():
+        variables = environment(CONTAINERS[name.lower()])
+        most = service["DesiredCount"]
+        if f"{name}Scaling" in scaled:
+            most = scaled[f"{name}Scaling"]["MaxCapacity"]
+        tasks = stack.PARAMETERS[most.removeprefix("!Ref ")]["Default"]
+        during_a_release = service["DeploymentConfiguration"]["MaximumPercent"] / 100
+        each = int(variables["WEB_CONCURRENCY"]) * int(variables["DB_POOL_SIZE"])
+        opened += int(tasks * during_a_release) * each
+        if "MAX_REPLICAS" in variables:
+            of_the_api, spare = tasks * each, int(variables["DB_CONNECTIONS_SPARE"])
+            assert variables["MAX_REPLICAS"] == most
+    assert opened <= 100
+    if of_the_api:  # what each start refuses is what this sum says
+        assert opened - of_the_api <= spare <= 100 - of_the_api
+
+
+def test_the_template_can_be_handed_over_as_it_is() -> None:
+    assert len(stack.TEXT.encode()) < MOST_OF_A_TEMPLATE
+
+
+async def test_health_checks_ask_for_pages_that_there_are(client: httpx2.AsyncClient) -> None:
+    for name, each in CONTAINERS.items():
+        asked = " ".join(each.get("HealthCheck", {}).get("Command", []))
+        if name == "migrate":
+            assert not asked
+        elif name in jobs.COMPANIONS:
+            assert asked == f"CMD python -m app.alive {name}"
+        else:
+            assert f"http://127.0.0.1:{FIELDS['PORT'].default}/health/live" in asked
+    assert (await client.get("/health/live")).status_code == 200

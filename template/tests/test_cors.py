@@ -2,7 +2,9 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
+from app import cors
 from app.settings import Settings, SettingsError, get_settings
 from tests.conftest import client_of, running
 
@@ -51,6 +53,18 @@ async def test_what_is_not_allowed_is_refused(
     client: httpx2.AsyncClient, asked: dict[str, str]
 ) -> None:
     assert (await client.options(URL, headers=asked)).status_code == 400
+
+
+async def test_a_part_can_allow_a_header_of_its_own(settings: Settings) -> None:
+    changed = settings.model_copy(update={"cors_origins": [OURS]})
+    service = FastAPI()
+    cors.allow(service, "X-One")
+    cors.allow(service, "X-Two")
+    cors.install(service, changed)
+    async with client_of(service) as client:
+        asked = await client.options(URL, headers=preflight(OURS, headers="x-one,x-two,if-match"))
+
+    assert asked.status_code == 200
 
 
 async def test_other_pages_can_not_read_an_answer(client: httpx2.AsyncClient) -> None:

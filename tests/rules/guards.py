@@ -26,6 +26,8 @@ STRING = re.compile(r'"[^"\n]*"')
 HOMONYMS = {
     "none": "Python's None",
     "compose": "the local stack, which every project has",
+    "session": "SQLAlchemy's, of the database",
+    "api_key": "a name that is never logged",
 }
 
 

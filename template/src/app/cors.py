@@ -24,6 +24,11 @@ READ = (
 REMEMBERED = 600  # seconds for which a browser need not ask again before each call
 
 
+def allow(app: FastAPI, header: str) -> None:
+    """Let those pages send ``header`` too. It is for parts that are installed before this one."""
+    app.state.cors_headers = (*getattr(app.state, "cors_headers", SENT), header)
+
+
 def install(app: FastAPI, settings: Settings) -> None:
     if settings.cors_origins:
         app.add_middleware(
@@ -31,7 +36,7 @@ def install(app: FastAPI, settings: Settings) -> None:
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_allow_credentials,
             allow_methods=METHODS,
-            allow_headers=SENT,
+            allow_headers=getattr(app.state, "cors_headers", SENT),
             expose_headers=READ,
             max_age=REMEMBERED,
         )

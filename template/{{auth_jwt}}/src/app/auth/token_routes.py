@@ -11,28 +11,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import audit
 from app.auth import sessions
-from app.auth.account_routes import AllAccounts
+from app.auth.account_routes import AllAccounts, Login
 from app.auth.current import CurrentUser
 from app.auth.identity import NotBelieved
 from app.auth.models import Account
-from app.auth.passwords import GivenPassword
 from app.auth.tokens import Access, Tokens
 from app.db import Database, Session
 from app.errors import TooManyRequests, Unauthorized, responses
-from app.schemas import STORABLE
 from app.settings import Settings
 
 NOT_VALID = "The refresh token is not valid."
 
 router = APIRouter()
-
-
-class Login(BaseModel):
-    """The OAuth 2 password form, as the docs page and most clients send it."""
-
-    grant_type: Literal["password"] = "password"
-    username: Annotated[str, STORABLE] = Field(max_length=254, description="The e-mail address")
-    password: GivenPassword
 
 
 class Refresh(BaseModel):

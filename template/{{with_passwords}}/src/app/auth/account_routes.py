@@ -1,10 +1,10 @@
 """Routes of accounts, the same for every style that has passwords."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
 from app import audit
@@ -12,9 +12,10 @@ from app.auth import sessions
 from app.auth.accounts import Accounts, NewEmail
 from app.auth.current import CurrentUser
 from app.auth.models import Account
-from app.auth.passwords import NewPassword
+from app.auth.passwords import GivenPassword, NewPassword
 from app.db import Reads, Session
 from app.errors import Conflict, Forbidden, TooManyRequests, Unauthorized, responses
+from app.schemas import STORABLE
 
 router = APIRouter()
 
@@ -41,6 +42,14 @@ class Registration(BaseModel):
 class Registered(BaseModel):
     id: UUID
     email: str
+
+
+class Login(BaseModel):
+    """The OAuth 2 password form, as the docs page and most clients send it."""
+
+    grant_type: Literal["password"] = "password"
+    username: Annotated[str, STORABLE] = Field(max_length=254, description="The e-mail address")
+    password: GivenPassword
 
 
 class Me(BaseModel):

@@ -1,0 +1,29 @@
+"""Who is calling, and what they may do. Features import from here alone.
+
+A login opens a session, a row in Postgres, and hands out its secret: to browsers as a cookie that
+no script can read, to other clients as a bearer token. It is looked up at each request, so that a
+logout, a disabled account or a scope that was taken away is felt at once.
+
+    async def delete_all(user: Annotated[User, require("admin")]) -> None: ...
+"""
+
+from fastapi import APIRouter, FastAPI
+
+from app import cors
+from app.auth import account_routes, csrf, session_routes
+from app.auth.accounts import Accounts
+from app.auth.current import CurrentUser, current_user, require, user_id
+from app.auth.identity import User
+from app.settings import Settings
+
+__all__ = ["CurrentUser", "User", "current_user", "install", "require", "router", "user_id"]
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+router.include_router(account_routes.router)
+router.include_router(session_routes.router)
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    app.state.accounts = Accounts(app, settings)
+    app.state.csrf = csrf.Csrf(settings)
+    cors.allow(app, csrf.HEADER)

@@ -1,0 +1,106 @@
+"""How callers show who they are: the secret of a session that lives, by cookie or by header."""
+
+import hmac
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends
+from fastapi.security import APIKeyCookie, OAuth2PasswordBearer
+from sqlalchemy import bindparam, select, update
+from starlette.requests import HTTPConnection
+
+from app.auth import cookies, sessions, tokens
+from app.auth.csrf import HEADER, Csrf
+from app.auth.identity import NotBelieved, User
+from app.auth.models import Account, LoginSession
+from app.db import Database, Reader
+from app.settings import Settings
+
+WANTED = "Log in first."
+NOTED_EVERY = 60.0  # seconds: a session's use is written down no more often
+
+_bearer = OAuth2PasswordBearer(
+    "/api/v1/auth/token",
+    scheme_name="bearer",
+    description="For everything that is no browser. It needs no CSRF token.",
+    auto_error=False,
+)
+_cookie = APIKeyCookie(
+    name=cookies.PREFIX + cookies.SESSION,
+    scheme_name="cookie",
+    description=f"For browsers. What changes something needs `{HEADER}` besides. Outside of"
+    f" production the cookie is called `{cookies.SESSION}`.",
+    auto_error=False,
+)
+
+SESSION = (
+    select(
+        Account.id,
+        Account.scopes,
+        LoginSession.secret_hash,
+        LoginSession.expires_at,
+        LoginSession.ends_at,
+    )
+    .join(LoginSession, LoginSession.account_id == Account.id)
+    .where(LoginSession.id == bindparam("session"), sessions.alive())
+    .where(Account.disabled_at.is_(None))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The secret that came, and whether a browser sent it by itself."""
+
+    token: str
+    by_cookie: bool
+
+
+async def _shown(
+    connection: HTTPConnection,
+    token: Annotated[str | None, Depends(_bearer)],
+    _: Annotated[str | None, Depends(_cookie)],  # for the API document; the name may differ
+) -> Shown | None:
+    if token:
+        return Shown(token, by_cookie=False)
+    if token := cookies.session_of(connection):
+        return Shown(token, by_cookie=True)
+    return None
+
+
+Credential = Annotated[Shown | None, Depends(_shown)]
+
+
+async def identify(connection: HTTPConnection, shown: Shown) -> User:
+    """Return whose session it is.
+
+    Raises ``NotBelieved`` unless it lives, ``Forbidden`` if another site's page sent its cookie.
+    """
+    try:
+        session_id, secret = tokens.read(shown.token)
+    except ValueError:
+        raise NotBelieved("invalid", "This is no session.") from None
+    reader: Reader = connection.app.state.reader
+    row = await reader.first(SESSION, session=session_id)
+    if row is None or not hmac.compare_digest(row.secret_hash, sessions.fingerprint(secret)):
+        raise NotBelieved("ended", "This session has ended.")
+    if shown.by_cookie:
+        csrf: Csrf = connection.app.state.csrf
+        csrf.check(connection, session_id)
+    await _note_use(connection, session_id, row.expires_at, row.ends_at)
+    return User(str(row.id), frozenset(row.scopes), str(session_id))
+
+
+async def _note_use(
+    connection: HTTPConnection, session_id: UUID, expires_at: datetime, ends_at: datetime
+) -> None:
+    """Move the idle time-out on, if it is worth a write."""
+    settings: Settings = connection.app.state.settings
+    database: Database = connection.app.state.db
+    until = min(sessions.expiry(settings), ends_at)
+    if until - expires_at < timedelta(seconds=min(NOTED_EVERY, settings.session_idle / 10)):
+        return
+    async with database.transaction() as db:
+        of_session = update(LoginSession).where(LoginSession.id == session_id)
+        await db.execute(of_session.values(expires_at=until))

@@ -1,0 +1,114 @@
+"""Routes that open and end sessions: with a cookie for browsers, with a token for others."""
+
+import hmac
+from contextlib import suppress
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Form, Request, Response
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import audit
+from app.auth import cookies, sessions, tokens
+from app.auth.account_routes import AllAccounts, Login
+from app.auth.accounts import Accounts, Identity
+from app.auth.csrf import Csrf
+from app.auth.current import CurrentUser
+from app.db import Database, Session
+from app.errors import Forbidden, TooManyRequests, Unauthorized, responses
+from app.settings import Settings
+
+router = APIRouter()
+
+
+class LoggedIn(BaseModel):
+    """``csrf_token`` goes into the header `X-CSRF-Token` of what changes something."""
+
+    csrf_token: str
+
+
+class Token(BaseModel):
+    """``expires_in``: seconds until the session ends, however much it is used."""
+
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105
+    expires_in: int
+    scope: str
+
+
+@router.post("/login", responses=responses(Unauthorized, Forbidden, TooManyRequests))
+async def login(
+    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AllAccounts
+) -> LoggedIn:
+    """Open a session for a browser: the answer sets its cookies.
+
+    The session that the browser had before is ended, so that nobody can hand it one of theirs.
+    """
+    csrf = _csrf(request)
+    csrf.refuse_other_sites(request)  # whose page would log a visitor in as somebody else
+    _, session_id, token = await _open(request, accounts, form, cookies.session_of(request))
+    csrf_token = csrf.token(session_id)
+    cookies.give(response, request.app.state.settings, token, csrf_token)
+    response.headers["Cache-Control"] = "no-store"
+    return LoggedIn(csrf_token=csrf_token)
+
+
+@router.post("/token", responses=responses(Unauthorized, TooManyRequests))
+async def token(
+    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AllAccounts
+) -> Token:
+    """Open a session for a client that is no browser; it sends `Authorization: Bearer ...`."""
+    settings: Settings = request.app.state.settings
+    identity, _, secret = await _open(request, accounts, form)
+    response.headers["Cache-Control"] = "no-store"
+    return Token(
+        access_token=secret,
+        expires_in=settings.session_lifetime,
+        scope=" ".join(sorted(identity.scopes)),
+    )
+
+
+@router.get("/csrf", responses=responses(Unauthorized))
+async def csrf(user: CurrentUser, request: Request, response: Response) -> LoggedIn:
+    """Say which token goes into the header `X-CSRF-Token`: for pages that can't read the cookie."""
+    response.headers["Cache-Control"] = "no-store"
+    return LoggedIn(csrf_token=_csrf(request).token(UUID(user.credential)))
+
+
+@router.post("/logout", status_code=204, responses=responses(Unauthorized, Forbidden))
+async def logout(user: CurrentUser, request: Request, response: Response, db: Session) -> None:
+    """End this session: its secret is worth nothing from now on."""
+    await sessions.revoke(db, UUID(user.credential))
+    cookies.take_back(response, request.app.state.settings)
+    audit.succeeded(request, "logout", user.id)
+
+
+async def _open(
+    request: Request, accounts: Accounts, form: Login, former: str | None = None
+) -> tuple[Identity, UUID, str]:
+    """Open a session under a new secret, and end the ``former`` one; return what it is known by."""
+    identity = await accounts.authenticate(request, form.username, form.password)
+    settings: Settings = request.app.state.settings
+    database: Database = request.app.state.db
+    secret = sessions.new_secret()
+    async with database.transaction() as db:
+        session_id = await sessions.open_session(db, identity.id, secret, settings)
+        if former:
+            await _end(db, former)
+    audit.succeeded(request, "login", str(identity.id))
+    return identity, session_id, tokens.write(session_id, secret)
+
+
+async def _end(db: AsyncSession, token: str) -> None:
+    """End the session of a token; one that is not right ends nothing."""
+    with suppress(ValueError):
+        session_id, secret = tokens.read(token)
+        session = await sessions.lock(db, session_id)
+        if session and hmac.compare_digest(session.secret_hash, sessions.fingerprint(secret)):
+            await sessions.revoke(db, session_id)
+
+
+def _csrf(request: Request) -> Csrf:
+    csrf: Csrf = request.app.state.csrf
+    return csrf

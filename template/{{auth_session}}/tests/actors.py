@@ -1,0 +1,63 @@
+"""How a test becomes somebody, and how somebody tries to pass for another."""
+
+import secrets
+from datetime import timedelta
+from uuid import uuid4
+
+import httpx2
+from fastapi import FastAPI
+from sqlalchemy import func, update
+
+from app import signing
+from app.auth import sessions, tokens
+from app.auth.models import LoginSession
+from tests.accounts import AUTH, PASSWORD, REVOCATIONS, allow, register
+
+__all__ = ["REVOCATIONS", "hostile_credentials", "sign_in", "sign_in_with"]
+
+
+async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
+    """Make an account if there is none, open a session, and return the headers that say so."""
+    await register(client, email)
+    form = {"username": email, "password": PASSWORD}
+    answer = await client.post(f"{AUTH}/token", data=form)
+    answer.raise_for_status()
+    return {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
+
+async def sign_in_with(
+    app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
+) -> dict[str, str]:
+    """Sign in as somebody who may do what ``scopes`` say."""
+    await register(client, email)
+    await allow(app, email, *scopes)
+    return await sign_in(client, email)
+
+
+async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
+    """Make from a good token, by name, all that must not pass for one."""
+    session_id, secret = tokens.read(good)
+    return {
+        "another secret": tokens.write(session_id, secrets.token_bytes(32)),
+        "another session": tokens.write(uuid4(), secret),
+        "what is stored": tokens.write(session_id, sessions.fingerprint(secret)),
+        "the id alone": str(session_id),
+        "an empty secret": tokens.write(session_id, b""),
+        "sealed": signing.seal(b"0" * 32, session_id.bytes + secret),
+        "alg none": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.",
+        "not used for long": await _altered(app, good, "expires_at"),
+        "too old": await _altered(app, good, "expires_at", "ends_at"),
+        "revoked": await _altered(app, good, "revoked_at"),
+    }
+
+
+async def _altered(app: FastAPI, good: str, *columns: str) -> str:
+    """Return the token of another session of the same account, with times in the past."""
+    session_id, _ = tokens.read(good)
+    async with app.state.db.transaction() as db:
+        account_id = (await db.get_one(LoginSession, session_id)).account_id
+        secret = sessions.new_secret()
+        other = await sessions.open_session(db, account_id, secret, app.state.settings)
+        past = dict.fromkeys(columns, func.now() - timedelta(seconds=1))
+        await db.execute(update(LoginSession).where(LoginSession.id == other).values(**past))
+    return tokens.write(other, secret)

@@ -1,0 +1,83 @@
+"""How long a session lives: use keeps it, its age ends it."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import func, select, update
+
+from app.auth.models import LoginSession
+from app.settings import Settings
+from tests.accounts import AUTH, allow
+
+ME = f"{AUTH}/me"
+Ends = Callable[..., Awaitable[tuple[datetime, datetime]]]
+
+
+@pytest.fixture
+async def ends(app: FastAPI, alice: httpx2.AsyncClient) -> Ends:
+    """Read, or set, when Alice's session ends."""
+
+    async def ends(**values: Any) -> tuple[datetime, datetime]:
+        async with app.state.db.transaction() as db:
+            if values:
+                await db.execute(update(LoginSession).values(**values))
+            row = (await db.execute(select(LoginSession.expires_at, LoginSession.ends_at))).one()
+        return row.expires_at, row.ends_at
+
+    return ends
+
+
+async def test_a_login_lasts_as_long_as_the_settings_say(
+    settings: Settings, alice: httpx2.AsyncClient, ends: Ends
+) -> None:
+    idle, age = await ends()
+    now = datetime.now(UTC)
+
+    assert abs(idle - now - timedelta(seconds=settings.session_idle)) < timedelta(minutes=5)
+    assert abs(age - now - timedelta(seconds=settings.session_lifetime)) < timedelta(minutes=5)
+
+
+async def test_use_keeps_a_session(
+    settings: Settings, alice: httpx2.AsyncClient, ends: Ends
+) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=120)
+    await ends(expires_at=soon)
+    assert (await alice.get(ME)).is_success
+    moved_on, _ = await ends()
+
+    assert moved_on > soon + timedelta(seconds=settings.session_idle - 600)
+
+
+async def test_use_is_not_written_down_at_each_request(
+    alice: httpx2.AsyncClient, ends: Ends
+) -> None:
+    before = await ends()
+    for _ in range(3):
+        assert (await alice.get(ME)).is_success
+
+    assert await ends() == before
+
+
+async def test_use_keeps_no_session_past_its_age(alice: httpx2.AsyncClient, ends: Ends) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=300)
+    await ends(expires_at=soon - timedelta(seconds=100), ends_at=soon)
+    assert (await alice.get(ME)).is_success
+    expires_at, _ = await ends()
+    assert expires_at == soon
+    await ends(expires_at=func.now() - timedelta(seconds=1))
+
+    assert (await alice.get(ME)).status_code == 401
+
+
+async def test_what_a_session_may_do_is_what_its_account_may_now(
+    app: FastAPI, alice: httpx2.AsyncClient
+) -> None:
+    await allow(app, "alice@example.com", "admin")
+    may = (await alice.get(ME)).json()["scopes"]
+    await allow(app, "alice@example.com")
+
+    assert (may, (await alice.get(ME)).json()["scopes"]) == (["admin"], [])

@@ -28,7 +28,7 @@ from app.db import Database, Reader
 from app.dev.servers import services
 from app.main import create_app
 from app.settings import Settings, get_settings
-from tests.actors import sign_in
+from tests.actors import prepare, sign_in
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
@@ -95,6 +95,7 @@ def migrated(new_database: Callable[..., URL]) -> str:
     """The name of a migrated database that nobody is connected to, to copy from."""
     url = new_database()
     wait_for(migrate(url))
+    wait_for(prepare(url))
     assert url.database
     return url.database
 

@@ -3,9 +3,13 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import click
 import pytest
 
+from app import parts
+from app.cli import add_commands
 from tests.conftest import ROOT
 
 
@@ -81,6 +85,15 @@ def test_serve_refuses_more_connections_than_postgres_allows(
     assert result.returncode != 0
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_part_can_have_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = SimpleNamespace(add_commands=lambda group: group.command("toy")(lambda: None))
+    monkeypatch.setattr(parts, "PARTS", (SimpleNamespace(), part))
+    group = click.Group()
+    add_commands(group)
+
+    assert list(group.commands) == ["toy"]
 
 
 def test_the_api_document_needs_no_environment() -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from app import jobs
-from app.cli import cli
+from app.cli import add_commands, cli
 from app.settings import Settings
 from tests.conftest import ROOT
 
@@ -45,7 +44,7 @@ def test_variables_exist(page: Path) -> None:
 
 def test_commands_exist(page: Path) -> None:
     commands = click.Group(commands=dict(cli.commands))
-    jobs.add_commands(commands)
+    add_commands(commands)
     words = named(r"(?m)(?:`|^|uv run |\[)app ([a-z]+)\b", page)
     assert words - set(commands.commands) == set()
 

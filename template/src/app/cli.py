@@ -91,11 +91,18 @@ def openapi(output: Path | None) -> None:
         click.echo(document, nl=False)
 
 
+def add_commands(group: click.Group) -> None:
+    """Add the commands of those parts that have some: a function ``add_commands(group)``."""
+    from app import parts
+
+    for part in parts.PARTS:
+        if add := getattr(part, "add_commands", None):
+            add(group)
+
+
 def main() -> None:
     """Run a command; an environment that can't be used is said in plain words, exit code 2."""
-    from app import jobs
-
-    jobs.add_commands(cli)
+    add_commands(cli)
     try:
         cli()
     except SettingsError as error:

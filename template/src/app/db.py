@@ -192,6 +192,16 @@ def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:
                 raise DisconnectionError("The idle connection was lost.") from error
 
 
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Database]:
+    """Open the database for a command, with one connection; close it in the end."""
+    engine = create_engine(settings)
+    try:
+        yield Database(engine, 1, settings.db_pool_timeout)
+    finally:
+        await engine.dispose()
+
+
 def install(app: FastAPI, settings: Settings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

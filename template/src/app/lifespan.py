@@ -12,7 +12,7 @@ Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class Part(Protocol):
-    """A module that installs itself."""
+    """A module that installs itself. With ``add_commands(group)`` it has commands, too."""
 
     def install(self, app: FastAPI, settings: Settings) -> Lifespan | None:
         """Add middleware, routes and error handlers; return what to hold open while serving.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 import app.dev
 
@@ -150,6 +151,20 @@ def test_everything_runs_and_ctrl_c_stops_it(start: Callable[..., Dev], port: in
             socket.create_connection(("127.0.0.1", address)),
         ):
             pass
+
+
+def test_other_commands_can_find_what_runs(start: Callable[..., Dev], project: Path) -> None:
+    dev = start()
+    dev.wait_until_ready()
+    file = project / ".local" / "environment"
+    found = dotenv_values(file)
+    assert found["DATABASE_URL"] == "postgresql+asyncpg://me:hidden@db/mine"
+    assert found["ENVIRONMENT"] == "development"
+    assert found["SECRET_KEY"] == (project / ".local" / "secret-key").read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    dev.process.terminate()
+    assert dev.process.wait(SECONDS) == 0
+    assert not file.exists()
 
 
 def test_edits_restart_the_api_and_its_companions(start: Callable[..., Dev], project: Path) -> None:

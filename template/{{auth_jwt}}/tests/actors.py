@@ -2,11 +2,16 @@
 
 import httpx2
 from fastapi import FastAPI
+from sqlalchemy import URL
 
 from tests.accounts import REVOCATIONS, allow, log_in, register
 from tests.auth.forged import forgeries
 
-__all__ = ["REVOCATIONS", "hostile_credentials", "sign_in", "sign_in_with"]
+__all__ = ["REVOCATIONS", "hostile_credentials", "prepare", "sign_in", "sign_in_with"]
+
+
+async def prepare(database: URL) -> None:
+    """Nobody has to be there for others to come."""
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:

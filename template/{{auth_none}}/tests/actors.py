@@ -1,6 +1,11 @@
 """How a test becomes somebody: not at all."""
 
 import httpx2
+from sqlalchemy import URL
+
+
+async def prepare(database: URL) -> None:
+    """Nobody has to be there for others to come."""
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:

@@ -6,14 +6,18 @@ from uuid import uuid4
 
 import httpx2
 from fastapi import FastAPI
-from sqlalchemy import func, update
+from sqlalchemy import URL, func, update
 
 from app import signing
 from app.auth import sessions, tokens
 from app.auth.models import LoginSession
 from tests.accounts import AUTH, PASSWORD, REVOCATIONS, allow, register
 
-__all__ = ["REVOCATIONS", "hostile_credentials", "sign_in", "sign_in_with"]
+__all__ = ["REVOCATIONS", "hostile_credentials", "prepare", "sign_in", "sign_in_with"]
+
+
+async def prepare(database: URL) -> None:
+    """Nobody has to be there for others to come."""
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:

@@ -11,7 +11,8 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from app.dev.servers import ServerError, services
 
 PROJECT = Path(__file__).resolve().parents[3]
 LOCAL = PROJECT / ".local"
+SHARED = ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "SECRET_KEY_FILE")
 COLOURS = (36, 35, 33, 34, 32)
 
 
@@ -36,7 +38,9 @@ def run(*, port: int = 8000, companions: Sequence[Sequence[str]] = ()) -> int:
     try:
         _refuse(port)
         with services(LOCAL) as urls:
-            asyncio.run(_run(port, companions, _environment(port, urls)))
+            environment = _environment(port, urls)
+            with _written_down(environment):
+                asyncio.run(_run(port, companions, environment))
     except (DevError, ServerError) as error:
         sys.stderr.write(f"app dev: {error}\n")
         return 1
@@ -69,6 +73,21 @@ def _environment(port: int, urls: dict[str, str]) -> dict[str, str]:
     if "SECRET_KEY_FILE" not in os.environ:
         defaults["SECRET_KEY"] = _secret_key()
     return {**defaults, **os.environ, **urls, "PORT": str(port)}
+
+
+@contextmanager
+def _written_down(environment: dict[str, str]) -> Iterator[None]:
+    """Let other commands find what runs here, while it does: `uv run --env-file` this file."""
+    path = LOCAL / "environment"
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    names = [name for name in SHARED if name in environment]
+    path.write_text("".join(f"{name}='{environment[name]}'\n" for name in names))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _secret_key() -> str:

@@ -48,7 +48,9 @@ class Login(BaseModel):
     """The OAuth 2 password form, as the docs page and most clients send it."""
 
     grant_type: Literal["password"] = "password"
-    username: Annotated[str, STORABLE] = Field(max_length=254, description="The e-mail address")
+    username: Annotated[str, STORABLE] = Field(
+        min_length=1, max_length=254, description="The e-mail address"
+    )
     password: GivenPassword
 
 

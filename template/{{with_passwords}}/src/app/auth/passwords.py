@@ -22,7 +22,7 @@ NewPassword = Annotated[
     Field(min_length=12, max_length=256, json_schema_extra={"pattern": r"^[^\x00]*$"}),
     AfterValidator(_storable),
 ]
-GivenPassword = Annotated[SecretStr, Field(max_length=256)]
+GivenPassword = Annotated[SecretStr, Field(min_length=1, max_length=256)]
 
 
 class Passwords:

@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from app import alive
-from app.db import Database, Reader, create_engine
+from app.db import Database, Reader, opened
 from app.jobs import ledger
 from app.jobs.status import JobStatus
 from app.settings import get_settings
@@ -91,11 +91,7 @@ async def replay_dead(database: Database, job_id: UUID | None = None) -> int:
 
 def _with_database(work: Callable[[Database], Awaitable[T]]) -> T:
     async def run() -> T:
-        settings = get_settings()
-        engine = create_engine(settings)
-        try:
-            return await work(Database(engine, 1, settings.db_pool_timeout))
-        finally:
-            await engine.dispose()
+        async with opened(get_settings()) as database:
+            return await work(database)
 
     return asyncio.run(run())

@@ -2,7 +2,7 @@
 # (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test combinations services live lint constraints pictures rows table clean
+.PHONY: help demo test combinations services live lint constraints pictures rows tables clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -58,8 +58,8 @@ rows: .venv/complete ## Everything about some rows of the matrix: make rows ROWS
 	pytest -n 2 --dist loadgroup tests/renders/test_projects.py -k "$$ROWS"
 	pytest -s tests/suites -k "$$ROWS"
 
-table: .venv/complete ## Write docs/matrix.md: what was tried by the targets above, since `make clean`
-	python docs/matrix/make.py
+tables: .venv/complete ## Write docs/matrix.md, of what was tried since `make clean`, and the table of updates
+	python docs/tables/make.py
 
 clean: ## Remove what these targets made
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache

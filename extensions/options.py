@@ -81,6 +81,7 @@ class Option(BaseModel):
     order: int = 50
     presets: frozenset[Preset] = frozenset()
     provides: frozenset[Slug] = frozenset()
+    was: frozenset[Slug] = frozenset()  # choices of earlier versions that are this one now
     dependencies: tuple[Requirement, ...] = ()
     dev_dependencies: tuple[Requirement, ...] = ()
     parts: tuple[Module, ...] = ()

@@ -1,6 +1,6 @@
 """What every layer needs: no configuration of this machine, and the template once per process.
 
-What became of each row of the matrix is written to ``build/results.jsonl``, for ``make table``.
+What became of each row of the matrix is written to ``build/results.jsonl``, for ``make tables``.
 """
 
 import json

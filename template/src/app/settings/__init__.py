@@ -113,6 +113,8 @@ class CoreSettings(BaseSettings):
     )
     thread_pool_size: int = Field(20, ge=1, description="Threads for synchronous code")
 
+    # Your own settings here.
+
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
     _split_commas = field_validator(

@@ -1,4 +1,8 @@
-"""Write docs/matrix.md from what the tests recorded in build/results.jsonl: `make table`."""
+"""Write the tables of the documentation: `make tables`.
+
+docs/matrix.md comes from what the tests recorded in build/results.jsonl; that of docs/updating.md
+from the cases that the tests of updates try.
+"""
 
 import json
 import os
@@ -14,13 +18,14 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests import matrix  # noqa: E402 (the repository is no package that is installed)
+from tests.updates import happens  # noqa: E402
 
 SUITE = "test_the_service_passes_its_own_tests"
 QUESTIONS = ("queue", "auth", "deploy", "tracing", "ci", "example", "python")
 INTRODUCTION = """\
 # What was tried
 
-Made by `make table`, from what the tests recorded; nothing here is typed. The rows are computed
+Made by `make tables`, from what the tests recorded; nothing here is typed. The rows are computed
 from the option folders ([tests/matrix.py](../tests/matrix.py)): every pair of any two answers is in
 one of them, and every triple of queue, auth and deploy target. Each row is rendered, searched for
 leftovers, linted, formatted and type-checked. Rows with own tests were also installed and passed
@@ -31,6 +36,18 @@ Result = dict[str, Any]
 
 
 def main() -> None:
+    _write_updates(ROOT / "docs" / "updating.md")
+    _write_matrix(ROOT / "docs" / "matrix.md")
+
+
+def _write_updates(document: Path) -> None:
+    before, after = document.read_text().split("| what | happens |\n|---|---|\n")
+    rows = "".join(f"| {case.what} | {case.comes_to} |\n" for case in happens.CASES)
+    rest = after.split("\n\n", 1)[1]
+    document.write_text(f"{before}| what | happens |\n|---|---|\n{rows}\n{rest}")
+
+
+def _write_matrix(document: Path) -> None:
     lines = (ROOT / "build" / "results.jsonl").read_text().splitlines()
     last = {(r["row"], r["test"], r["when"]): r for r in map(json.loads, lines)}
     by_row: dict[str, list[Result]] = defaultdict(list)
@@ -39,7 +56,7 @@ def main() -> None:
     rows = [(row, by_row[row.name]) for row in matrix.matrix()]
     table = [_line(row, results) for row, results in rows]
     text = "\n".join([INTRODUCTION, _summary(rows), "", *_head(), *table, ""])
-    (ROOT / "docs" / "matrix.md").write_text(text)
+    document.write_text(text)
 
 
 def _summary(rows: list[tuple[matrix.Row, list[Result]]]) -> str:

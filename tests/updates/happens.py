@@ -1,0 +1,244 @@
+"""What happens when: each case of an update, done for real, with what it is said to come to.
+
+The table in ``docs/updating.md`` is made of these: ``make table``. The template that they update to
+has, besides this one, the changes of ``next_version``.
+"""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.updates.world import Service, commit, git
+
+Case = Callable[[Service], str]
+Output = subprocess.CompletedProcess[str]
+
+CASES: list["Happening"] = []
+
+
+@dataclass(frozen=True)
+class Happening:
+    """A case: what is done, what comes of it, and the function that does it and says so."""
+
+    what: str
+    comes_to: str
+    try_it: Case
+
+
+def case(what: str, comes_to: str) -> Callable[[Case], Case]:
+    def add(function: Case) -> Case:
+        CASES.append(Happening(what, comes_to, function))
+        return function
+
+    return add
+
+
+def next_version(template: Path) -> None:
+    """Change a template the way versions do: other lines, files gone, renamed and new."""
+    app = template / "src" / "app"
+    _replace(app / "main.py", "Nothing happens at import", "Really nothing happens at import")
+    _replace(app / "pagination.py", '"""', '"""The pages. ')
+    (app / "cpus.py").unlink()
+    (app / "hosts.py").rename(app / "host_names.py")
+    (app / "news.py").write_text('"""News of the template."""\n')
+    (template / "{{with_example}}/src/app/items/news.py").write_text('"""News."""\n')
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text, path
+    path.write_text(text.replace(old, new, 1))
+
+
+MINE = "\n# Mine, and nobody else's.\n"
+
+
+def _commit_and_update(service: Service, *options: str, **given: str) -> Output:
+    commit(service.folder)
+    done = service.update(*options, **given)
+    assert done.returncode == 0, done.stdout
+    return done
+
+
+@case("you and the template changed different lines of a file", "both are in it")
+def _apart(service: Service) -> str:
+    service.write("src/app/main.py", service.read("src/app/main.py") + MINE)
+    _commit_and_update(service)
+    text = service.read("src/app/main.py")
+    return "both are in it" if MINE in text and "Really nothing" in text else text
+
+
+@case(
+    "you and the template changed the same lines",
+    "both are in the file, marked as a conflict; the update lists it, and exits with 0",
+)
+def _overlapping(service: Service) -> str:
+    service.change("src/app/main.py", "Nothing happens at import", "My own words")
+    done = _commit_and_update(service)
+    text = service.read("src/app/main.py")
+    assert "changed the same lines" in done.stdout
+    assert "\n    src/app/main.py\n" in done.stdout
+    assert "UU src/app/main.py" in service.status()
+    assert all(part in text for part in ("<<<<<<<", "My own words", "Really nothing", ">>>>>>>"))
+    return (
+        "both are in the file, marked as a conflict; the update lists it, and exits with "
+        f"{done.returncode}"
+    )
+
+
+@case("the template deleted a file that you left as it was", "it is gone")
+def _deleted(service: Service) -> str:
+    done = _commit_and_update(service)
+    assert "gone now" not in done.stdout
+    return "it is still there" if service.has("src/app/cpus.py") else "it is gone"
+
+
+LOST = "your changes are kept beside it, in a `.rej` file; the update lists it and how to undo that"
+
+
+def _kept_beside(service: Service, done: Output, path: str) -> str:
+    changes = service.read(f"{path}.rej")
+    assert "+# Mine, and nobody else's." in changes
+    assert f"\n    {path}.rej\n" in done.stdout
+    assert f"git checkout HEAD -- {path}" in done.stdout
+    assert not service.has(path)
+    git(service.folder, "checkout", "HEAD", "--", path)
+    assert MINE in service.read(path)
+    return LOST
+
+
+@case("the template deleted a file that you changed", LOST)
+def _deleted_and_changed(service: Service) -> str:
+    service.write("src/app/cpus.py", service.read("src/app/cpus.py") + MINE)
+    return _kept_beside(service, _commit_and_update(service), "src/app/cpus.py")
+
+
+@case("the template renamed a file that you changed", LOST)
+def _renamed_and_changed(service: Service) -> str:
+    service.write("src/app/hosts.py", service.read("src/app/hosts.py") + MINE)
+    result = _kept_beside(service, _commit_and_update(service), "src/app/hosts.py")
+    assert service.has("src/app/host_names.py")
+    return result
+
+
+@case("you changed a file of an answer, and answer otherwise", LOST)
+def _answered_otherwise(service: Service) -> str:
+    path = "src/app/jobs/celery_worker.py"
+    service.write(path, service.read(path) + MINE)
+    return _kept_beside(service, _commit_and_update(service, queue="none"), path)
+
+
+@case("you changed a file that both answers have, and answer otherwise", "your change is in it")
+def _both_have_it(service: Service) -> str:
+    service.write("src/app/api.py", service.read("src/app/api.py") + MINE)
+    done = _commit_and_update(service, queue="none", auth="none", tracing="none")
+    assert "changed the same lines" not in done.stdout
+    return "your change is in it" if MINE in service.read("src/app/api.py") else "it is not"
+
+
+@case("you deleted a file", "it stays deleted, also when the template changed it")
+def _you_deleted(service: Service) -> str:
+    (service.folder / "src/app/pagination.py").unlink()
+    _commit_and_update(service)
+    assert not service.has("src/app/pagination.py")
+    return "it stays deleted, also when the template changed it"
+
+
+@case("you deleted the example, and the template added a file to it", "it stays deleted")
+def _example_deleted(service: Service) -> str:
+    tracked = git(service.folder, "ls-files").splitlines()
+    for path in [path for path in tracked if "items" in path]:
+        (service.folder / path).unlink()
+    service.change("src/app/api.py", "            app.items.router.router,\n", "")
+    service.change("src/app/api.py", "import app.items.router\n", "")
+    _commit_and_update(service)
+    back = [path for path in service.tree() if "items" in path]
+    assert "items" not in service.read("src/app/api.py")
+    assert service.answers()["example"] is False
+    return "it stays deleted" if not back else f"{back} came back"
+
+
+@case("you deleted a folder, and the template added a file to it", "it stays deleted")
+def _folder_deleted(service: Service) -> str:
+    tracked = git(service.folder, "ls-files", "src/app/items").splitlines()
+    for path in tracked:
+        (service.folder / path).unlink()
+    (service.folder / "src/app/items").rmdir()
+    _commit_and_update(service)
+    return "it came back" if service.has("src/app/items") else "it stays deleted"
+
+
+@case(
+    "you and the template added a file of the same name",
+    "both are in it, marked as a conflict; the update lists it",
+)
+def _both_added(service: Service) -> str:
+    service.write("src/app/news.py", '"""My own news."""\n')
+    done = _commit_and_update(service)
+    text = service.read("src/app/news.py")
+    assert "My own news" in text
+    assert "News of the template" in text
+    assert "\n    src/app/news.py\n" in done.stdout
+    return "both are in it, marked as a conflict; the update lists it"
+
+
+PLACES = {
+    "pyproject.toml": ("    # Yours.\n]\n\n[project.scripts]", '    "sqids>=0.5",\n'),
+    "src/app/api.py": ("            # Your own routers here.\n", "            orders.router,\n"),
+    "src/app/parts.py": ("    # Your own parts here", "    stock,\n"),
+    "src/app/settings/__init__.py": ("    # Your own settings here.\n", "    shop: str = 'x'\n"),
+    "compose.yaml": ("  # Your own services here.\n", "  mail:\n    image: axllent/mailpit\n"),
+    "Makefile": ("# Your own targets here.\n", "stock:\n\tuv run app stock\n"),
+    ".env.example": ("# Your own variables here.\n", "#SHOP=x\n"),
+}
+
+
+@case("you added lines where comments say `Your own`, and answer all otherwise", "they are there")
+def _own_places(service: Service) -> str:
+    for path, (place, line) in PLACES.items():
+        before, after = (line, place) if path.endswith("parts.py") else (place, line)
+        if path == "pyproject.toml":
+            place, rest = place.split("]")[0], place.split("]", 1)[1]
+            service.change(path, f"{place}]{rest}", f"{place}{line}]{rest}")
+        else:
+            service.change(path, place, before + after)
+    given = {"queue": "none", "auth": "none", "tracing": "none", "ci": "none", "example": "false"}
+    done = _commit_and_update(service, **given)
+    assert "changed the same lines" not in done.stdout, done.stdout
+    missing = [path for path, (_, line) in PLACES.items() if line not in service.read(path)]
+    return "they are there" if not missing else f"{missing} lost them"
+
+
+@case("you have a `uv.lock`", "it is yours: an update leaves it alone, whatever it brings")
+def _lock(service: Service) -> str:
+    service.write("uv.lock", "# mine\n")
+    _commit_and_update(service, queue="none")
+    assert service.read("uv.lock") == "# mine\n"
+    return "it is yours: an update leaves it alone, whatever it brings"
+
+
+@case("you have changes that are not committed", "the update is refused, and nothing is changed")
+def _dirty(service: Service) -> str:
+    service.write("src/app/main.py", service.read("src/app/main.py") + MINE)
+    before = service.tree()
+    done = service.update()
+    assert done.returncode == 1
+    assert "dirty" in done.stdout
+    assert service.tree() == before
+    return "the update is refused, and nothing is changed"
+
+
+@case("the template has nothing new", "nothing is changed")
+def _nothing_new(service: Service) -> str:
+    done = service.update("--vcs-ref", ":current:")
+    assert done.returncode == 0
+    return "nothing is changed" if service.status() == [] else "\n".join(service.status())
+
+
+@case("you update twice", "the second time changes nothing")
+def _twice(service: Service) -> str:
+    service.update()
+    commit(service.folder)
+    service.update()
+    return "the second time changes nothing" if service.status() == [] else str(service.status())

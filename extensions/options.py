@@ -48,6 +48,7 @@ Line = Annotated[str, _written(r"[^\n]*\S[^\n]*", "one line of text")]
 Module = Annotated[str, _written(r"app(\.[a-z_][a-z0-9_]*)+", "app.items")]
 Untyped = Annotated[str, _written(r"[a-z_][a-z0-9_]*(\.\*)?", "celery.*")]
 EnvName = Annotated[str, _written(r"[A-Z][A-Z0-9_]*", "OTEL_SERVICE_NAME")]
+FileName = Annotated[str, _written(r"[a-z][a-z0-9_]*", "vendor_api_key")]
 Slug = Annotated[str, _written(r"[a-z][a-z0-9_-]*", "worker")]
 Requirement = Annotated[
     str,
@@ -92,6 +93,7 @@ class Option(BaseModel):
     compose_environment: dict[EnvName, str] = Field(default_factory=dict)
     compose_volumes: tuple[Slug, ...] = ()
     egress: dict[int, Line] = Field(default_factory=dict)  # TCP ports that it calls: whose they are
+    compose_secrets: tuple[FileName, ...] = ()  # of what runs beside the service, as files
     mypy_untyped: tuple[Untyped, ...] = ()
     readme: str = ""
     checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"
@@ -270,6 +272,7 @@ class Options(ContextHook):
             default=defaults(available, context.get("preset", "standard")),
             gather=lambda field: gather(chosen, field),
             merge=lambda field: merge(chosen, field),
+            secrets=[each.name for option in chosen for each in option.env if each.secret],
             has=lambda fact: any(fact in option.provides for option in chosen),
             part_imports=[f"import {module}" for module in gather(chosen, "parts")],
             part_names=[f"{module}," for module in gather(chosen, "parts")],

@@ -38,6 +38,7 @@ def test_tests_that_hold_a_promise_are_there(page: Path) -> None:
 def test_variables_exist(page: Path) -> None:
     files = [*ROOT.glob("compose*.yaml"), *ROOT.glob("*/*.sh")]
     known = {field.upper() for field in Settings.model_fields}
+    known |= {f"{name}_FILE" for name in known}
     known |= {name for file in files for name in named(r"\b[A-Z]+_[A-Z_]+\b", file)}
     assert named(r"`([A-Z]+_[A-Z_]+)[`=]", page) - known == set()
 

@@ -28,6 +28,8 @@ HOMONYMS = {
     "compose": "the local stack, which every project has",
     "session": "SQLAlchemy's, of the database",
     "api_key": "a name that is never logged",
+    "console": "an exporter of OpenTelemetry, and what clouds call their web page",
+    "otlp": "OpenTelemetry's protocol, which every backend speaks",
 }
 
 

@@ -19,7 +19,8 @@ class SecretFiles(PydanticBaseSettingsSource):
         if not path or field.annotation not in (SecretStr, SecretStr | None):
             return None, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+            text = Path(path).read_text(encoding="utf-8").strip()
+            return text or None, field_name, False  # an empty one is as good as none
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             return Unreadable(f"{path} can't be read: {reason}"), field_name, False

@@ -36,7 +36,7 @@ LAST_EXPORT = 5.0  # seconds that the last spans have to leave, at shutdown
 
 def install(app: FastAPI, settings: Settings) -> Lifespan:
     provider.hush()
-    provider.exporter(settings)
+    provider.sender(settings)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -1,33 +1,38 @@
-"""What traces are made with: the provider, what it samples, and where it sends spans.
+"""What traces are made with: the provider, its ids, and which spans it records.
 
-Standard ``OTEL_*`` variables rule.
+Standard ``OTEL_*`` variables rule; ``backend`` says what the chosen backend wants.
 """
 
 import logging
 import os
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
+from opentelemetry import propagate
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
-    ALWAYS_ON,
+    Decision,
     ParentBased,
     Sampler,
     SamplingResult,
     TraceIdRatioBased,
 )
-from opentelemetry.trace import SpanKind, get_current_span
+from opentelemetry.trace import SpanKind, TraceState, get_current_span
 from pydantic import SecretStr
 
 from app import about, context
 from app.settings import Settings
 from app.settings.tracing import TracingSettings
-from app.tracing.spans import Tracing
+from app.tracing import backend
+from app.tracing.spans import Tracing, threshold
 
 ENTRIES = (SpanKind.SERVER, SpanKind.CONSUMER)
 
@@ -41,46 +46,50 @@ def _share(settings: Settings) -> float:
     return 0.1 if settings.environment == "production" else 1.0
 
 
-def exporter(settings: Settings) -> type[SpanExporter] | None:
-    """Return what sends spans away, if the environment names a place for them.
+def sender(settings: Settings) -> Callable[[], SpanProcessor] | None:
+    """Return what makes the sender of spans, if there is somebody to send them to.
 
     To be asked for before the fork, too: what it imports is then shared by all workers.
     """
     _to_environment(settings)
-    name = os.environ.get("OTEL_TRACES_EXPORTER", "otlp")
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if disabled or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
-    if name == "console":
-        return ConsoleSpanExporter
-    places = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    if name != "otlp" or not any(os.environ.get(place) for place in places):
-        return None
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    return OTLPSpanExporter
+    return backend.sender(settings)
 
 
 def start(settings: Settings) -> Tracing:
     """Make the provider. It owns a thread, so it is made after the worker was forked."""
-    exports = exporter(settings)
+    make_sender = sender(settings)
+    share = _share(settings) if make_sender else 0.0
+    ids = Ids()
+    provider = TracerProvider(
+        _Inside(share), _resource(settings), shutdown_on_exit=False, id_generator=ids
+    )
+    if make_sender:
+        provider.add_span_processor(make_sender())
+    if "OTEL_PROPAGATORS" not in os.environ:
+        propagate.set_global_textmap(CompositePropagator(backend.PROPAGATORS))
+    follow_parent = bool(make_sender) and settings.otel_traces_sampler.startswith("parentbased_")
+    return Tracing(provider, ids.begin, share, follow_parent)
+
+
+def _resource(settings: Settings) -> Resource:
+    """Say what sends the spans: this process, of this version, of this deployment."""
     service = {
         "service.name": about.NAME,
         "service.version": about.release(),
+        "service.instance.id": str(uuid4()),
         "deployment.environment.name": settings.environment,
     }
-    resource = Resource.create(service).merge(OTELResourceDetector().detect())
-    share = _share(settings) if exports else 0.0
-    provider = TracerProvider(_Inside(share), resource, shutdown_on_exit=False, id_generator=_Ids())
-    if exports:
-        provider.add_span_processor(BatchSpanProcessor(exports()))
-    follow_parent = exports is not None and settings.otel_traces_sampler.startswith("parentbased_")
-    return Tracing(provider, share, follow_parent)
+    return Resource.create(service).merge(OTELResourceDetector().detect())
 
 
 def _to_environment(settings: Settings) -> None:
     """Hand the SDK, which reads nothing else, what came from ``.env`` or a secret's file."""
     for name in TracingSettings.model_fields:
-        if (value := getattr(settings, name)) is not None:
+        value = getattr(settings, name) if name.startswith("otel_") else None
+        if value is not None:
             text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             os.environ.setdefault(name.upper(), text)
     # The conventions' stable names, in the spans of every library.
@@ -111,19 +120,36 @@ def hush() -> None:
         logging.getLogger(f"opentelemetry.{name}").addFilter(_once_a_minute)
 
 
-class _Ids(RandomIdGenerator):
-    """Gives what starts inside a request that is not recorded the trace id of that request."""
+class Ids(RandomIdGenerator):
+    """Gives a trace the id that was decided on when it began.
+
+    What starts inside a request that is not recorded has the trace id of that request.
+    """
+
+    def __init__(self) -> None:
+        self._decided = threading.local()
+
+    def begin(self, trace_id: int) -> None:
+        """Give the next trace of this thread this id."""
+        self._decided.trace_id = trace_id
 
     def generate_trace_id(self) -> int:
-        trace_id = context.current().trace_id
-        return int(trace_id, 16) if trace_id else super().generate_trace_id()
+        decided: int = self._decided.__dict__.pop("trace_id", 0)
+        return decided or int(context.current().trace_id or "0", 16) or backend.new_trace_id()
 
 
 class _Inside(Sampler):
-    """What the SDK asks: entries are decided on already, a call outside of one is no trace."""
+    """What the SDK asks: entries are decided on already, a call outside of one is no trace.
+
+    Of how many traces one was chosen is passed on in ``tracestate``, so that whoever counts spans
+    can say how many requests there were.
+    https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
+    """
 
     def __init__(self, share: float) -> None:
         self._otherwise = ParentBased(TraceIdRatioBased(share))
+        digits = f"{threshold(share):014x}".rstrip("0") or "0"
+        self._chosen = TraceState([("ot", f"th:{digits}")]) if 0 < share < 1 else None
 
     def should_sample(
         self,
@@ -131,17 +157,20 @@ class _Inside(Sampler):
         trace_id: int,
         name: str,
         kind: SpanKind | None = None,
+        attributes: Any = None,
         *args: Any,
         **kwargs: Any,
     ) -> SamplingResult:
-        sampler: Sampler = self._otherwise
+        parent = get_current_span(parent_context)
         if kind in ENTRIES:
-            sampler = ALWAYS_ON
-        elif not get_current_span(parent_context).is_recording() and (
-            kind is SpanKind.CLIENT or context.current().trace_id
-        ):
-            sampler = ALWAYS_OFF
-        return sampler.should_sample(parent_context, trace_id, name, kind, *args, **kwargs)
+            remote = parent.get_span_context()
+            state = remote.trace_state if remote.is_valid else self._chosen
+            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
+        outside = kind is SpanKind.CLIENT or context.current().trace_id
+        sampler = ALWAYS_OFF if outside and not parent.is_recording() else self._otherwise
+        return sampler.should_sample(
+            parent_context, trace_id, name, kind, attributes, *args, **kwargs
+        )
 
     def get_description(self) -> str:
         return "decided at the entry"

@@ -1,21 +1,23 @@
 """Where a trace enters this process, is carried on, and leaves it."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context, attach, detach
+from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from starlette.types import Scope
 
 from app import about, context
 from app.logs import scrub_path
+from app.tracing import backend
 
 NO_PARENT = Context()
-CARRIERS = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
+RANDOM_BITS = 56  # the last ones of a trace id: W3C Trace Context, level 2
 
 
 class Span(Protocol):
@@ -81,37 +83,70 @@ class Entered:
 UNTRACED = Unrecorded("", "")
 
 
+def threshold(share: float) -> int:
+    """Return what the random bits of a trace id have to reach, so that ``share`` of them do."""
+    return round((1 - share) * (1 << RANDOM_BITS))
+
+
 class Tracing:
     """What this process traces with.
 
-    ``share``: of the traces that start here, so many are recorded. With ``follow_parent``, a trace
-    that started elsewhere is recorded if it is there.
+    ``share``: of the traces that start here, so many are recorded; which ones, their ids decide,
+    so that services with the same share record the same. With ``follow_parent``, a trace that
+    started elsewhere is recorded if it is there. ``begin`` sets the id of the next trace.
     """
 
-    def __init__(self, provider: TracerProvider, share: float, follow_parent: bool) -> None:
+    def __init__(
+        self,
+        provider: TracerProvider,
+        begin: Callable[[int], None],
+        share: float,
+        follow_parent: bool,
+    ) -> None:
         self.provider = provider
         self.tracer = provider.get_tracer(about.NAME, about.release())
-        self._share = share
+        fields = propagate.get_global_textmap().fields
+        self.carriers = frozenset(name.lower().encode() for name in fields)
+        self._begin = begin
+        self._threshold = threshold(share)
         self._follow_parent = follow_parent
 
     def start(self, name: str, kind: SpanKind) -> Unrecorded | Entered:
         """Begin a trace here."""
-        if random.random() < self._share:  # noqa: S311
+        trace_id = backend.new_trace_id()
+        if self._chosen(trace_id):
+            self._begin(trace_id)
             return Entered(self.tracer.start_span(name, NO_PARENT, kind), NO_PARENT)
-        ids = f"{random.getrandbits(192):048x}"
-        return Unrecorded(ids[:32], ids[32:])
+        return Unrecorded(f"{trace_id:032x}", f"{random.getrandbits(64):016x}")
 
     def go_on(self, name: str, kind: SpanKind, parent: Context) -> Unrecorded | Entered:
         """Go on with the trace that ``parent`` names; begin one when it names none."""
         remote = trace.get_current_span(parent).get_span_context()
         if not remote.is_valid:
             return self.start(name, kind)
-        if remote.trace_flags.sampled if self._follow_parent else random.random() < self._share:  # noqa: S311
+        follow = self._follow_parent
+        if remote.trace_flags.sampled if follow else self._chosen(remote.trace_id):
             return Entered(self.tracer.start_span(name, parent, kind), parent)
         span_id = random.getrandbits(64)
         ids = SpanContext(remote.trace_id, span_id, is_remote=False, trace_state=remote.trace_state)
         return Entered(NonRecordingSpan(ids), parent)
 
+    def _chosen(self, trace_id: int) -> bool:
+        return trace_id & ((1 << RANDOM_BITS) - 1) >= self._threshold
+
+
+class Headers(Getter[Mapping[bytes, bytes]]):
+    """Reads what carries a trace from a request's headers, as ASGI has them: in small letters."""
+
+    def get(self, carrier: Mapping[bytes, bytes], key: str) -> list[str] | None:
+        value = carrier.get(key.lower().encode("latin-1"))
+        return None if value is None else [value.decode("latin-1")]
+
+    def keys(self, carrier: Mapping[bytes, bytes]) -> list[str]:
+        return [name.decode("latin-1") for name in carrier]
+
+
+HEADERS = Headers()
 
 # One a process, while the service runs: jobs and clients have no app to ask for it.
 _tracing: Tracing | None = None
@@ -132,11 +167,10 @@ def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:
     """Begin the span of a request, in the trace of its caller if it names one."""
     if _tracing is None:
         return UNTRACED
-    if CARRIERS.isdisjoint(headers):
+    if _tracing.carriers.isdisjoint(headers):
         entry = _tracing.start(scope["method"], SpanKind.SERVER)
     else:
-        carrier = {name.decode("latin-1"): headers[name].decode("latin-1") for name in headers}
-        parent = propagate.extract(carrier, NO_PARENT)
+        parent = propagate.extract(headers, NO_PARENT, HEADERS)
         entry = _tracing.go_on(scope["method"], SpanKind.SERVER, parent)
     if isinstance(entry, Entered) and entry.sampled:
         # The query is left out: secrets travel in it.

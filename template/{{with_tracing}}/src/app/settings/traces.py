@@ -1,4 +1,4 @@
-"""Settings of tracing, by OpenTelemetry's own names.
+"""Settings of traces, wherever they go, by OpenTelemetry's own names.
 
 Every other ``OTEL_*`` variable of the specification works too.
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
@@ -6,7 +6,7 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import BaseSettings
 
 Sampler = Literal[
@@ -19,15 +19,9 @@ Sampler = Literal[
 ]
 
 
-class TracingSettings(BaseSettings):
-    """Where spans go, and of how many requests."""
+class TraceSettings(BaseSettings):
+    """Of how many requests there are traces, and what they say of this deployment."""
 
-    otel_exporter_otlp_endpoint: str | None = Field(
-        None, description="Collector, such as http://localhost:4318; unset: nothing is exported"
-    )
-    otel_exporter_otlp_headers: SecretStr | None = Field(
-        None, description="Headers for the collector: name=value, by comma"
-    )
     otel_traces_sampler: Sampler = Field(
         "parentbased_traceidratio", description="Which requests are traced"
     )

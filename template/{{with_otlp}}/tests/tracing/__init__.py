@@ -1,0 +1,1 @@
+"""Traces, as who takes them gets them."""

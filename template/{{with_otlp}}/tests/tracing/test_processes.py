@@ -50,7 +50,7 @@ async def test_each_forked_worker_exports(serve: Serve, collector: Collector) ->
 
 @contextmanager
 def companions(environment: dict[str, str], folder: Path) -> Iterator[None]:
-    """Run what the queue runs beside the API, knowing the tests' jobs; with some queues, nothing."""
+    """Run what the queue runs beside the API, with the tests' jobs; some queues have nothing."""
     code = "import tests.jobs.samples; from app.cli import main; main()"
     base = {**os.environ, **environment, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     with ExitStack() as running:

@@ -1,8 +1,6 @@
 """Traces, as a collector gets them; and the service, when there is none or it is away."""
 
-import logging
 import threading
-import time
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span

@@ -1,0 +1,34 @@
+"""Who is calling, and what they may do. Features import from here alone.
+
+A caller is a name, and shows an API key: a random secret of which only the hash is stored. A caller
+may have several keys, so that one can be replaced while the other still works. Each request looks
+its key up, so that a revocation is felt at once.
+
+    async def delete_all(user: Annotated[User, require("admin")]) -> None: ...
+"""
+
+from fastapi import APIRouter, FastAPI
+
+from app.auth import key_routes
+from app.auth.commands import add_commands
+from app.auth.current import CurrentUser, current_user, require, user_id
+from app.auth.identity import User
+from app.settings import Settings
+
+__all__ = [
+    "CurrentUser",
+    "User",
+    "add_commands",
+    "current_user",
+    "install",
+    "require",
+    "router",
+    "user_id",
+]
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+router.include_router(key_routes.router)
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """There is nothing to install: keys are rows."""

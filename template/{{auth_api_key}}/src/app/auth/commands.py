@@ -1,0 +1,144 @@
+"""The commands of the keys, for who may reach the database: ``app keys create billing``."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.auth import keys as service
+from app.auth.models import ApiKey
+from app.auth.schemas import OWNER, SCOPE
+from app.db import opened
+from app.errors import AppError
+from app.settings import get_settings
+
+T = TypeVar("T")
+Lifetime = timedelta | None
+UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+def add_commands(group: click.Group) -> None:
+    """Add ``keys`` to the service's commands."""
+    group.add_command(keys)
+
+
+def _matching(pattern: str) -> Callable[..., Any]:
+    """Return a callback that refuses a value, or one of several, that does not match."""
+
+    def check(_: click.Context, __: click.Parameter, value: Any) -> Any:
+        for text in value if isinstance(value, tuple) else (value,):
+            if text is not None and not re.fullmatch(pattern, text):
+                raise click.BadParameter(f"{text!r} does not match {pattern}")
+        return value
+
+    return check
+
+
+def _duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
+    """Read ``90d`` or ``24h``."""
+    match = re.fullmatch(r"(\d{1,4})([hd])", value)
+    if not match:
+        raise click.BadParameter(f"{value!r} is no duration; write it as 90d or 24h")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def _lifetime(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Lifetime:
+    """Read how long a new key is good for; ``None`` is for ever."""
+    if value is None:
+        return timedelta(days=get_settings().api_key_days)
+    return None if value == "never" else _duration(ctx, parameter, value)
+
+
+expires = click.option(
+    "--expires", callback=_lifetime, help="90d, 24h or never; API_KEY_DAYS if not given."
+)
+
+
+@click.group()
+def keys() -> None:
+    """Make, list, replace and end API keys."""
+
+
+@keys.command()
+@click.argument("owner", callback=_matching(OWNER))
+@click.option("--scope", "scopes", multiple=True, callback=_matching(SCOPE), help="Repeatable.")
+@expires
+def create(owner: str, scopes: tuple[str, ...], expires: Lifetime) -> None:
+    """Make a key for OWNER, a name for who calls with it, and write it to the terminal, once."""
+    prefix = get_settings().api_key_prefix
+    _show(*_in_transaction(lambda db: service.create(db, prefix, owner, scopes, expires)))
+
+
+@keys.command("list")
+@click.option("--owner", callback=_matching(OWNER), help="Only of this one.")
+def list_(owner: str | None) -> None:
+    """List the keys, newest first, those that ended, too."""
+    for key in _in_transaction(lambda db: service.all_of(db, owner)):
+        scopes = " ".join(key.scopes) or "-"
+        click.echo(
+            f"{key.id}  {key.owner}  {scopes}  {_state(key)}, used {_when(key.last_used_at)}"
+        )
+
+
+@keys.command()
+@click.argument("key_id")
+@click.option(
+    "--overlap", callback=_duration, default="24h", help="How long the old one works yet: 24h."
+)
+@expires
+def rotate(key_id: str, overlap: timedelta, expires: Lifetime) -> None:
+    """Make another key like KEY_ID, which works for a while yet."""
+
+    async def replace(db: AsyncSession) -> tuple[ApiKey, str]:
+        old = await service.find(db, key_id)
+        return await service.rotate(db, get_settings().api_key_prefix, old, expires, overlap)
+
+    _show(*_in_transaction(replace))
+
+
+@keys.command()
+@click.argument("key_id", required=False)
+@click.option("--owner", callback=_matching(OWNER), help="All keys of this one.")
+def revoke(key_id: str | None, owner: str | None) -> None:
+    """End a key at once, or all of one owner."""
+    if (key_id is None) == (owner is None):
+        raise click.UsageError("Give the id of one key, or --owner.")
+
+    async def end(db: AsyncSession) -> int:
+        if owner:
+            return await service.revoke_all(db, owner)
+        await service.revoke(db, await service.find(db, str(key_id)))
+        return 1
+
+    click.echo(f"{_in_transaction(end)} revoked.")
+
+
+def _show(key: ApiKey, text: str) -> None:
+    """Write the key alone to stdout, to be piped on, and the rest to stderr."""
+    click.echo(f"{key.id}, {_state(key)}. It is shown this once:", err=True)
+    click.echo(text)
+
+
+def _state(key: ApiKey) -> str:
+    if key.revoked_at:
+        return f"revoked {_when(key.revoked_at)}"
+    return f"expires {_when(key.expires_at)}"
+
+
+def _when(time: datetime | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M") if time else "never"
+
+
+def _in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with opened(get_settings()) as database, database.transaction() as db:
+            return await work(db)
+
+    try:
+        return asyncio.run(run())
+    except AppError as error:
+        raise click.ClickException(error.detail) from None

@@ -1,0 +1,124 @@
+"""How a test becomes somebody, and how somebody tries to pass for another."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+
+import httpx2
+from fastapi import FastAPI
+from sqlalchemy import URL, delete, func, insert, update
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app import signing
+from app.auth import key_text, keys
+from app.auth.models import ApiKey
+
+KEYS = "/api/v1/auth/keys"
+ADMIN = key_text.write("test", "0" * 16, "a" * 52)  # opens databases of tests, and nothing else
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
+
+Headers = dict[str, str]
+Revocation = Callable[[FastAPI, httpx2.AsyncClient, str, Headers], Awaitable[None]]
+
+
+def name_of(email: str) -> str:
+    """Return the name of the caller that stands for a person in tests."""
+    return email.replace("@", ".at.")
+
+
+async def prepare(database: URL) -> None:
+    """Store the key that makes the others."""
+    values = {"id": "0" * 16, "owner": "admin", "hash": key_text.fingerprint(ADMIN)}
+    engine = create_async_engine(database)
+    try:
+        async with engine.begin() as connection:
+            scopes = ["keys", "keys:admin"]
+            await connection.execute(insert(ApiKey).values(**values, scopes=scopes))
+    finally:
+        await engine.dispose()
+
+
+async def sign_in(client: httpx2.AsyncClient, email: str, *scopes: str) -> Headers:
+    """Have a key made, and return the header with it."""
+    body = {"owner": name_of(email), "scopes": scopes}
+    answer = await client.post(KEYS, json=body, headers=AS_ADMIN)
+    answer.raise_for_status()
+    return {"Authorization": f"Bearer {answer.json()['key']}"}
+
+
+async def sign_in_with(
+    app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
+) -> Headers:
+    """Sign in as somebody who may do what ``scopes`` say."""
+    return await sign_in(client, email, *scopes)
+
+
+def key_in(headers: Mapping[str, str]) -> str:
+    return headers["Authorization"].removeprefix("Bearer ")
+
+
+async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
+    """Make from a good key, by name, all that must not pass for one."""
+    prefix, key_id, rest = good.split("_")
+    secret = rest[:-8]
+    return {
+        "another secret": key_text.write(prefix, key_id, "b" * 52),
+        "another id": key_text.write(prefix, "f" * 16, secret),
+        "another key's id": key_text.write(prefix, "0" * 16, secret),
+        "another prefix": key_text.write("other", key_id, secret),
+        "another checksum": good[:-8] + ("0" * 8 if good[-8:] != "0" * 8 else "1" * 8),
+        "in capitals": good.upper(),
+        "the id alone": key_id,
+        "the secret alone": secret,
+        "what is stored": key_text.fingerprint(good).hex(),
+        "sealed": signing.seal(b"0" * 32, good.encode()),
+        "alg none": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.",
+        "expired": await _altered(app, "expires_at"),
+        "revoked": await _altered(app, "revoked_at"),
+    }
+
+
+async def _altered(app: FastAPI, column: str) -> str:
+    """Return another key, with a time in the past."""
+    async with app.state.db.transaction() as db:
+        key, text = await keys.create(db, "key", "mallory", [], timedelta(days=1))
+        past = {column: func.now() - timedelta(seconds=1)}
+        await db.execute(update(ApiKey).where(ApiKey.id == key.id).values(**past))
+    return text
+
+
+async def _revoke(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
+    where = f"{KEYS}/{key_text.id_of(key_in(headers))}"
+    (await client.delete(where, headers=AS_ADMIN)).raise_for_status()
+
+
+async def _revoke_all(
+    app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers
+) -> None:
+    async with app.state.db.transaction() as db:
+        assert await keys.revoke_all(db, name_of(email)) == 1
+
+
+async def _expire(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
+    async with app.state.db.transaction() as db:
+        of_owner = update(ApiKey).where(ApiKey.owner == name_of(email))
+        await db.execute(of_owner.values(expires_at=func.now()))
+
+
+async def _delete(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
+    async with app.state.db.transaction() as db:
+        await db.execute(delete(ApiKey).where(ApiKey.owner == name_of(email)))
+
+
+async def _rotate(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
+    where = f"{KEYS}/{key_text.id_of(key_in(headers))}/rotate"
+    answer = await client.post(where, json={"overlap_hours": 0}, headers=AS_ADMIN)
+    answer.raise_for_status()
+
+
+REVOCATIONS: dict[str, Revocation] = {
+    "revoked": _revoke,
+    "all of the owner revoked": _revoke_all,
+    "expired": _expire,
+    "deleted": _delete,
+    "rotated without an overlap": _rotate,
+}

@@ -1,0 +1,102 @@
+"""Keys: what they are made of, what is stored of them, when they were used."""
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Row, select, update
+
+from app.auth import key_text
+from app.auth.models import ApiKey
+from app.settings import Settings
+from tests.actors import key_in, sign_in
+from tests.conftest import client_of, running
+
+ME = "/api/v1/auth/me"
+
+
+async def stored(app: FastAPI, key: str) -> Row[tuple[bytes, datetime | None]]:
+    async with app.state.db.transaction() as db:
+        columns = select(ApiKey.hash, ApiKey.last_used_at)
+        return (await db.execute(columns.where(ApiKey.id == key_text.id_of(key)))).one()
+
+
+async def test_a_key_says_what_it_is_and_is_random(alice: httpx2.AsyncClient) -> None:
+    keys = [key_text.new("key") for _ in range(50)] + [("", key_in(alice.headers))]
+
+    assert len({text for _, text in keys}) == len({text[21:73] for _, text in keys}) == 51
+    assert all(re.fullmatch(r"key_[0-9a-f]{16}_[a-z2-7]{52}[0-9a-f]{8}", text) for _, text in keys)
+
+
+def test_a_secret_has_256_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.token_bytes", lambda n: b"\xff" * n)
+    _, ones = key_text.new("key")
+    monkeypatch.setattr("secrets.token_bytes", lambda n: b"\xff" * (n - 1) + b"\xfe")
+    _, last_bit_differs = key_text.new("key")
+
+    assert ones[21:73] == "7" * 51 + "q"
+    assert ones[21:73] != last_bit_differs[21:73]
+
+
+async def test_a_mistyped_key_costs_no_query(
+    fresh_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(fresh_settings) as app, client_of(app) as client:
+        headers = await sign_in(client, "alice@example.com")
+        app.state.reader = None  # whoever asks the database fails
+        mistyped = headers["Authorization"][:-1] + "x"
+        answer = await client.get(ME, headers={"Authorization": mistyped})
+
+    assert answer.status_code == 401
+
+
+async def test_nothing_that_is_stored_can_be_used(app: FastAPI, alice: httpx2.AsyncClient) -> None:
+    key = key_in(alice.headers)
+    row = await stored(app, key)
+
+    assert len(row.hash) == 32
+    assert key.encode() not in row.hash
+
+
+async def test_use_is_written_down_once_a_minute(app: FastAPI, alice: httpx2.AsyncClient) -> None:
+    key = key_in(alice.headers)
+    assert (await stored(app, key)).last_used_at is None
+    await alice.get(ME)
+    first = (await stored(app, key)).last_used_at
+    await alice.get(ME)
+    second = (await stored(app, key)).last_used_at
+    async with app.state.db.transaction() as db:
+        earlier = datetime.now(UTC) - timedelta(seconds=61)
+        await db.execute(update(ApiKey).values(last_used_at=earlier))
+    await alice.get(ME)
+    third = (await stored(app, key)).last_used_at
+
+    assert first == second
+    assert first
+    assert third
+    assert third > earlier + timedelta(seconds=60)
+
+
+async def test_of_many_uses_at_once_all_are_served(fresh_settings: Settings) -> None:
+    async with running(fresh_settings) as app, client_of(app) as client:
+        client.headers.update(await sign_in(client, "alice@example.com"))
+        answers = await asyncio.gather(*(client.get(ME) for _ in range(40)))
+
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_the_prefix_is_a_setting_and_keys_with_another_stay_good(
+    fresh_settings: Settings,
+) -> None:
+    async with running(fresh_settings) as app, client_of(app) as client:
+        old = await sign_in(client, "alice@example.com")
+    renamed = fresh_settings.model_copy(update={"api_key_prefix": "acme"})
+    async with running(renamed) as app, client_of(app) as client:
+        new = await sign_in(client, "alice@example.com")
+        answers = [await client.get(ME, headers=headers) for headers in (old, new)]
+
+    assert key_in(new).startswith("acme_")
+    assert [answer.status_code for answer in answers] == [200, 200]

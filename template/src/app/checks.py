@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.cpus import available_cpus
 from app.db import create_engine
+from app.jobs import connections as beside_the_api
 from app.redis import create_client
 from app.settings import Settings, SettingsError, get_settings
 from app.settings.sources import NOTHING_STARTED
@@ -54,14 +55,27 @@ async def _arithmetic(settings: Settings, processes: int) -> str:
     sum_ = f"{processes} processes x {each} connections = {most}"
     if settings.max_replicas > 1:
         sum_ = f"{settings.max_replicas} replicas x {sum_}"
-    if most > allowed - settings.db_connections_spare:
+    left, why = _left_for_others(settings)
+    if most > allowed - left:
         raise Wrong(
             f"MAX_REPLICAS, WEB_CONCURRENCY, DB_POOL_SIZE, DB_MAX_OVERFLOW: {sum_}, but Postgres"
-            f" allows {allowed}, of which DB_CONNECTIONS_SPARE={settings.db_connections_spare} are"
-            " left for others. Lower one of them, raise max_connections, or put PgBouncer in"
-            " between and set DB_PGBOUNCER=true."
+            f" allows {allowed}, of which {why} are left for others. Lower one of them, raise"
+            " max_connections, or put PgBouncer in between and set DB_PGBOUNCER=true."
         )
-    return f"{sum_}, of {allowed}"
+    return f"{sum_}, of {allowed}, of which {why} are left for others"
+
+
+def _left_for_others(settings: Settings) -> tuple[int, str]:
+    """Return how many connections the API must leave, and whose they are.
+
+    ``DB_CONNECTIONS_SPARE`` counts all others when it is given; if it is not, or says too little,
+    one process of each kind that runs beside the API is counted here.
+    """
+    spare, beside = settings.db_connections_spare, beside_the_api(settings)
+    opened, why = sum(beside.values()), f"DB_CONNECTIONS_SPARE={spare}"
+    if "db_connections_spare" in settings.model_fields_set and spare >= opened:
+        return spare, why
+    return spare + opened, " + ".join([why, *(f"{n} of {name}" for name, n in beside.items())])
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ A job is a plain ``async def`` in its feature's ``jobs.py``; a route takes ``Job
 
 from app.jobs.commands import COMPANIONS, add_commands
 from app.jobs.context import Context
+from app.jobs.pools import connections
 from app.jobs.queue import JobQueue, Jobs, install
 from app.jobs.registry import job
 from app.jobs.router import location, router
@@ -22,6 +23,7 @@ __all__ = [
     "JobStatus",
     "Jobs",
     "add_commands",
+    "connections",
     "install",
     "job",
     "location",

@@ -7,6 +7,7 @@ whole service with its lifespan. Nothing is opened before the fork.
 import logging
 import os
 import signal
+import tempfile
 import warnings
 from contextlib import ExitStack
 from functools import partial
@@ -19,9 +20,11 @@ from billiard import current_process
 from celery import bootsteps, shared_task, signals
 from celery.exceptions import SecurityWarning
 from celery.worker import WorkController, state
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
 
-from app import alive, cpus, logs
-from app.jobs import metrics
+from app import alive, logs
+from app.jobs import capacity, pools
 from app.jobs.runner import Runner
 from app.jobs.transport import QUEUE, TASK, celery_app
 from app.main import create_app
@@ -29,8 +32,7 @@ from app.settings import Settings, get_settings
 
 # From the main process to its children: no more jobs, and the one at hand has `worker_grace`.
 STOP = signal.SIGUSR2
-# Of a child, next to the job's own: one for the lease and one for the ledger.
-POOL = {"db_pool_size": 5, "db_max_overflow": 0}
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Child:
         """Open the service. A child that can't is replaced by the main process."""
         try:
             os.environ["WORKER_SLOT"] = str(current_process().index)
-            settings = get_settings().model_copy(update=POOL)
+            settings = pools.of(get_settings(), capacity.CHILD)
             app = create_app(settings)
             self.runner = Runner(app, settings)
             self.stack = ExitStack()
@@ -93,12 +95,13 @@ def run(settings: Settings) -> int:
     # Celery warns of root because of pickled messages; ours hold an id, as JSON.
     warnings.simplefilter("ignore", SecurityWarning)
     if settings.worker_metrics_port:
-        metrics.share()
+        # Where the children write their numbers.
+        os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="worker-metrics-")
     celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)
     celery.steps["worker"].add(Heartbeat)
     worker = celery.Worker(
         pool="prefork",
-        concurrency=settings.worker_concurrency or cpus.available_cpus(),
+        concurrency=capacity.concurrency(settings),
         queues=[QUEUE],
         quiet=True,
         without_gossip=True,
@@ -129,4 +132,6 @@ def _ready(worker: WorkController, settings: Settings, **_: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     if settings.worker_metrics_port:
-        metrics.serve(settings.worker_metrics_port)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, os.environ[DIRECTORY])  # type: ignore[no-untyped-call]
+        start_http_server(settings.worker_metrics_port, registry=registry)

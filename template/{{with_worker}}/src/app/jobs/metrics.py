@@ -5,22 +5,18 @@ take the maximum over processes, not the sum. Attempts are counted by the worker
 served on ``WORKER_METRICS_PORT``.
 """
 
-import os
-import tempfile
 import time
 from collections.abc import Iterable
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.jobs import ledger
 
 REMEMBERED = 5.0  # seconds that a count stays good: it reads every waiting job's index entry
 STATES = ("queued", "running", "dead")
 BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Attempts:
@@ -74,15 +70,3 @@ def _counted(counts: dict[str, int]) -> Metric:
 def _oldest(seconds: float) -> Metric:
     text = "For how long the job that waits longest has been due."
     return GaugeMetricFamily("jobs_oldest_due_seconds", text, value=max(0.0, seconds))
-
-
-def share() -> None:
-    """Let the children of this process write their numbers where ``serve`` finds them."""
-    os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="worker-metrics-")
-
-
-def serve(port: int) -> None:
-    """Serve the numbers of all children of this process, from a thread."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, os.environ[DIRECTORY])  # type: ignore[no-untyped-call]
-    start_http_server(port, registry=registry)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 
 from app import alive
-from app.jobs import ledger, registry
+from app.jobs import ledger, pools, registry
 from app.jobs.attempt import reason
 from app.jobs.schedules import last_tick
 from app.jobs.transport import Transport
@@ -23,7 +23,6 @@ from app.settings import Settings
 
 BATCH = 500  # jobs that are published, or forgotten, in one transaction
 FORGET_EVERY = 60.0  # seconds
-POOL = {"db_pool_size": 2, "db_max_overflow": 0}
 LONGEST_PAUSE = 30.0  # seconds between two attempts while Postgres or Redis is away
 
 logger = get_logger(__name__)
@@ -97,7 +96,7 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    settings = settings.model_copy(update=POOL)
+    settings = pools.of(settings, pools.SCHEDULER)
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         scheduler = Scheduler(app, settings)

@@ -8,7 +8,7 @@ class JobsSettings(BaseSettings):
     """How jobs are run, tried again, and forgotten."""
 
     worker_concurrency: int | None = Field(
-        None, ge=1, description="Jobs that a worker runs at once; unset: one per CPU it has"
+        None, ge=1, description="Jobs that a worker runs at once; unset: what suits the queue"
     )
     worker_grace: float = Field(
         25, ge=0, description="Seconds that running jobs may still take after SIGTERM"

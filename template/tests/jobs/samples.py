@@ -4,6 +4,8 @@ import asyncio
 import os
 import time
 
+from sqlalchemy import func, select
+
 from app.jobs import Context, job
 
 
@@ -50,6 +52,13 @@ async def wait(context: Context, gate: str) -> int:
         assert time.monotonic() < end
         await asyncio.sleep(0.02)
     return context.attempt
+
+
+@job(retries=0)
+async def crowd(context: Context) -> int:
+    """Ask Postgres more at once than there are connections."""
+    slow = select(func.pg_sleep(0.2))
+    return len(await asyncio.gather(*(context.reader.all(slow) for _ in range(20))))
 
 
 @job(retries=0)

@@ -100,6 +100,59 @@ async def test_a_stopped_worker_finishes_what_it_can_and_gives_back_the_rest(
     assert (await service.status(late.id)).status == "queued"
 
 
+async def test_no_more_jobs_run_at_once_than_the_worker_was_told(
+    service: Service, start: Start
+) -> None:
+    start("worker", WORKER_CONCURRENCY="2")
+    jobs = [await service.enqueue(samples.wait, gate="open") for _ in range(4)]
+    for _ in range(2):
+        await service.started("open")
+    assert await service.app.state.redis.blpop(["open:started"], timeout=2) is None
+    await service.app.state.redis.set("open", 1)
+    for job in jobs:
+        await service.becomes(job.id, "succeeded")
+
+
+async def test_garbage_in_the_queue_stops_no_worker(service: Service, start: Start) -> None:
+    redis, transport = service.app.state.redis, service.app.state.transport
+    await transport.publish(["no id"])
+    for key in await redis.keys():
+        match await redis.type(key):
+            case "list":
+                await redis.lpush(key, "garbage", '{"body": 7}', b"\xff")
+            case "zset":
+                await redis.zadd(key, {"garbage": 1, b"\xff": 1})
+            case "stream":
+                await redis.xadd(key, {"garbage": "garbage"})
+                await redis.xadd(key, {"data": b"\xff"})
+            case "string":
+                await redis.set(key, b"\xff")
+    start("worker")
+    start("scheduler", JOBS_PUBLISH_AGAIN="1")
+    for text in ("a", "b"):
+        job = await service.enqueue(samples.note, text=text)
+        await service.becomes(job.id, "succeeded")
+
+
+async def test_a_job_that_always_fails_dies_and_can_be_replayed(
+    service: Service,
+    start: Start,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    start("worker")
+    start("scheduler")
+    job = await service.enqueue(samples.fail)
+    first = await service.becomes(job.id, "dead")
+    assert await run("jobs", "replay", str(job.id)) == (0, "1 queued again.\n")
+    second = first
+    while second.finished_at in (None, first.finished_at):
+        second = await service.becomes(job.id, "dead")
+    assert (first.attempts, second.attempts) == (2, 2)
+
+
 async def test_a_worker_says_that_it_lives_and_what_it_did(
     service: Service, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,10 @@ async def consume(settings: Settings, worker: Worker) -> None:
             await worker.stopped_or_raised(taking)
             arq.allow_pick_jobs = False
             await asyncio.gather(*arq.tasks.values(), return_exceptions=True)
+        except UnicodeDecodeError:
+            # Somebody's garbage, over which ARQ would stumble for ever. The ledger has every job.
+            await redis.delete(QUEUE)
+            raise
         finally:
             taking.cancel()
             for task in (taking, *arq.tasks.values()):

@@ -1,0 +1,124 @@
+"""Workers use no more connections than are counted, and outlive a server that is away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from app.jobs import capacity, pools
+from app.settings import Settings
+from tests.jobs import samples
+from tests.jobs.conftest import Service, Start
+from tests.test_cli import run
+
+OUTAGE = 3.0  # seconds: every process has used its connections by then, and failed
+
+
+class Link:
+    """A way to a server that can be cut: what is open breaks, and nobody gets through."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._port = 0
+        self._open: set[asyncio.StreamWriter] = set()
+        self.most = 0  # connections at once, so far
+
+    @property
+    def url(self) -> str:
+        here = self._url.set(host="127.0.0.1", port=self._port)
+        return here.render_as_string(hide_password=False)
+
+    async def mend(self) -> None:
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    def cut(self) -> None:
+        self._server.close()
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._url.host, self._url.port)
+        self._open |= {writer, back}
+        self.most = max(self.most, len(self._open) // 2)
+        await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        self._open -= {writer, back}
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+    except ConnectionError:
+        pass
+    writer.transport.abort()
+
+
+@pytest.fixture
+async def links(environment: dict[str, str]) -> AsyncIterator[dict[str, Link]]:
+    """A link to Postgres and one to Redis, by the variable that has its URL."""
+    links = {name: Link(environment[name]) for name in ("DATABASE_URL", "REDIS_URL")}
+    for link in links.values():
+        await link.mend()
+    yield links
+    for link in links.values():
+        link.cut()
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL"])
+async def test_an_outage_is_survived(
+    variable: str, links: dict[str, Link], service: Service, start: Start
+) -> None:
+    link = links[variable]
+    changes = {variable: link.url, "JOBS_PUBLISH_AGAIN": "1", "WORKER_CONCURRENCY": "2"}
+    processes = [start("worker", **changes), start("scheduler", **changes)]
+    interrupted = await service.enqueue(samples.wait, gate="open")
+    await service.started("open")
+    link.cut()
+    during = await service.enqueue(samples.note, text="during")
+    await asyncio.sleep(OUTAGE)
+    await service.app.state.redis.flushdb()
+    await link.mend()
+    await service.app.state.redis.set("open", 1)
+    after = await service.enqueue(samples.note, text="after")
+    for job in (interrupted, during, after):
+        await service.becomes(job.id, "succeeded")
+    for process in processes:
+        process.terminate()
+    assert [await process.ended() for process in processes] == [0, 0]
+
+
+async def test_a_worker_opens_no_more_connections_than_are_counted(
+    links: dict[str, Link], service: Service, start: Start
+) -> None:
+    link = links["DATABASE_URL"]
+    start("worker", DATABASE_URL=link.url, WORKER_CONCURRENCY="3")
+    crowds = [await service.enqueue(samples.crowd) for _ in range(3)]
+    for crowd in crowds:
+        await service.becomes(crowd.id, "succeeded")
+    settings = service.settings.model_copy(update={"worker_concurrency": 3})
+    assert 3 < link.most <= capacity.connections(settings)
+
+
+async def test_a_scheduler_opens_no_more_connections_than_are_counted(
+    links: dict[str, Link], service: Service, start: Start
+) -> None:
+    link = links["DATABASE_URL"]
+    start("scheduler", DATABASE_URL=link.url)
+    start("worker")
+    for _ in range(3):
+        job = await service.enqueue(samples.stumble, times=1)
+        await service.becomes(job.id, "succeeded")
+    assert 0 < link.most <= pools.SCHEDULER
+
+
+def test_check_counts_the_connections_of_workers(
+    environment: dict[str, str], fresh_settings: Settings
+) -> None:
+    few = run("check", env={**environment, "WORKER_CONCURRENCY": "1"})
+    assert few.returncode == 0, few.stdout
+    many = run("check", env={**environment, "WORKER_CONCURRENCY": "500"})
+    assert many.returncode == 1
+    counted = capacity.connections(fresh_settings.model_copy(update={"worker_concurrency": 500}))
+    assert f" + {counted} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler" in many.stdout

@@ -121,4 +121,8 @@ def test_check_counts_the_connections_of_workers(
     many = run("check", env={**environment, "WORKER_CONCURRENCY": "500"})
     assert many.returncode == 1
     counted = capacity.connections(fresh_settings.model_copy(update={"worker_concurrency": 500}))
-    assert f" + {counted} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler" in many.stdout
+    said = f"SPARE=5 + {counted} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler are left"
+    assert said in many.stdout
+    given = {"WORKER_CONCURRENCY": "1", "DB_CONNECTIONS_SPARE": "60"}
+    said = run("check", env={**environment, **given}).stdout
+    assert "of which DB_CONNECTIONS_SPARE=60 are left" in said  # workers are among the 60

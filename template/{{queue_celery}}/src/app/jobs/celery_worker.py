@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from contextlib import ExitStack
 from functools import partial
+from queue import Empty
 from types import FrameType
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,7 @@ from billiard import current_process
 from celery import bootsteps, shared_task, signals
 from celery.exceptions import SecurityWarning
 from celery.worker import WorkController, state
+from kombu.transport import redis
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -35,6 +37,17 @@ STOP = signal.SIGUSR2
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 logger = logging.getLogger(__name__)
+
+
+class Channel(redis.Channel):
+    """Drops what is no message. It would end the worker, and the next one too."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            logger.warning("the queue had something that is no message")
+            raise Empty from None
 
 
 class Child:
@@ -98,6 +111,7 @@ def run(settings: Settings) -> int:
         # Where the children write their numbers.
         os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="worker-metrics-")
     celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)
+    redis.Transport.Channel = Channel
     celery.steps["worker"].add(Heartbeat)
     worker = celery.Worker(
         pool="prefork",

@@ -13,8 +13,10 @@ from tests import generator
 from tests.rules.guards import CONTRACT, HOMONYMS
 
 TAG = re.compile(r"\{%-? |-?%\}|\{#-? |\{\{")
-# Formats whose own syntax has double braces: GitHub's expressions, Prometheus' and Docker's.
-DOUBLE_BRACES = re.compile(r"\$\{\{[^}]*\}\}|\{\{ ?[$.][^}]*\}\}|\{\{[a-z_]+\}\}")
+# Formats whose own syntax has double braces: GitHub's expressions, Prometheus', Docker's, Argo's.
+DOUBLE_BRACES = re.compile(
+    r"\$\{\{[^}]*\}\}|\{\{ ?[$.][^}]*\}\}|\{\{[a-z_]+\}\}|\{\{args\.[a-z]+\}\}"
+)
 SECRET = re.compile(
     r"(?i)\b[a-z_]*(?:secret|password|passwd|token|api_?key|private_?key)[a-z_]*[\"']?\s*[:=]\s*"
     r"[\"']?(?P<value>[A-Za-z0-9+/_=-]{16,})[\"']?\s*$|-----BEGIN [A-Z ]*PRIVATE KEY-----"

@@ -128,9 +128,14 @@ def get(name: str) -> JobType:
         raise LookupError(f"This release has no job called {name}.") from None
 
 
+def kinds() -> list[JobType]:
+    """Return every job that this release has."""
+    return list(_by_name.values())
+
+
 def scheduled() -> list[JobType]:
     """Return the jobs that the clock starts."""
-    return [kind for kind in _by_name.values() if kind.cron]
+    return [kind for kind in kinds() if kind.cron]
 
 
 def discover() -> None:

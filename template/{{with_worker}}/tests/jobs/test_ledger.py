@@ -315,6 +315,7 @@ async def test_metrics_count_what_waits_and_for_how_long(service: Service) -> No
     async with client_of(service.app) as client:
         lines = (await client.get("/metrics")).text.splitlines()
     assert 'jobs{status="queued"} 2.0' in lines
+    assert "jobs_due 1.0" in lines
     assert 'jobs{status="running"} 0.0' in lines
     assert 'jobs{status="dead"} 1.0' in lines
     assert 'job_attempts_total{job="tests.jobs.samples.leave",outcome="dead"} 1.0' in lines

@@ -305,11 +305,12 @@ async def replay(session: AsyncSession, job_id: UUID | None = None) -> int:
     return await _count(session, again)
 
 
-def depth() -> Select[str, int, float]:
-    """Select, for each state that somebody should look at, how many jobs and the longest wait.
+def depth() -> Select[str, int, int, float]:
+    """Select, for each state that somebody should look at, how many jobs, due ones, longest wait.
 
     The wait is in seconds, from when the job was due.
     """
+    due = func.count().filter(Job.due_at <= func.now())
     wait = func.max(func.extract("epoch", func.now() - Job.due_at))
-    watched = select(Job.status, func.count(), wait).where(or_(ACTIVE, Job.status == "dead"))
+    watched = select(Job.status, func.count(), due, wait).where(or_(ACTIVE, Job.status == "dead"))
     return watched.group_by(Job.status)

@@ -53,9 +53,10 @@ class Backlog:
     async def collect(self) -> Iterable[Metric]:
         if time.monotonic() >= self._until:
             rows = await self._app.state.reader.all(ledger.depth())
-            counts = {status: count for status, count, _ in rows}
-            waits = [float(wait) for status, _, wait in rows if status != "dead"]
-            self._metrics = [_counted(counts), _oldest(max(waits, default=0))]
+            counts = {status: count for status, count, _, _ in rows}
+            due = sum(number for status, _, number, _ in rows if status != "dead")
+            waits = [float(wait) for status, _, _, wait in rows if status != "dead"]
+            self._metrics = [_counted(counts), _due(due), _oldest(max(waits, default=0))]
             self._until = time.monotonic() + REMEMBERED
         return self._metrics
 
@@ -65,6 +66,10 @@ def _counted(counts: dict[str, int]) -> Metric:
     for state in STATES:
         metric.add_metric([state], counts.get(state, 0))
     return metric
+
+
+def _due(jobs: int) -> Metric:
+    return GaugeMetricFamily("jobs_due", "Jobs that wait for a worker, later ones not.", value=jobs)
 
 
 def _oldest(seconds: float) -> Metric:

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Puts an image into service in a cluster, from elsewhere:
+#   DEPLOY_TARGET=production DEPLOY_KUBECONFIG=... sh deploy/ci.sh registry/name@sha256:...
+# DEPLOY_TARGET: a folder of deploy/kubernetes/overlays. DEPLOY_KUBECONFIG: what a kubeconfig file holds.
+set -eu
+image=${1:?say which image: sh deploy/ci.sh registry/name@sha256:...}
+: "${DEPLOY_TARGET:?is not set: it would be production or staging}"
+: "${DEPLOY_KUBECONFIG:?is not set: it would be the content of a kubeconfig file}"
+
+umask 077
+KUBECONFIG=$(mktemp)
+export KUBECONFIG
+trap 'rm -f "$KUBECONFIG"' EXIT
+printf '%s\n' "$DEPLOY_KUBECONFIG" >"$KUBECONFIG"
+unset DEPLOY_KUBECONFIG
+sh "$(dirname "$0")/release.sh" "$DEPLOY_TARGET" "$image"

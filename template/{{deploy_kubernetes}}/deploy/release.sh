@@ -1,0 +1,161 @@
+#!/bin/sh
+# Puts an image into service in the cluster that kubectl talks to, or goes back to the version before:
+#   sh deploy/release.sh production registry/name@sha256:...
+#   sh deploy/release.sh production --back
+# RELEASE_TIMEOUT: seconds that each process has to get ready (1200, since a canary takes its time).
+set -eu
+cd "$(dirname "$0")/kubernetes"
+patience=${RELEASE_TIMEOUT:-1200}
+overlay=${1:-}
+wanted=${2:-}
+
+say() {
+    echo "release: $*" >&2
+}
+
+k() {
+    kubectl --namespace "$namespace" "$@"
+}
+
+# The overlay, with the image's digest in the place of its name.
+render() {
+    cat >"$files/kustomization.yaml" <<END
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [../overlays/$overlay]
+images: [{name: service, newName: "${wanted%@*}", digest: "${wanted#*@}"}]
+END
+    kubectl kustomize "$files" >"$files/all.yaml"
+}
+
+apply() {
+    k apply --filename "$files/all.yaml" --selector "$1"
+}
+
+# Run the migrations and the checks in the cluster, show what they say, and tell whether they succeeded.
+migrate() {
+    if [ -n "$(k get job migrate --ignore-not-found --output 'jsonpath={.status.active}')" ]; then
+        say "a migration is running: wait for the release that started it"
+        return 1
+    fi
+    k delete job migrate --ignore-not-found --wait
+    apply app.kubernetes.io/component=migrate
+    ended=
+    while [ -z "$ended" ]; do
+        sleep "${RELEASE_POLL:-3}"
+        ended=$(k get job migrate --output \
+            'jsonpath={.status.conditions[?(@.status=="True")].type}' | grep -Eow 'Complete|Failed' || true)
+    done
+    k logs job/migrate --tail=-1 || say "the migration left no log"
+    [ "$ended" = Complete ]
+}
+
+revisions() {
+    k get deployments --output \
+        'jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.deployment\.kubernetes\.io/revision}{"\n"}{end}'
+}
+
+# Wait until every process serves what was applied last.
+wait_until_ready() {
+    for name in $(revisions | cut -d ' ' -f 1); do
+        k rollout status "deployment/$name" --timeout "${patience}s" || return 1
+    done
+    if grep -q '^kind: Rollout$' "$files/all.yaml"; then
+        wait_for_canary
+    fi
+}
+
+# The canary's own state counts once it has seen the Deployment that was applied last.
+wait_for_canary() {
+    left=$patience
+    while [ "$left" -gt 0 ]; do
+        applied=$(k get deployment api --output 'jsonpath={.metadata.generation}')
+        state=$(k get rollout api --output 'jsonpath={.status.workloadObservedGeneration} {.status.phase}')
+        case $state in
+        "$applied Healthy") return 0 ;;
+        "$applied Degraded") return 1 ;;
+        esac
+        sleep "${RELEASE_POLL:-5}"
+        left=$((left - 5))
+    done
+    return 1
+}
+
+# Why it did not get ready: the canary's reason, warnings, and the last lines of pods that are not ready.
+explain() {
+    if grep -q '^kind: Rollout$' "$files/all.yaml"; then
+        k get rollout api --output 'jsonpath={.status.phase}: {.status.message}{"\n"}' || true
+        k get analysisruns --sort-by .metadata.creationTimestamp --output \
+            'jsonpath={range .items[-1:].status.metricResults[*]}{.name}: {.phase} {.message}{"\n"}{end}' || true
+    fi
+    k get pods --output wide || true
+    k get events --field-selector type=Warning --sort-by .lastTimestamp | tail -n 20 || true
+    for pod in $(k get pods --output \
+        'jsonpath={range .items[?(@.status.containerStatuses[0].ready==false)]}{.metadata.name} {end}'); do
+        say "$pod says:"
+        k logs "$pod" --tail 30 --previous 2>/dev/null || k logs "$pod" --tail 30 || true
+    done
+} >&2
+
+# Each Deployment as it was before: one that was not changed stays as it is.
+restore() {
+    while read -r name revision; do
+        k rollout undo "deployment/$name" --to-revision "$revision"
+    done <"$files/before"
+}
+
+release() {
+    apply '!app.kubernetes.io/component' # settings, network, accounts: nobody uses the new ones yet
+    if ! migrate; then
+        say "the migrations or the checks failed, so nothing was changed"
+        return 1
+    fi
+    if apply 'app.kubernetes.io/component,app.kubernetes.io/component!=migrate' && wait_until_ready; then
+        say "$wanted serves $overlay"
+        return 0
+    fi
+    say "$wanted did not get ready:"
+    explain
+    if [ ! -s "$files/before" ]; then
+        say "there is no version before it to go back to"
+    elif restore && wait_until_ready; then
+        say "the version before it serves again"
+    else
+        say "the version before it did not come back either"
+    fi
+    return 1
+}
+
+back() {
+    [ -s "$files/before" ] || { say "nothing was released yet"; return 1; }
+    while read -r name revision; do
+        k rollout undo "deployment/$name"
+    done <"$files/before"
+    wait_until_ready || { say "the version before it did not get ready:"; explain; return 1; }
+    say "the version before it serves $overlay"
+}
+
+if [ -z "$overlay" ] || [ ! -f "overlays/$overlay/kustomization.yaml" ]; then
+    say "say where to, one of $(cd overlays && echo *): sh deploy/release.sh production IMAGE"
+    exit 2
+fi
+namespace=$(sed -n 's/^namespace: *//p' "overlays/$overlay/kustomization.yaml")
+files=$(mktemp -d ./release.XXXXXX)
+trap 'rm -rf "$files"' EXIT
+
+case $wanted in
+--back)
+    kubectl kustomize "overlays/$overlay" >"$files/all.yaml"
+    revisions >"$files/before"
+    back
+    ;;
+*@sha256:*)
+    render
+    revisions >"$files/before"
+    release
+    ;;
+*)
+    say "say which image, by its digest: registry/name@sha256:..., as CI and \`docker push\` print it"
+    exit 2
+    ;;
+esac

@@ -1,0 +1,269 @@
+"""The manifests agree with the service: what they name is there, and the numbers line up.
+
+That they are valid is checked by who applies them: `kubectl apply --dry-run=server -k ...`.
+"""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx2
+import pytest
+import yaml
+
+from app import jobs
+from app.cli import cli
+from app.jobs import registry
+from app.journal import PROBES
+from app.settings import Settings, get_settings
+from tests.conftest import ROOT, running
+
+FOLDER = ROOT / "deploy/kubernetes"
+OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
+SECRETS = "/run/secrets/service"
+# Labels that Prometheus adds to what it collects.
+ADDED = {"namespace", "pod", "rollouts_pod_template_hash"}
+# What Postgres allows unless told otherwise, without what it keeps for superusers.
+POSTGRES_ALLOWS = 97
+
+Json = dict[str, Any]
+
+
+def documents(folder: str) -> Iterator[Json]:
+    """Yield what the files of a folder hold."""
+    for path in sorted((FOLDER / folder).rglob("*.yaml")):
+        yield from filter(None, yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def named(kind: str, folder: str = ".") -> dict[str, Json]:
+    """Return the objects of a kind, by name."""
+    found = (each for each in documents(folder) if each["kind"] == kind)
+    return {each["metadata"]["name"]: each for each in found if "metadata" in each}
+
+
+def pod(workload: Json) -> Json:
+    spec: Json = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def container(workload: Json) -> Json:
+    [only] = pod(workload)["containers"]
+    found: Json = only
+    return found
+
+
+def ports(workload: Json) -> dict[str, int]:
+    return {each["name"]: each["containerPort"] for each in container(workload).get("ports", [])}
+
+
+def environment(overlay: str) -> dict[str, str]:
+    """Return the variables that an overlay gives to the service."""
+    files = (FOLDER / "base/settings.env", FOLDER / "overlays" / overlay / "settings.env")
+    lines = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    return dict(re.findall(r"(?m)^([A-Z][A-Z0-9_]*)=(.*)$", lines))
+
+
+WORKLOADS = {
+    name: each for name, each in named("Deployment", "base").items() if name != "every-pod"
+}
+COMPANIONS = {name: each for name, each in WORKLOADS.items() if name != "api"}
+API = WORKLOADS["api"]
+
+
+@pytest.fixture(params=OVERLAYS)
+def overlay(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def settings_there(overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """What the service reads in a pod of an overlay, with secrets where the pod has them."""
+    for name in [*os.environ]:
+        if name.lower().removesuffix("_file") in Settings.model_fields:
+            monkeypatch.delenv(name)
+    secrets = {
+        "DATABASE_URL": "postgresql+asyncpg://app@postgres/app",
+        "REDIS_URL": "redis://redis:6379/0",
+        "SECRET_KEY": "0123456789abcdef" * 4,
+    }
+    for name, value in secrets.items():
+        (tmp_path / name).write_text(value)
+    for name, value in environment(overlay).items():
+        monkeypatch.setenv(name, value.replace(SECRETS, str(tmp_path)))
+    settings = get_settings()
+    assert settings.redis_url.get_secret_value() == secrets["REDIS_URL"]
+    return settings
+
+
+def test_the_service_takes_the_settings(settings_there: Settings) -> None:
+    assert settings_there.environment == "production"
+    assert settings_there.web_concurrency == 1
+
+
+def test_every_variable_is_a_setting() -> None:
+    text = "\n".join(path.read_text() for path in FOLDER.rglob("settings.env"))
+    for name, value in re.findall(r"(?m)^#?([A-Z][A-Z0-9_]*)=(.*)$", text):
+        setting = name.removesuffix("_FILE")
+        assert setting.lower() in Settings.model_fields, name
+        if name.endswith("_FILE"):
+            assert value == f"{SECRETS}/{setting}"
+
+
+def test_ports_are_those_that_the_service_listens_on(settings_there: Settings) -> None:
+    assert ports(API) == {"http": settings_there.port, "metrics": settings_there.metrics_port}
+    [service] = (each for each in documents("base") if each["kind"] == "Service")
+    assert {each["targetPort"] for each in service["spec"]["ports"]} == set(ports(API))
+    for companion in COMPANIONS.values():
+        assert set(ports(companion).values()) <= {getattr(settings_there, "worker_metrics_port", 0)}
+
+
+async def test_probes_are_answered_and_metrics_have_their_own_port(settings: Settings) -> None:
+    paths = {
+        container(API)[probe]["httpGet"]["path"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    assert len(paths) == 3
+    own = {"metrics_port": ports(API)["metrics"]}
+    async with running(settings.model_copy(update=own)) as app:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport) as client:
+            for path in paths:
+                assert (await client.get(f"http://10.0.0.1:8000{path}")).status_code == 200
+            for port, status in ((ports(API)["metrics"], 200), (ports(API)["http"], 404)):
+                answer = await client.get(f"http://10.0.0.1:{port}/metrics")
+                assert answer.status_code == status
+
+
+def test_each_process_of_the_service_is_run_by_its_command() -> None:
+    assert set(COMPANIONS) == set(jobs.COMPANIONS)
+    known = click.Group(commands=dict(cli.commands))
+    jobs.add_commands(known)
+    called = {tuple(container(each)["command"]) for each in WORKLOADS.values()}
+    [migrate] = named("Job", "base").values()
+    called |= {tuple(words.split()) for words in container(migrate)["command"][-1].split("; ")}
+    assert {command[0] for command in called} == {"app"}
+    assert {command[1] for command in called} <= set(known.commands)
+
+
+@pytest.mark.parametrize("name", COMPANIONS)
+def test_a_process_without_a_port_is_asked_for_its_sign_of_life(name: str, tmp_path: Path) -> None:
+    _, *asked = container(COMPANIONS[name])["livenessProbe"]["exec"]["command"]
+    here = {**os.environ, "TMPDIR": str(tmp_path)}
+
+    def run(*arguments: str) -> int:
+        return subprocess.run([sys.executable, *arguments], env=here, timeout=60).returncode
+
+    assert run(*asked) == 1
+    assert run("-c", f"from app import alive; alive.beat({name!r})") == 0
+    assert run(*asked) == 0
+
+
+def test_a_pod_of_the_api_is_given_the_time_that_it_needs_to_stop(settings_there: Settings) -> None:
+    gunicorn = (ROOT / "gunicorn.conf.py").read_text()
+    graceful = int(re.findall(r"(?m)^graceful_timeout = (\d+)", gunicorn)[0])
+    before = container(API)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drain = settings_there.drain_seconds
+    assert drain is not None
+    assert 0 < drain < graceful < before + graceful < pod(API)["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("name", COMPANIONS)
+def test_a_worker_is_given_the_time_that_its_longest_job_needs(
+    name: str, settings_there: Settings
+) -> None:
+    registry.discover()
+    runner = importlib.import_module("app.jobs.runner")
+    grace = settings_there.model_dump()["worker_grace"]
+    ours = [kind for kind in registry.kinds() if kind.function.__module__.startswith("app.")]
+    for kind in ours:
+        assert kind.timeout <= grace, f"{kind.name} may take longer than WORKER_GRACE"
+    needs = grace + runner.UNWIND + sum(runner.WRITE_AGAIN)
+    assert needs < pod(COMPANIONS[name])["terminationGracePeriodSeconds"]
+
+
+def queries() -> Iterator[str]:
+    for folder in ("components", "overlays"):
+        yield from (query for each in documents(folder) for query in _queries(each))
+
+
+def _queries(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (each for key, each in value.items() if key == "query")
+        value = list(value.values())
+    for each in value if isinstance(value, list) else ():
+        yield from _queries(each)
+
+
+async def test_what_is_asked_of_prometheus_is_what_the_service_says(
+    client: httpx2.AsyncClient,
+) -> None:
+    await client.get("/health/live")
+    scraped = (await client.get("/metrics")).text
+    asked = re.findall(r"([a-z_]{3,})\{([^}]*\"[^}]*)\}", "\n".join(queries()).replace("{{", "<"))
+    assert len(asked) >= 5
+    for metric, matchers in asked:
+        shown = re.search(rf"(?m)^{metric}(?:\{{(.*)\}})? ", scraped)
+        assert shown, f"{metric} is not among the service's metrics"
+        labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", matchers)) - ADDED
+        assert labels <= set(re.findall(r"(\w+)=", shown[1] or "")), metric
+
+
+def test_probes_are_not_counted_as_requests() -> None:
+    left_out = set(re.findall(r"route!~\"([^\"]*)\"", "\n".join(queries())))
+    assert len(left_out) == 1
+    assert all(re.fullmatch(left_out.copy().pop(), path) for path in PROBES)
+
+
+def test_the_sum_of_the_connections_counts_every_pod(
+    overlay: str, settings_there: Settings
+) -> None:
+    folder = f"overlays/{overlay}"
+    surge = API["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    scaled = {each["scaleTargetRef"]["name"]: each for each in _scalers(folder)}
+    replicas = int(environment(overlay)["MAX_REPLICAS"])
+    assert replicas == scaled.get("api", {"maxReplicas": 1})["maxReplicas"] + surge
+    each = settings_there.db_pool_size + settings_there.db_max_overflow
+    spare = int(
+        environment(overlay).get("DB_CONNECTIONS_SPARE", settings_there.db_connections_spare)
+    )
+    assert replicas * each + spare <= POSTGRES_ALLOWS
+
+
+def _scalers(folder: str) -> Iterator[Json]:
+    for scaler in named("HorizontalPodAutoscaler", folder).values():
+        yield scaler["spec"]
+    for scaler in named("ScaledObject", folder).values():
+        yield {**scaler["spec"], "maxReplicas": scaler["spec"]["maxReplicaCount"]}
+
+
+def test_the_hosts_of_the_route_are_those_that_the_service_answers(overlay: str) -> None:
+    text = (FOLDER / "overlays" / overlay / "kustomization.yaml").read_text()
+    [patch] = (p for p in yaml.safe_load(text)["patches"] if p["target"]["kind"] == "HTTPRoute")
+    [change] = yaml.safe_load(patch["patch"])
+    assert ",".join(change["value"]) == environment(overlay)["ALLOWED_HOSTS"]
+
+
+def test_the_network_lets_in_the_gateway_and_prometheus_where_they_are() -> None:
+    [route] = named("HTTPRoute", "base").values()
+    admitted = {
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for policy in named("NetworkPolicy", "base").values()
+        for rule in policy["spec"].get("ingress", [])
+        for peer in rule["from"]
+    }
+    text = "\n".join(path.read_text() for path in FOLDER.rglob("*.yaml"))
+    [prometheus] = set(re.findall(r"http://[\w-]+\.([\w-]+)\.svc:9090", text))
+    assert admitted == {route["spec"]["parentRefs"][0]["namespace"], prometheus}
+
+
+def test_pods_run_as_the_user_that_the_image_has() -> None:
+    every = named("Deployment", "base")["every-pod"]
+    context = pod(every)["securityContext"]
+    user = f"{context['runAsUser']}:{context['runAsGroup']}"
+    assert re.findall(r"(?m)^USER (\S+)", (ROOT / "Dockerfile").read_text()) == [user]

@@ -25,7 +25,7 @@ logger_class = "app.server.GunicornLogger"
 loglevel = settings.log_level.lower()
 accesslog = None  # middleware.py writes a line for each request
 
-# In Kubernetes or Cloud Run: one or two, and more replicas. On one machine: one per CPU.
+# Where replicas are what is scaled: one or two. On one machine: one per CPU.
 workers = settings.web_concurrency or available_cpus()
 bind = [f"0.0.0.0:{settings.port}"]
 if settings.metrics_port:

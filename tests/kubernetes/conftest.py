@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import generator
+from tests import generator, matrix
 from tests.kubernetes import tools
 
 IMAGE = "registry.example.com/team/service@sha256:" + "0123456789abcdef" * 4
@@ -21,13 +21,13 @@ Json = dict[str, Any]
 
 def answers() -> list[dict[str, Any]]:
     """Return rows in which each choice that changes what a service needs stands at least once."""
-    values = {name: found for name, found in generator.choices().items() if name in QUESTIONS}
+    values = {name: found for name, found in matrix.choices().items() if name in QUESTIONS}
     rows = max(map(len, values.values()))
     columns = {name: list(islice(cycle(found), rows)) for name, found in values.items()}
     return [{name: columns[name][row] for name in columns} for row in range(rows)]
 
 
-ROWS = {generator.named(row): row for row in answers()}
+ROWS = {matrix.named(row): row for row in answers()}
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Stands in for kubectl, since there is no cluster: writes down what it is asked, and answers.
 
-It plays the cluster of ``cluster.json`` beside it, and changes that as a cluster would: an undo makes
-the version before ready again. ``kubectl kustomize`` is the real one.
+It plays the cluster of ``cluster.json`` beside it, and changes that as a cluster would: an undo
+makes the version before ready again. ``kubectl kustomize`` is the real one.
 """
 
 import json

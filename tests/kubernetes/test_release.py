@@ -41,7 +41,9 @@ class Cluster:
     def is_(self, **state: Any) -> None:
         (self.bin / "cluster.json").write_text(json.dumps({**WELL, **state}))
 
-    def run(self, script: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, script: str, *arguments: str, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             "PATH": f"{self.bin}:{os.environ['PATH']}",

@@ -61,15 +61,18 @@ def kubectl() -> Path:
 
 def kustomize(folder: Path) -> str:
     """Return what ``kubectl kustomize`` makes of a folder."""
-    command = [kubectl(), "kustomize", folder]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [str(kubectl()), "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout
 
 
 def run(program: str, *arguments: str | Path, cwd: Path | None = None) -> str:
     """Run a program; return what it complains of, or nothing."""
-    command = [sys.executable, "-m", "uv", "tool", "run", "--quiet", "--from", PROGRAMS[program]]
+    tool = [sys.executable, "-m", "uv", "tool", "run", "--quiet", "--from", PROGRAMS[program]]
     done = subprocess.run(
-        [*command, program, *arguments],
+        [*tool, program, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "NPM_CONFIG_UPDATE_NOTIFIER": "false"},
         capture_output=True,

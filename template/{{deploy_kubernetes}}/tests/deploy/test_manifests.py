@@ -115,12 +115,15 @@ def test_every_variable_is_a_setting() -> None:
             assert value == f"{SECRETS}/{setting}"
 
 
-def test_ports_are_those_that_the_service_listens_on(settings_there: Settings) -> None:
+def test_ports_are_those_that_the_service_listens_on(
+    overlay: str, settings_there: Settings
+) -> None:
     assert ports(API) == {"http": settings_there.port, "metrics": settings_there.metrics_port}
     [service] = (each for each in documents("base") if each["kind"] == "Service")
     assert {each["targetPort"] for each in service["spec"]["ports"]} == set(ports(API))
+    told = {name: value for name, value in environment(overlay).items() if "METRICS_PORT" in name}
     for companion in COMPANIONS.values():
-        assert set(ports(companion).values()) <= {getattr(settings_there, "worker_metrics_port", 0)}
+        assert {str(port) for port in ports(companion).values()} <= set(told.values())
 
 
 async def test_probes_are_answered_and_metrics_have_their_own_port(settings: Settings) -> None:

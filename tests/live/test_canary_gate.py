@@ -1,4 +1,4 @@
-"""The gate of a canary, and what scales workers, as a real Prometheus answers about a real service."""
+"""The gate of a canary, and what scales workers: a real Prometheus answers about a real service."""
 
 import os
 import shutil

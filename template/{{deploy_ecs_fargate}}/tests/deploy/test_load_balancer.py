@@ -3,6 +3,7 @@
 import httpx2
 
 from app.settings import Settings
+from tests.deploy import stack
 from tests.deploy.stack import containers, environment, of_gunicorn, resources
 
 DEFAULTS = Settings.model_fields
@@ -46,3 +47,14 @@ def test_a_task_that_drains_is_noticed_while_it_still_serves() -> None:
 
     settings = Settings.model_construct(drain_seconds=None, environment="production")
     assert TARGETS["HealthCheckIntervalSeconds"] <= drain_seconds(settings)
+
+
+def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> None:
+    variables = environment(containers()["api"])
+    assert variables["MAX_REPLICAS"] == "!Ref ApiMax"
+    tasks = stack.PARAMETERS["ApiMax"]["Default"]
+    each = int(variables["WEB_CONCURRENCY"]) * int(variables["DB_POOL_SIZE"])
+    during_a_release = API["DeploymentConfiguration"]["MaximumPercent"] / 100
+    others = int(tasks * during_a_release) * each - tasks * each + stack.beside_the_api()
+    # Each start does this sum: neither more than there are, nor less than the others open.
+    assert others <= int(variables["DB_CONNECTIONS_SPARE"]) <= 100 - tasks * each

@@ -53,5 +53,9 @@ def watch_http(client: Any) -> None:
     """Make a span of each request of an HTTP client."""
 
 
+async def flush(seconds: float) -> None:
+    """Send the spans that wait."""
+
+
 def install(app: FastAPI, settings: Settings) -> None:
     """Trace nothing."""

@@ -55,3 +55,20 @@ def of_gunicorn(name: str) -> int:
     match = re.search(rf"^{name} = (\d+)", text, re.MULTILINE)
     assert match, name
     return int(match[1])
+
+
+def beside_the_api() -> int:
+    """Return how many connections others open at most: tasks, migrations, people and backups."""
+    scaled = resources("AWS::ApplicationAutoScaling::ScalableTarget")
+    opened = 1 + 5
+    for name, service in resources("AWS::ECS::Service").items():
+        variables = environment(containers()[name.lower()])
+        if "MAX_REPLICAS" in variables:
+            continue  # the API
+        most = service["DesiredCount"]
+        if f"{name}Scaling" in scaled:
+            most = scaled[f"{name}Scaling"]["MaxCapacity"]
+        tasks = PARAMETERS[most.removeprefix("!Ref ")]["Default"]
+        during_a_release = service["DeploymentConfiguration"]["MaximumPercent"] / 100
+        opened += int(tasks * during_a_release) * int(variables["DB_POOL_SIZE"])
+    return opened

@@ -11,7 +11,7 @@ from app import jobs
 from app.cli import cli
 from app.settings import Settings
 from tests.deploy import stack
-from tests.deploy.stack import containers, environment, of_gunicorn, resources
+from tests.deploy.stack import containers, environment, of_gunicorn
 
 CONTAINERS = containers()
 MOST_OF_A_TEMPLATE = 51_200  # bytes that CloudFormation takes without a bucket in between
@@ -71,27 +71,6 @@ def test_the_platform_waits_longer_than_the_service_needs_to_stop(
     if "worker_grace" in defaults:
         needed.append(defaults["worker_grace"].default)
     assert max(needed) < container["StopTimeout"] <= 120
-
-
-def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> None:
-    services = resources("AWS::ECS::Service")
-    scaled = resources("AWS::ApplicationAutoScaling::ScalableTarget")
-    opened, of_the_api = 1 + 5, 0  # migrations, people and backups
-    for name, service in services.items():
-        variables = environment(CONTAINERS[name.lower()])
-        most = service["DesiredCount"]
-        if f"{name}Scaling" in scaled:
-            most = scaled[f"{name}Scaling"]["MaxCapacity"]
-        tasks = stack.PARAMETERS[most.removeprefix("!Ref ")]["Default"]
-        during_a_release = service["DeploymentConfiguration"]["MaximumPercent"] / 100
-        each = int(variables["WEB_CONCURRENCY"]) * int(variables["DB_POOL_SIZE"])
-        opened += int(tasks * during_a_release) * each
-        if "MAX_REPLICAS" in variables:
-            of_the_api, spare = tasks * each, int(variables["DB_CONNECTIONS_SPARE"])
-            assert variables["MAX_REPLICAS"] == most
-    assert opened <= 100
-    if of_the_api:  # what each start refuses is what this sum says
-        assert opened - of_the_api <= spare <= 100 - of_the_api
 
 
 def test_the_template_can_be_handed_over_as_it_is() -> None:

@@ -17,11 +17,12 @@ from app.lifespan import Lifespan
 from app.settings import Settings
 from app.tracing import provider
 from app.tracing.clients import watch_engine, watch_http, watch_redis
-from app.tracing.spans import UNTRACED, Span, activate, inject, job_span, server_span
+from app.tracing.spans import UNTRACED, Span, activate, active, inject, job_span, server_span
 
 __all__ = [
     "UNTRACED",
     "Span",
+    "flush",
     "inject",
     "install",
     "job_span",
@@ -32,6 +33,15 @@ __all__ = [
 ]
 
 LAST_EXPORT = 5.0  # seconds that the last spans have to leave, at shutdown
+
+
+async def flush(seconds: float) -> None:
+    """Send the spans that wait, for so long: this process may be frozen before their time."""
+    if tracing := active():
+        # Left behind like the last export: the next one takes what it could not send.
+        export = threading.Thread(target=tracing.provider.force_flush, daemon=True)
+        export.start()
+        await asyncio.to_thread(export.join, seconds)
 
 
 def install(app: FastAPI, settings: Settings) -> Lifespan:

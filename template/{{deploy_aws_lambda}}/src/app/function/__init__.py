@@ -1,0 +1,1 @@
+"""The API as an AWS Lambda function: events in, answers out, nothing left running."""

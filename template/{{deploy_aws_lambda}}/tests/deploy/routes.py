@@ -1,0 +1,105 @@
+"""The service with a few routes more, as one process of the function: for the tests."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import BackgroundTasks, Cookie, FastAPI, Request, Response
+from sqlalchemy import func, select
+
+from app import routing
+from app.db import Reads, Session
+from app.function import __main__, service
+from app.logs import get_logger
+from app.main import create_app
+
+logger = get_logger(__name__)
+
+
+async def seen(request: Request, a: Annotated[str, Cookie()] = "") -> dict[str, Any]:
+    """Say what arrived."""
+    return {
+        "path": request.url.path,
+        "query": request.url.query,
+        "scheme": request.url.scheme,
+        "client": request.client.host if request.client else None,
+        "cookies": request.cookies,
+        "a": a,
+        "accept": request.headers.get("accept"),
+    }
+
+
+async def echo(request: Request) -> Response:
+    return Response(await request.body(), media_type="application/octet-stream")
+
+
+async def answer() -> Response:
+    response = Response("é")
+    response.set_cookie("one", "1")
+    response.set_cookie("two", "2")
+    response.headers.append("Vary", "A")
+    response.headers.append("Vary", "B")
+    return response
+
+
+async def database(session: Session, reader: Reads) -> dict[str, Any]:
+    """Use a transaction and a read at once, as a route behind a login does."""
+    await session.execute(select(1))
+    row = await reader.first(select(func.pg_backend_pid()))
+    assert row
+    return {"connection": row[0], "process": os.getpid()}
+
+
+async def cache(request: Request) -> str:
+    await request.app.state.redis.set("frozen", "thawed")
+    return str(await request.app.state.redis.get("frozen"))
+
+
+async def fail() -> None:
+    raise RuntimeError("the password is hunter2")
+
+
+async def slow() -> None:
+    await asyncio.sleep(3600)
+
+
+async def behind(request: Request) -> str:
+    """Answer at once, and leave a task behind."""
+
+    async def work() -> None:
+        await asyncio.sleep(0.3)
+        logger.info("left behind, and done")
+
+    request.app.state.work = asyncio.create_task(work())
+    return "answered"
+
+
+async def background(tasks: BackgroundTasks) -> str:
+    tasks.add_task(asyncio.sleep, 3600)
+    return "answered"
+
+
+def with_routes() -> FastAPI:
+    app = create_app()
+    for route in (seen, answer, database, cache, fail, slow, behind, background):
+        app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
+    app.add_api_route("/test/echo", echo, methods=["POST"], response_model=None)
+    app.add_api_route("/test/a b/{name}", seen, response_model=None)
+    routing.index(app)
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with inner(app) as state:
+            yield state
+        logger.info("every part has stopped")
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+if __name__ == "__main__":
+    service.create_app = with_routes
+    __main__.main()

@@ -1,0 +1,50 @@
+"""The function's part of the stack agrees with the service: settings, times, connections."""
+
+from app.settings import Settings
+from tests.deploy import stack
+from tests.deploy.stack import containers, resources
+
+[FUNCTION] = resources("AWS::Serverless::Function").values()
+VARIABLES: dict[str, str] = FUNCTION["Environment"]["Variables"]
+LONGEST_WAIT = 30  # seconds that an HTTP API waits for an integration, at most
+
+
+def test_variables_are_settings_with_values_that_they_take() -> None:
+    own = {"SECRETS_FROM"}  # of app.function.secrets
+    fields = {name.upper() for name in Settings.model_fields}
+    assert set(VARIABLES) - fields == own
+    given = {
+        name.lower(): stack.PARAMETERS[value[5:]].get("Default", "given")
+        if value.startswith("!Ref ")
+        else value
+        for name, value in VARIABLES.items()
+        if name not in own
+    }
+    secrets = {"secret_key": "0123456789abcdef" * 4, "redis_url": "redis://cache"}
+    given = {name: value for name, value in given.items() if value}
+    assert Settings(**secrets, database_url="postgresql://db/app", **given)
+
+
+def test_no_secret_is_a_variable() -> None:
+    secrets = {n.upper() for n, f in Settings.model_fields.items() if "Secret" in str(f.annotation)}
+    assert secrets & set(VARIABLES) == set()
+    assert VARIABLES["SECRETS_FROM"] == "!Ref Secret"
+
+
+def test_the_service_gives_up_before_the_function_and_that_before_the_caller() -> None:
+    from app.function.service import RESERVE
+
+    timeout = FUNCTION["Timeout"]
+    assert float(VARIABLES["REQUEST_TIMEOUT"]) < timeout - RESERVE < timeout < LONGEST_WAIT
+
+
+def test_a_connection_is_tested_after_every_freeze() -> None:
+    # The clock may stand still while the function is frozen, so no time tells how long it was.
+    assert float(VARIABLES["DB_PING_AFTER_IDLE"]) == 0
+
+
+def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> None:
+    most = FUNCTION["ReservedConcurrentExecutions"].removeprefix("!Ref ")
+    of_the_function = stack.PARAMETERS[most]["Default"] * int(VARIABLES["DB_POOL_SIZE"])
+    assert of_the_function + stack.beside_the_api() <= 100
+    assert "api" not in containers()

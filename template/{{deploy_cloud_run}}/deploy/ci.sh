@@ -1,0 +1,103 @@
+#!/bin/sh
+# Puts an image into service on Cloud Run: the migrations first, then the rest; undone if it fails.
+#   DEPLOY_TARGET=<service> sh deploy/ci.sh registry/name@sha256:...
+#   DEPLOY_TARGET=<service> sh deploy/ci.sh --back registry/name@sha256:...   without migrations
+# Who may do so is told to `gcloud` the usual way. What else deploy/run.yaml names stands in
+# deploy/parameters, a line for each NAME=value. RELEASE_TIMEOUT: seconds to answer.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() {
+    echo "deploy: $*" >&2
+}
+
+[ "${1:-}" = --back ] && back=true && shift || back=false
+image=${1:?say which image: sh deploy/ci.sh registry/name@sha256:...}
+: "${DEPLOY_TARGET:?is not set: it would be the name of the service}"
+[ -f deploy/parameters ] || { say "deploy/parameters is missing: docs/deploy.md says what is in it"; exit 2; }
+
+parameter() {
+    value=$(sed -n "s/^$1=//p" deploy/parameters)
+    echo "${value:?deploy/parameters has no line $1=...}"
+}
+
+project=$(parameter PROJECT) || exit 2
+region=$(parameter REGION) || exit 2
+export CLOUDSDK_CORE_PROJECT="$project" CLOUDSDK_RUN_REGION="$region" CLOUDSDK_CORE_DISABLE_PROMPTS=1
+files=$(mktemp -d)
+trap 'rm -rf "$files"' EXIT
+
+# Write the documents with all that they leave open for an image, a file for each.
+documents() {
+    rm -f "$files"/*
+    {
+        echo "s|\${IMAGE}|$1|g"
+        echo "s|\${SERVICE}|$DEPLOY_TARGET|g"
+        for name in ACCOUNT NETWORK SUBNETWORK DOMAIN; do
+            value=$(parameter $name) || exit 2
+            echo "s|\${$name}|$value|g"
+        done
+    } >"$files/values"
+    sed -f "$files/values" deploy/run.yaml |
+        awk -v folder="$files" 'BEGIN { n = 1 } /^---$/ { n++; next } { print > (folder "/" n ".yaml") }'
+}
+
+# Replace what serves and works by the documents as they are now.
+replace() {
+    for file in "$files"/*.yaml; do
+        case $(sed -n 's/^kind: //p' "$file") in
+        Service) gcloud run services replace "$file" || return 1 ;;
+        WorkerPool) gcloud run worker-pools replace "$file" || return 1 ;;
+        esac
+    done
+}
+
+migrate() {
+    gcloud run jobs replace "$files/1.yaml" && gcloud run jobs execute "$DEPLOY_TARGET-migrate" --wait && return
+    gcloud logging read "resource.type=cloud_run_job AND resource.labels.job_name=$DEPLOY_TARGET-migrate" \
+        --limit 50 --order asc --freshness 1h --format 'value(textPayload, jsonPayload.event)' >&2 || true
+    return 1
+}
+
+# Cloud Run runs what is in Artifact Registry.
+in_artifact_registry() {
+    case $1 in *-docker.pkg.dev/*) echo "$1"; return ;; esac
+    repository=$(parameter REPOSITORY)
+    copy="$repository/$DEPLOY_TARGET:$(echo "$1" | sed 's/.*[:@]//')"
+    gcloud auth configure-docker "${repository%%/*}" --quiet >&2
+    docker pull --quiet --platform linux/amd64 "$1" >&2
+    docker tag "$1" "$copy"
+    docker push --quiet "$copy" >&2
+    echo "$copy"
+}
+
+# Ask the service itself, from outside, as its callers do.
+ready() {
+    url=$(gcloud run services describe "$DEPLOY_TARGET" --format 'value(status.url)')
+    until=$(($(date +%s) + ${RELEASE_TIMEOUT:-120}))
+    until curl --fail --silent --show-error --max-time 5 --output /dev/null "$url/health/ready"; do
+        [ "$(date +%s)" -lt "$until" ] || return 1
+        sleep 2
+    done
+}
+
+undo() {
+    say "$image did not get ready: $1"
+    [ -n "$serving" ] || exit 1
+    documents "$serving"
+    replace || { say "$serving did not come back either"; exit 1; }
+    say "$serving serves again"
+    exit 1
+}
+
+serving=$(gcloud run services describe "$DEPLOY_TARGET" \
+    --format 'value(spec.template.spec.containers[0].image)' 2>/dev/null || true)
+image=$(in_artifact_registry "$image")
+documents "$image"
+if [ "$back" = false ] && ! migrate; then
+    say "the migrations failed, so nothing else was changed: ${serving:-nothing} serves"
+    exit 1
+fi
+replace || undo "Cloud Run says why, above"
+ready || undo "/health/ready does not answer with 200"
+say "$image serves"

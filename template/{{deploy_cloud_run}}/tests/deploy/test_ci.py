@@ -1,0 +1,170 @@
+"""deploy/ci.sh, run against recorders in the place of ``gcloud``, ``docker`` and ``curl``."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app import jobs
+from tests.conftest import ROOT
+
+IMAGE = "europe-west1-docker.pkg.dev/project/images/service@sha256:feed"
+BEFORE = "europe-west1-docker.pkg.dev/project/images/service@sha256:beef"
+PARAMETERS = """PROJECT=project
+REGION=europe-west1
+REPOSITORY=europe-west1-docker.pkg.dev/project/images
+ACCOUNT=service@project.iam.gserviceaccount.com
+NETWORK=default
+SUBNETWORK=default
+DOMAIN=api.example.com
+"""
+# Writes down how it was called, and what it was handed; answers with the first rule whose words
+# are all in the call.
+RECORDER = f"""#!{sys.executable}
+import json, os, sys
+call = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+handed = [open(path).read() for path in sys.argv[1:] if path.endswith(".yaml")]
+with open("calls", "a") as calls:
+    calls.write(json.dumps([call, *handed]) + "\\n")
+for words, output, code in json.load(open("rules")):
+    if all(word in call + "".join(handed) for word in words):
+        print(output)
+        sys.exit(code)
+"""
+Rule = tuple[list[str], str, int]
+GCLOUD: list[Rule] = [
+    (["describe", "status.url"], "https://service-abc.a.run.app", 0),
+    (["describe", "image"], BEFORE, 0),
+    (["logging read"], "a line of the migrations", 0),
+]
+
+
+class Release:
+    """One run of the script, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "deploy").mkdir()
+        for name in ("ci.sh", "run.yaml"):
+            (folder / "deploy" / name).write_text((ROOT / "deploy" / name).read_text())
+        self.parameters = folder / "deploy/parameters"
+        self.parameters.write_text(PARAMETERS)
+        for name in ("gcloud", "docker", "curl"):
+            (folder / name).write_text(RECORDER)
+            (folder / name).chmod(0o755)
+
+    def run(self, *arguments: str, rules: list[Rule] | None = None, **variables: str) -> int:
+        (self.folder / "rules").write_text(json.dumps([*(rules or []), *GCLOUD]))
+        given = {"DEPLOY_TARGET": "service", "RELEASE_TIMEOUT": "0"}
+        path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "deploy/ci.sh", *arguments],
+            cwd=self.folder,
+            env={"PATH": path, **given, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.said = done.stderr
+        return done.returncode
+
+    def calls(self) -> list[list[str]]:
+        """Return each call, and the documents that were handed over with it."""
+        if not (self.folder / "calls").exists():
+            return []
+        return [json.loads(line) for line in (self.folder / "calls").read_text().splitlines()]
+
+    def steps(self) -> list[str]:
+        """Return what was done, without what was only asked for."""
+        calls = [" ".join(call.split()[:4]) for call, *_ in self.calls()]
+        return [call for call in calls if "describe" not in call and "logging" not in call]
+
+    def images(self) -> list[str]:
+        """Return the images of the documents that were handed over, in their order."""
+        return [
+            line.split('"')[1]
+            for _, *handed in self.calls()
+            for document in handed
+            for line in document.splitlines()
+            if "image: " in line
+        ]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    return Release(tmp_path)
+
+
+def test_migrations_come_before_the_new_version(release: Release) -> None:
+    assert release.run(IMAGE) == 0, release.said
+    pools = ["gcloud run worker-pools replace"] * len(jobs.COMPANIONS)
+    assert release.steps() == [
+        "gcloud run jobs replace",
+        "gcloud run jobs execute",
+        "gcloud run services replace",
+        *pools,
+        "curl --fail --silent --show-error",
+    ]
+    assert set(release.images()) == {IMAGE}
+    assert "https://service-abc.a.run.app/health/ready" in release.calls()[-1][0]
+
+
+def test_documents_are_whole_when_they_are_handed_over(release: Release) -> None:
+    assert release.run(IMAGE) == 0, release.said
+    handed = [yaml.safe_load(each) for _, *documents in release.calls() for each in documents]
+    names = [document["metadata"]["name"] for document in handed]
+    beside = [f"service-{name}" for name in jobs.COMPANIONS]
+    assert names == ["service-migrate", "service", *sorted(beside, key=names.index)]
+    assert "${" not in json.dumps(handed)
+    assert "api.example.com,*.run.app" in json.dumps(handed)
+
+
+def test_failed_migrations_change_nothing_and_are_shown(release: Release) -> None:
+    assert release.run(IMAGE, rules=[(["jobs execute"], "", 1)]) == 1
+    assert release.steps() == ["gcloud run jobs replace", "gcloud run jobs execute"]
+    assert "a line of the migrations" in release.said
+    assert f"nothing else was changed: {BEFORE} serves" in release.said
+
+
+@pytest.mark.parametrize("kind", ["services", "curl"])
+def test_a_version_that_does_not_get_ready_is_taken_back(release: Release, kind: str) -> None:
+    words = ["curl"] if kind == "curl" else ["services replace", IMAGE]
+    assert release.run(IMAGE, rules=[(words, "", 1)]) == 1
+    assert release.images()[-1] == BEFORE
+    assert f"{BEFORE} serves again" in release.said
+
+
+def test_the_first_version_has_none_to_go_back_to(release: Release) -> None:
+    rules: list[Rule] = [(["curl"], "", 22), (["describe", "image"], "", 1)]
+    assert release.run(IMAGE, rules=rules) == 1
+    assert set(release.images()) == {IMAGE}
+
+
+def test_going_back_runs_no_migrations(release: Release) -> None:
+    assert release.run("--back", BEFORE) == 0, release.said
+    assert not any("jobs" in step for step in release.steps())
+    assert set(release.images()) == {BEFORE}
+
+
+def test_an_image_from_elsewhere_is_copied_first(release: Release) -> None:
+    assert release.run("registry.example.com/name@sha256:cafe") == 0, release.said
+    docker = [call.split()[1] for call, *_ in release.calls() if call.startswith("docker")]
+    assert docker == ["pull", "tag", "push"]
+    assert set(release.images()) == {"europe-west1-docker.pkg.dev/project/images/service:cafe"}
+
+
+def test_what_is_missing_is_named(release: Release) -> None:
+    assert release.run() == 2
+    assert release.run(IMAGE, DEPLOY_TARGET="") == 2
+    assert "DEPLOY_TARGET" in release.said
+    release.parameters.write_text(PARAMETERS.replace("NETWORK=default\n", "", 1))
+    assert release.run(IMAGE) == 2
+    assert "has no line NETWORK=" in release.said
+    assert not any("replace" in step for step in release.steps())
+    release.parameters.unlink()
+    assert release.run(IMAGE) == 2
+    assert "docs/deploy.md" in release.said

@@ -1,0 +1,152 @@
+"""What Cloud Run is told agrees with the service: settings, commands, times, secrets, pages."""
+
+import re
+from typing import Any
+
+import click
+import httpx2
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from app import jobs
+from app.cli import cli
+from app.server import LIFESPAN_TIMEOUT
+from app.settings import Settings
+from tests.conftest import ROOT
+
+Document = dict[str, Any]
+KILLED_AFTER = 10  # seconds between SIGTERM and SIGKILL
+FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
+SECRETS = {n for n, f in FIELDS.items() if f.annotation in (SecretStr, SecretStr | None)}
+DOCUMENTS: list[Document] = list(yaml.safe_load_all((ROOT / "deploy/run.yaml").read_text()))
+# https://docs.cloud.google.com/run/docs/reference/yaml/v1
+KINDS = {
+    "Job": "run.googleapis.com/v1",
+    "Service": "serving.knative.dev/v1",
+    "WorkerPool": "run.googleapis.com/v1",
+}
+ANNOTATIONS = {
+    "autoscaling.knative.dev/maxScale",
+    "autoscaling.knative.dev/minScale",
+    "run.googleapis.com/cpu-throttling",
+    "run.googleapis.com/execution-environment",
+    "run.googleapis.com/ingress",
+    "run.googleapis.com/invoker-iam-disabled",
+    "run.googleapis.com/manualInstanceCount",
+    "run.googleapis.com/network-interfaces",
+    "run.googleapis.com/scalingMode",
+    "run.googleapis.com/startup-cpu-boost",
+    "run.googleapis.com/vpc-access-egress",
+}
+
+
+def spec_of(document: Document) -> Document:
+    """Return what says which container runs."""
+    spec: Document = document["spec"]["template"]["spec"]
+    return spec["template"]["spec"] if document["kind"] == "Job" else spec
+
+
+def environment(document: Document) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in spec_of(document)["containers"][0]["env"]}
+
+
+[SERVICE] = [document for document in DOCUMENTS if document["kind"] == "Service"]
+API = spec_of(SERVICE)["containers"][0]
+
+
+@pytest.fixture(params=DOCUMENTS, ids=lambda document: document["metadata"]["name"])
+def document(request: pytest.FixtureRequest) -> Document:
+    document: Document = request.param
+    return document
+
+
+def test_migrations_come_first_and_every_process_runs_once() -> None:
+    commands = [spec_of(each)["containers"][0]["args"][0] for each in DOCUMENTS]
+    assert commands[:2] == ["migrate", "serve"]
+    assert sorted(commands[2:]) == sorted(jobs.COMPANIONS)
+    known = click.Group(commands=dict(cli.commands))
+    jobs.add_commands(known)
+    assert set(commands) <= set(known.commands)
+
+
+def test_documents_are_of_the_kinds_that_there_are(document: Document) -> None:
+    assert document["apiVersion"] == KINDS[document["kind"]]
+    annotations = document["metadata"].get("annotations", {})
+    annotations = annotations | document["spec"]["template"]["metadata"]["annotations"]
+    assert set(annotations) <= ANNOTATIONS
+    assert all(isinstance(value, str) for value in annotations.values())
+
+
+def test_variables_are_settings_with_values_that_they_take(document: Document) -> None:
+    values = environment(document)
+    plain = {n: value for n, value in values.items() if not n.endswith("_FILE")}
+    assert plain.pop("GUNICORN_CMD_ARGS")
+    assert set(plain) - set(FIELDS) == set()
+    given = {name.lower(): value for name, value in plain.items() if value}
+    secrets = {"secret_key": "0123456789abcdef" * 4, "redis_url": "redis://cache"}
+    assert Settings(**secrets, database_url="postgresql://db/app", **given)
+
+
+def test_secrets_are_files_of_the_store_and_nothing_else(document: Document) -> None:
+    values = environment(document)
+    files = {n.removesuffix("_FILE"): v for n, v in values.items() if n.endswith("_FILE")}
+    assert {n for n, field in FIELDS.items() if field.is_required()} <= set(files) <= SECRETS
+    assert SECRETS & set(values) == set()
+    spec = spec_of(document)
+    paths = {each["name"]: each["mountPath"] for each in spec["containers"][0]["volumeMounts"]}
+    mounted = {
+        f"{paths[volume['name']]}/{item['path']}"
+        for volume in spec["volumes"]
+        for item in volume["secret"]["items"]
+    }
+    assert set(files.values()) == mounted
+
+
+def test_the_service_has_stopped_before_it_is_killed(document: Document) -> None:
+    values = environment(document)
+    match = re.fullmatch(r"--graceful-timeout=(\d+)", values["GUNICORN_CMD_ARGS"])
+    assert match
+    graceful = int(match[1])
+    in_flight = graceful - float(values["DRAIN_SECONDS"]) - LIFESPAN_TIMEOUT
+    assert 1 <= in_flight < graceful < KILLED_AFTER
+    if "worker_grace" in Settings.model_fields:
+        assert float(values["WORKER_GRACE"]) + 3 < KILLED_AFTER  # to give back what is unfinished
+
+
+def test_work_after_an_answer_has_a_cpu() -> None:
+    annotations = SERVICE["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["run.googleapis.com/cpu-throttling"] == "false"
+
+
+def test_the_platform_scales_before_the_service_turns_anyone_away() -> None:
+    concurrency = spec_of(SERVICE)["containerConcurrency"]
+    assert concurrency < int(environment(SERVICE)["MAX_IN_FLIGHT"])
+
+
+def test_the_service_gives_a_request_up_before_the_platform_does() -> None:
+    assert FIELDS["REQUEST_TIMEOUT"].default < spec_of(SERVICE)["timeoutSeconds"]
+
+
+def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> None:
+    values = environment(SERVICE)
+    each = int(values["DB_POOL_SIZE"])
+    annotations = SERVICE["spec"]["template"]["metadata"]["annotations"]
+    most = int(annotations["autoscaling.knative.dev/maxScale"])
+    assert values["MAX_REPLICAS"] == str(most)
+    pools = [document for document in DOCUMENTS if document["kind"] == "WorkerPool"]
+    count = "run.googleapis.com/manualInstanceCount"
+    beside = sum(2 * each * int(pool["metadata"]["annotations"][count]) for pool in pools)
+    others = most * each + beside + 1 + 5  # the old version, migrations, people and backups
+    assert others <= int(values["DB_CONNECTIONS_SPARE"]) <= 100 - most * each
+
+
+async def test_probes_ask_for_pages_that_there_are(client: httpx2.AsyncClient) -> None:
+    port = FIELDS["PORT"].default
+    assert [each["containerPort"] for each in API["ports"]] == [port]
+    assert environment(SERVICE)["METRICS_PORT"] != str(port)
+    for name in ("startupProbe", "livenessProbe"):
+        probe = API[name]
+        assert probe["httpGet"]["port"] == port
+        assert probe["timeoutSeconds"] <= probe["periodSeconds"]
+        assert (await client.get(probe["httpGet"]["path"])).status_code == 200

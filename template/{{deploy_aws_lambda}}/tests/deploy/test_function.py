@@ -133,7 +133,7 @@ def test_errors_are_problems(function: Function, event: Event, status: int, code
 
 
 def test_what_takes_too_long_is_answered_before_the_platform_gives_up(function: Function) -> None:
-    answer = function.ask(http_api("GET", "/test/slow"), seconds=4)
+    answer = function.ask(http_api("GET", "/test/slow"), seconds=8)
     assert answer["statusCode"] == 504
     assert json.loads(content(answer))["code"] == "timeout"
     assert function.ask(http_api("GET", "/health/live"))["statusCode"] == 200
@@ -153,7 +153,7 @@ def test_nothing_is_left_running_when_an_event_is_answered(function: Function) -
 
 
 def test_work_that_never_ends_does_not_cost_the_answer(function: Function) -> None:
-    answer = function.ask(http_api("GET", "/test/background"), seconds=4)
+    answer = function.ask(http_api("GET", "/test/background"), seconds=8)
     assert (answer["statusCode"], json.loads(content(answer))) == (200, "answered")
 
 

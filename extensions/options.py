@@ -60,13 +60,17 @@ Requirement = Annotated[
 
 
 class Variable(BaseModel):
-    """One environment variable, as ``.env.example`` shows it."""
+    """One environment variable, as ``.env.example`` shows it.
+
+    With an ``example`` it has no default that production could start with.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: EnvName
     value: str = ""
     comment: Line
+    example: str = ""
     secret: bool = False  # kept where a deploy target keeps secrets, and given as <NAME>_FILE
 
 
@@ -87,6 +91,7 @@ class Option(BaseModel):
     dev_dependencies: tuple[Requirement, ...] = ()
     parts: tuple[Module, ...] = ()
     routers: tuple[Module, ...] = ()
+    servers: tuple[Module, ...] = ()  # run beside Postgres and Redis in development; each a SERVER
     companions: dict[Slug, Line] = Field(default_factory=dict)
     env: tuple[Variable, ...] = ()
     compose: dict[Slug, Any] = Field(default_factory=dict)
@@ -102,6 +107,11 @@ class Option(BaseModel):
     def variable(self) -> str:
         """The name that the folder's name is made of."""
         return f"{self.question}_{self.choice}"
+
+    @property
+    def required_variables(self) -> list[str]:
+        """What production can't start without, as items of a ``dict`` in Python."""
+        return [f"{json.dumps(v.name)}: {json.dumps(v.example)}," for v in self.env if v.example]
 
 
 @cache
@@ -278,6 +288,9 @@ class Options(ContextHook):
             part_names=[f"{module}," for module in gather(chosen, "parts")],
             router_imports=[f"import {module}.router" for module in gather(chosen, "routers")],
             router_names=[f"{module}.router.router," for module in gather(chosen, "routers")],
+            required_variables=gather(chosen, "required_variables"),
+            server_imports=[f"import {module}" for module in gather(chosen, "servers")],
+            server_names=[f"{module}.SERVER," for module in gather(chosen, "servers")],
         )
 
 

@@ -19,7 +19,6 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
-from pydantic import SecretStr
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
@@ -41,7 +40,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def servers(worker_id: str) -> Iterator[dict[str, str]]:
-    """The URLs of Postgres and Redis: the given ones, or servers just for this run."""
+    """The URLs of Postgres, Redis...: the given ones, or servers just for this run."""
     given = os.environ.get("REDIS_URL")
     with services() as urls:
         if given:  # somebody's Redis: keep to one database of it, from the far end
@@ -115,13 +114,11 @@ async def migrate(url: URL, revision: str = "heads", *, down: bool = False) -> N
 
 def test_settings(database: URL, servers: dict[str, str], **changes: Any) -> Settings:
     """Return settings for a test; what is not given here has its default."""
-    return Settings(
-        environment="test",
-        secret_key=SecretStr(secrets.token_hex(32)),
-        database_url=SecretStr(database.render_as_string(hide_password=False)),
-        redis_url=SecretStr(servers["REDIS_URL"]),
-        **changes,
-    )
+    given: dict[str, Any] = {name.lower(): url for name, url in servers.items()}
+    given["environment"] = "test"
+    given["secret_key"] = secrets.token_hex(32)
+    given["database_url"] = database.render_as_string(hide_password=False)
+    return Settings(**given | changes)
 
 
 test_settings.__test__ = False  # type: ignore[attr-defined]
@@ -142,14 +139,14 @@ def fresh_settings(
 
 
 @pytest.fixture
-def environment(fresh_settings: Settings) -> dict[str, str]:
+def environment(fresh_settings: Settings, servers: dict[str, str]) -> dict[str, str]:
     """The environment for a process of this test's own."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+        **servers,
         "ENVIRONMENT": "test",
         "SECRET_KEY": fresh_settings.secret_key.get_secret_value(),
         "DATABASE_URL": fresh_settings.database_url.get_secret_value(),
-        "REDIS_URL": fresh_settings.redis_url.get_secret_value(),
         "PYTHONUNBUFFERED": "1",
     }
 

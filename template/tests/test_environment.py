@@ -7,12 +7,9 @@ from typing import Any
 import pytest
 
 from app.settings import Settings
+from tests.required import REQUIRED
 
-REQUIRED: dict[str, Any] = {
-    "secret_key": "3f9c1e0b7a6d5284c1f0e9d8b7a69584736251403f2e1d0c9b8a7968574635ab",
-    "database_url": "postgresql+asyncpg://db/app",
-    "redis_url": "redis://cache",
-}
+GIVEN: dict[str, Any] = {name.lower(): value for name, value in REQUIRED.items()}
 LINES = (Path(__file__).parents[1] / ".env.example").read_text().splitlines()
 SHOWN = {
     match[1]: match[2]
@@ -36,9 +33,9 @@ def test_what_is_shown_is_a_setting_and_its_default(name: str) -> None:
     field = name.lower()
     assert field in Settings.model_fields
     if value := SHOWN[name]:
-        shown = Settings(**{**REQUIRED, field: value})
+        shown = Settings(**{**GIVEN, field: value})
         if not Settings.model_fields[field].is_required():
-            assert getattr(shown, field) == getattr(Settings(**REQUIRED), field)
+            assert getattr(shown, field) == getattr(Settings(**GIVEN), field)
 
 
 def test_what_has_to_be_set_is_shown() -> None:

@@ -6,13 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings, SettingsError, get_settings
-
-GOOD = {
-    "ENVIRONMENT": "production",
-    "SECRET_KEY": "3f9c1e0b7a6d5284c1f0e9d8b7a69584736251403f2e1d0c9b8a7968574635ab",
-    "DATABASE_URL": "postgresql+asyncpg://app:pa%2Fss@db/app",
-    "REDIS_URL": "redis://cache:6379/0",
-}
+from tests.required import REQUIRED
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +14,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
         monkeypatch.delenv(f"{name.upper()}_FILE", raising=False)
-    for name, value in GOOD.items():
+    for name, value in REQUIRED.items():
         monkeypatch.setenv(name, value)
 
 
@@ -33,7 +27,7 @@ def refused() -> str:
 def test_a_right_environment_is_read() -> None:
     settings = get_settings()
     assert settings.environment == "production"
-    assert settings.database_url.get_secret_value() == GOOD["DATABASE_URL"]
+    assert settings.database_url.get_secret_value() == REQUIRED["DATABASE_URL"]
 
 
 def test_every_wrong_variable_is_named_at_once_and_no_secret_is_shown(
@@ -67,10 +61,10 @@ def test_a_weak_secret_is_refused(monkeypatch: pytest.MonkeyPatch, secret: str) 
 
 def test_a_secret_can_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    file.write_text(GOOD["SECRET_KEY"] + "\n")
+    file.write_text(REQUIRED["SECRET_KEY"] + "\n")
     monkeypatch.delenv("SECRET_KEY")
     monkeypatch.setenv("SECRET_KEY_FILE", str(file))
-    assert get_settings().secret_key.get_secret_value() == GOOD["SECRET_KEY"]
+    assert get_settings().secret_key.get_secret_value() == REQUIRED["SECRET_KEY"]
 
 
 def test_a_secret_file_that_is_missing_is_named(
@@ -84,7 +78,7 @@ def test_a_secret_file_that_is_missing_is_named(
 def test_secrets_are_not_shown() -> None:
     settings = get_settings()
     shown = repr(settings) + str(settings) + settings.model_dump_json()
-    assert GOOD["SECRET_KEY"] not in shown
+    assert REQUIRED["SECRET_KEY"] not in shown
     assert "pa%2Fss" not in shown
 
 
@@ -93,7 +87,7 @@ def test_the_usual_ways_to_write_the_database_mean_asyncpg(
     monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"{scheme}://app:pa%2Fss@db/app")
-    assert get_settings().database_url.get_secret_value() == GOOD["DATABASE_URL"]
+    assert get_settings().database_url.get_secret_value() == REQUIRED["DATABASE_URL"]
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -1,10 +1,12 @@
 """The API document, and the page that shows it: from local files, and not in production."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import HTMLResponse
 
@@ -12,11 +14,25 @@ from app.errors import Problem
 from app.settings import Settings
 
 ASSETS = "/docs/assets"
+REDIRECT = "/docs/oauth2-redirect"
 # What the page needs beyond nothing: its own files, the script and styles in it, and this API.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
 )
+
+
+@dataclass(frozen=True)
+class Login:
+    """How a person signs in on the page with somebody else's login: OAuth 2, with PKCE.
+
+    A part leaves it in ``app.state.docs_login``. ``origin`` is where the tokens come from, and
+    ``parameters`` are added to the address of the login page.
+    """
+
+    client_id: str
+    origin: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -39,17 +55,42 @@ def install(app: FastAPI, settings: Settings) -> None:
     if settings.environment == "production":
         return
     app.mount(ASSETS, StaticFiles(directory=str(files("fastapi_offline") / "static")))
+    login: Login | None = getattr(app.state, "docs_login", None)
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title=app.title,
         swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
         swagger_css_url=f"{ASSETS}/swagger-ui.css",
         swagger_favicon_url=f"{ASSETS}/favicon.png",
+        oauth2_redirect_url=REDIRECT if login else None,
+        init_oauth=_oauth(login) if login else None,
     )
-
-    page.headers["Content-Security-Policy"] = PAGE_POLICY
+    connect = f"connect-src 'self' {login.origin}" if login else "connect-src 'self'"
+    page.headers["Content-Security-Policy"] = PAGE_POLICY.replace("connect-src 'self'", connect)
 
     async def docs() -> HTMLResponse:
         return page
 
     app.add_api_route("/docs", docs, include_in_schema=False)
+    if login:
+        _serve_redirect(app)
+
+
+def _oauth(login: Login) -> dict[str, Any]:
+    """What the page is told, in the names that it has for it."""
+    return {
+        "clientId": login.client_id,
+        "usePkceWithAuthorizationCodeGrant": True,
+        "additionalQueryStringParams": dict(login.parameters),
+    }
+
+
+def _serve_redirect(app: FastAPI) -> None:
+    """Serve the page that the provider sends people back to, and that hands over the code."""
+    redirect = get_swagger_ui_oauth2_redirect_html()
+    redirect.headers["Content-Security-Policy"] = PAGE_POLICY
+
+    async def back() -> HTMLResponse:
+        return redirect
+
+    app.add_api_route(REDIRECT, back, include_in_schema=False)

@@ -21,7 +21,7 @@ from redis import Redis
 
 import app
 from app.dev import launch, lock
-from app.dev.servers import ServerError, postgres, redis, services
+from app.dev.servers import KINDS, ServerError, postgres, redis, services
 
 SECONDS = 60  # until a test gives up, on the slowest machine
 SOURCE = Path(app.__file__).parents[1]
@@ -49,7 +49,7 @@ with services(Path(sys.argv[1]) if sys.argv[1:] else None) as urls:
 @pytest.fixture(autouse=True)
 def temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Nothing is given, and throw-away folders have one place, which has to be empty in the end."""
-    for name in ("DATABASE_URL", "REDIS_URL"):
+    for name in (kind.variable for kind in KINDS):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
     with tempfile.TemporaryDirectory() as name:
@@ -140,13 +140,15 @@ def test_given_urls_are_used_and_nothing_is_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, temp: Path
 ) -> None:
     (tmp_path / "url").write_text("redis://cache/1\n")
-    monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://db/theirs")
     monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "url"))
+    others = {kind.variable: "https://theirs" for kind in KINDS} | {
+        "DATABASE_URL": "postgresql+asyncpg://db/theirs",
+        "REDIS_URL": "redis://cache/1",
+    }
+    for name in set(others) - {"REDIS_URL"}:
+        monkeypatch.setenv(name, others[name])
     with services() as urls:
-        assert urls == {
-            "DATABASE_URL": "postgresql+asyncpg://db/theirs",
-            "REDIS_URL": "redis://cache/1",
-        }
+        assert urls == others
         assert list(temp.iterdir()) == []
     monkeypatch.delenv("REDIS_URL_FILE")
     with services() as urls:

@@ -20,7 +20,7 @@ from dotenv import load_dotenv
 from watchfiles import PythonFilter, awatch
 
 from app.dev.child import STOP_SECONDS, Child, DevError
-from app.dev.servers import ServerError, services
+from app.dev.servers import KINDS, ServerError, services
 
 PROJECT = Path(__file__).resolve().parents[3]
 LOCAL = PROJECT / ".local"
@@ -159,11 +159,11 @@ async def _announce(port: int, environment: dict[str, str]) -> None:
     """Say where everything is, once the service answers that it is ready."""
     while not await asyncio.to_thread(_is_ready, port):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
+    servers = (f"\n  {kind.name:<10} {_shown(environment[kind.variable])}" for kind in KINDS)
     sys.stdout.write(
         f"\n  API        http://127.0.0.1:{port}"
         f"\n  docs       http://127.0.0.1:{port}/docs"
-        f"\n  Postgres   {_shown(environment['DATABASE_URL'])}"
-        f"\n  Redis      {_shown(environment['REDIS_URL'])}"
+        f"{''.join(servers)}"
         "\n\n  Ctrl-C stops everything.\n\n"
     )
     sys.stdout.flush()

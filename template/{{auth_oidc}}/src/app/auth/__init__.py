@@ -1,0 +1,51 @@
+"""Who is calling, and what they may do. Features import from here alone.
+
+Callers show an access token of an OpenID Connect provider, which also keeps the accounts: there is
+no table of users here. A caller's id is made from what the provider calls them, and stays the same.
+
+    async def delete_all(user: Annotated[User, require("admin")]) -> None: ...
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qsl, urlsplit
+
+from fastapi import FastAPI
+
+from app import docs
+from app.auth import discovery
+from app.auth.current import CurrentUser, current_user, require, user_id
+from app.auth.identity import User
+from app.auth.keys import Keys
+from app.auth.revocations import Revocations
+from app.auth.routes import router
+from app.auth.tokens import Tokens
+from app.lifespan import Lifespan
+from app.settings import Settings
+
+__all__ = ["CurrentUser", "User", "current_user", "install", "require", "router", "user_id"]
+
+
+def install(app: FastAPI, settings: Settings) -> Lifespan:
+    keys = Keys(lambda: discovery.fetch(app.state.http, settings), settings.oidc_keys_max_age)
+    app.state.keys = keys
+    app.state.tokens = Tokens(settings, keys)
+    if settings.oidc_client_id and settings.oidc_issuer:
+        issuer = urlsplit(settings.oidc_issuer)
+        app.state.docs_login = docs.Login(
+            settings.oidc_client_id,
+            f"{issuer.scheme}://{issuer.netloc}",
+            dict(parse_qsl(settings.oidc_login_parameters)),
+        )
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        app.state.revocations = Revocations(app.state.redis, settings)
+        app.state.readiness.add("identity_provider", keys.ping, critical=False)
+        app.state.readiness.add("identity_keys", keys.metadata, critical=True)
+        try:
+            yield
+        finally:
+            await keys.close()
+
+    return lifespan

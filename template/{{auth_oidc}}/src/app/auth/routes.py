@@ -1,0 +1,82 @@
+"""Routes: who you are, the end of a token, and where to get one."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Form, Request, Response
+from pydantic import BaseModel, SecretStr
+
+from app import audit
+from app.auth.current import CurrentUser
+from app.auth.discovery import Metadata
+from app.auth.identity import NotBelieved
+from app.auth.keys import Keys
+from app.auth.revocations import Revocations
+from app.auth.scheme import CONFIGURATION
+from app.auth.tokens import Tokens
+from app.errors import BadRequest, Unauthorized, Unavailable, responses
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+
+
+class Me(BaseModel):
+    """Who you are, and what you may do."""
+
+    id: UUID
+    scopes: list[str]
+
+
+class Configuration(Metadata):
+    """Where people sign in: the part of the provider's configuration that a client needs."""
+
+    grant_types_supported: list[Literal["authorization_code"]] = ["authorization_code"]
+
+
+@router.get("/me", responses=responses(Unauthorized, Unavailable))
+async def me(user: CurrentUser, response: Response) -> Me:
+    """Say who you are."""
+    response.headers["Cache-Control"] = "no-store"
+    return Me(id=UUID(user.id), scopes=sorted(user.scopes))
+
+
+@router.get(CONFIGURATION.removeprefix("/auth"), responses=responses(Unavailable))
+async def openid_configuration(request: Request) -> Configuration:
+    """Say where tokens come from."""
+    keys: Keys = request.app.state.keys
+    return Configuration(**(await keys.metadata()).model_dump())
+
+
+@router.post("/logout", status_code=204, responses=responses(Unauthorized, Unavailable))
+async def logout(user: CurrentUser, request: Request) -> None:
+    """End this access token, here. The login at the provider goes on."""
+    await _revocations(request).revoke_token(user.credential)
+    audit.succeeded(request, "logout", user.id)
+
+
+@router.post("/logout-all", status_code=204, responses=responses(Unauthorized, Unavailable))
+async def logout_all(user: CurrentUser, request: Request) -> None:
+    """End all access tokens that you were given until now, here."""
+    await _revocations(request).revoke_token(user.credential)
+    await _revocations(request).revoke_subject(user.id)
+    audit.succeeded(request, "logout_all", user.id)
+
+
+@router.post("/backchannel-logout", responses=responses(BadRequest, Unavailable))
+async def backchannel_logout(
+    logout_token: Annotated[SecretStr, Form()], request: Request, response: Response
+) -> None:
+    """Be told by the provider that a login has ended: OpenID Connect Back-Channel Logout."""
+    response.headers["Cache-Control"] = "no-store"
+    tokens: Tokens = request.app.state.tokens
+    try:
+        logout = await tokens.read_logout(logout_token.get_secret_value())
+    except NotBelieved as error:
+        audit.refused(request, "backchannel_logout", error.reason)
+        raise BadRequest("The logout token is not valid.") from None
+    await _revocations(request).revoke(logout)
+    audit.succeeded(request, "backchannel_logout", logout.subject_id or "a session")
+
+
+def _revocations(request: Request) -> Revocations:
+    revocations: Revocations = request.app.state.revocations
+    return revocations

@@ -1,0 +1,179 @@
+"""Which tokens are believed: those that the provider signed, as access tokens, for this service.
+
+RFC 9068 says what an access token looks like; where a provider is older than that, what it must not
+look like is checked instead.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from time import time
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import jwt
+
+from app.auth.identity import NotBelieved
+from app.auth.keys import Keys
+from app.settings import Settings
+
+LEEWAY = 10  # seconds that the provider's clock may differ from ours
+LONGEST = 16_384  # characters; what is longer is not even taken apart
+ACCESS_TOKEN = ("at+jwt", "jwt", "")  # what the header may say that it is
+LOGOUT_TOKEN = ("logout+jwt", "jwt", "")
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
+# Claims that only ID tokens have: OpenID Connect Core, sections 2 and 3.3.2.11.
+OF_ID_TOKENS = ("nonce", "at_hash", "c_hash", "s_hash")
+# What providers write into tokens that are none for an API: Keycloak's `typ`, Cognito's `token_use`.
+OTHER_USES = {"typ": ("ID", "Refresh", "Offline", "Logout"), "token_use": ("id",)}
+
+Claims = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a valid access token says.
+
+    ``id`` names the token, ``subject_id`` whom it is about, ``session`` the provider's login
+    session, which may be unknown. ``issued_at``: seconds since the epoch.
+    """
+
+    id: str
+    subject_id: str
+    session: str | None
+    scopes: frozenset[str]
+    issued_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Logout:
+    """Whose tokens the provider says are over: those of a subject, or of one session."""
+
+    subject_id: str | None
+    session: str | None
+    issued_at: float
+
+
+class Tokens:
+    """Reads tokens of the one provider."""
+
+    def __init__(self, settings: Settings, keys: Keys) -> None:
+        self._settings = settings
+        self._keys = keys
+
+    async def read_access(self, token: str) -> Access:
+        """Return what the token says.
+
+        Raises ``NotBelieved`` if it is not a good one, ``Unavailable`` if nobody can tell.
+        """
+        required = ["iss", "aud", "sub", "exp", "iat"]
+        audience = self._settings.oidc_audience
+        claims = await self._read(token, ACCESS_TOKEN, [audience], required)
+        if _is_for_another_use(claims):
+            raise _invalid("use")
+        issued_at = float(claims["iat"])
+        if issued_at < time() - self._settings.oidc_token_max_age - LEEWAY:
+            raise NotBelieved("old", "The access token is too old.")
+        if not (subject := _text(claims["sub"])):
+            raise _invalid("subject")
+        return Access(
+            id=_token_id(token),
+            subject_id=self._subject_id(subject),
+            session=_text(claims.get("sid")),
+            scopes=self._scopes(claims),
+            issued_at=issued_at,
+        )
+
+    async def read_logout(self, token: str) -> Logout:
+        """Return whose logout it is; raise as ``read_access`` does.
+
+        https://openid.net/specs/openid-connect-backchannel-1_0.html, section 2.6
+        """
+        clients = self._settings.oidc_logout_clients
+        claims = await self._read(token, LOGOUT_TOKEN, clients, ["iss", "aud", "iat", "exp", "events"])
+        subject, session = _text(claims.get("sub")), _text(claims.get("sid"))
+        events = claims["events"]
+        if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
+            raise _invalid("event")
+        if "nonce" in claims or not (subject or session):
+            raise _invalid("claims")
+        return Logout(subject and self._subject_id(subject), session, float(claims["iat"]))
+
+    async def _read(
+        self, token: str, types: tuple[str, ...], audience: list[str], required: list[str]
+    ) -> Claims:
+        try:
+            algorithm, key_id = _header(token, types)
+            if algorithm not in self._settings.oidc_algorithms:
+                raise _invalid("algorithm")
+            key = await self._keys.find(key_id, algorithm)
+            if key is None:
+                raise _invalid("key")
+            claims: Claims = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                issuer=self._settings.oidc_issuer,
+                audience=audience,
+                leeway=LEEWAY,
+                options={"require": required},
+            )
+        except jwt.ExpiredSignatureError:
+            raise NotBelieved("expired", "The token has expired.") from None
+        except jwt.PyJWTError as error:
+            raise _invalid(type(error).__name__) from None
+        return claims
+
+    def _subject_id(self, subject: str) -> str:
+        """Return the id of a subject: always the same one, and of the form that ids have here."""
+        return str(uuid5(NAMESPACE_URL, f"{self._settings.oidc_issuer}\n{subject}"))
+
+    def _scopes(self, claims: Claims) -> frozenset[str]:
+        """Collect what all the claims for it allow: lists, or words with spaces between them."""
+        found: set[str] = set()
+        for name in self._settings.oidc_scope_claims:
+            value = _at(claims, name)
+            words = value.split() if isinstance(value, str) else value
+            if isinstance(words, list):
+                found.update(word for word in words if isinstance(word, str))
+        return frozenset(found)
+
+
+def _header(token: str, types: tuple[str, ...]) -> tuple[str, str]:
+    """Return algorithm and key id of a token that says it is one of ``types``."""
+    if len(token) > LONGEST:
+        raise _invalid("length")
+    header = jwt.get_unverified_header(token)
+    algorithm, key_id, kind = (header.get(name, "") for name in ("alg", "kid", "typ"))
+    if not (isinstance(algorithm, str) and isinstance(key_id, str) and isinstance(kind, str)):
+        raise _invalid("header")
+    if kind.lower().removeprefix("application/") not in types:
+        raise _invalid("type")
+    return algorithm, key_id
+
+
+def _is_for_another_use(claims: Claims) -> bool:
+    return any(claims.get(name) in uses for name, uses in OTHER_USES.items()) or any(
+        name in claims for name in (*OF_ID_TOKENS, "events")
+    )
+
+
+def _token_id(token: str) -> str:
+    """Name a token by what is signed: some signatures can be written in more than one way."""
+    return hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
+
+
+def _at(claims: Claims, name: str) -> Any:
+    """Return a claim by its name or, for ``a.b``, claim ``b`` of the object ``a``."""
+    if name in claims or "." not in name:
+        return claims.get(name)
+    first, _, rest = name.partition(".")
+    inner = claims.get(first)
+    return _at(inner, rest) if isinstance(inner, dict) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _invalid(reason: str) -> NotBelieved:
+    return NotBelieved(reason, "The token is not valid.")

@@ -56,7 +56,7 @@ async def fetch(client: httpx2.AsyncClient, settings: Settings) -> Published:
             _refuse_impostor(metadata, issuer)
             key_set = await _get(client, metadata.jwks_uri)
     except ValidationError as error:
-        wrong = ", ".join(str(each["loc"][0]) for each in error.errors())
+        wrong = ", ".join(".".join(map(str, each["loc"])) or "it" for each in error.errors())
         raise ProviderError(f"its configuration is not valid: {wrong}") from None
     except TimeoutError:
         raise ProviderError(f"no answer within {TIMEOUT:g} s") from None
@@ -98,7 +98,7 @@ def read_keys(key_set: Any, algorithms: Iterable[str]) -> dict[Name, jwt.PyJWK]:
     listed = key_set.get("keys") if isinstance(key_set, dict) else None
     keys = {
         (str(each.get("kid", "")), algorithm): key
-        for each in listed or ()
+        for each in (listed if isinstance(listed, list) else [])
         if isinstance(each, dict)
         for algorithm in algorithms
         if (key := _key(each, algorithm))
@@ -109,20 +109,23 @@ def read_keys(key_set: Any, algorithms: Iterable[str]) -> dict[Name, jwt.PyJWK]:
 
 
 def _key(given: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
-    kind = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}[algorithm[:2]]
-    if (
-        given.get("kty") != kind
-        or given.get("use", "sig") != "sig"
-        or "verify" not in given.get("key_ops", ["verify"])
-        or "d" in given  # a private key: everybody could sign with it
-        or given.get("alg", algorithm) != algorithm
-        or ("crv" in given and given["crv"] != CURVES.get(algorithm))
-    ):
-        return None
     try:
+        if not _is_for(algorithm, given):
+            return None
         key = jwt.PyJWK(given, algorithm)
+        short = algorithm[:2] in ("RS", "PS") and key.key.key_size < SMALLEST_RSA
     except Exception:  # noqa: BLE001 (one key that can't be read must not take the others with it)
         return None
-    if kind == "RSA" and key.key.key_size < SMALLEST_RSA:
-        return None
-    return key
+    return None if short else key
+
+
+def _is_for(algorithm: str, given: dict[str, Any]) -> bool:
+    """Tell whether a key is public, of the kind that an algorithm takes, and meant for it."""
+    return (
+        given["kty"] == {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}[algorithm[:2]]
+        and given.get("crv") == CURVES.get(algorithm)
+        and given.get("use", "sig") == "sig"
+        and "verify" in given.get("key_ops", ["verify"])
+        and given.get("alg", algorithm) == algorithm
+        and "d" not in given  # else everybody could sign with it
+    )

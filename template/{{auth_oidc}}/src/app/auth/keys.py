@@ -1,9 +1,8 @@
 """The provider's keys, as a process knows them: asked for now and then, kept while it is away.
 
 A request looks for new keys when the known ones are no longer fresh, or when a token names another
-one. However many requests want to look, one does, and then none for a while: so tokens with invented
-keys can't be turned against the provider. A provider that is away costs nobody who holds a token of
-a known key more than one request's wait.
+one. However many want to look, one does, and then none for a while: so tokens with invented keys
+can't be turned against the provider. While it is away, tokens of known keys are good as ever.
 """
 
 import asyncio

@@ -29,7 +29,7 @@ class Me(BaseModel):
 class Configuration(Metadata):
     """Where people sign in: the part of the provider's configuration that a client needs."""
 
-    grant_types_supported: list[Literal["authorization_code"]] = ["authorization_code"]
+    grant_types_supported: tuple[Literal["authorization_code"]] = ("authorization_code",)
 
 
 @router.get("/me", responses=responses(Unauthorized, Unavailable))

@@ -23,7 +23,7 @@ LOGOUT_TOKEN = ("logout+jwt", "jwt", "")
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 # Claims that only ID tokens have: OpenID Connect Core, sections 2 and 3.3.2.11.
 OF_ID_TOKENS = ("nonce", "at_hash", "c_hash", "s_hash")
-# What providers write into tokens that are none for an API: Keycloak's `typ`, Cognito's `token_use`.
+# What Keycloak (`typ`) and Cognito (`token_use`) write into tokens that are none for an API.
 OTHER_USES = {"typ": ("ID", "Refresh", "Offline", "Logout"), "token_use": ("id",)}
 
 Claims = dict[str, Any]
@@ -89,7 +89,8 @@ class Tokens:
         https://openid.net/specs/openid-connect-backchannel-1_0.html, section 2.6
         """
         clients = self._settings.oidc_logout_clients
-        claims = await self._read(token, LOGOUT_TOKEN, clients, ["iss", "aud", "iat", "exp", "events"])
+        required = ["iss", "aud", "iat", "exp", "events"]
+        claims = await self._read(token, LOGOUT_TOKEN, clients, required)
         subject, session = _text(claims.get("sub")), _text(claims.get("sid"))
         events = claims["events"]
         if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):

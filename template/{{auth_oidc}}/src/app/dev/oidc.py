@@ -23,7 +23,7 @@ def _plan(port: int, folder: Path, data: Path | None) -> Plan:
 
 
 def _kept(file: Path, port: int) -> int:
-    """Return the port of last time if it is free: with another address, everybody gets other ids."""
+    """Return the port of last time if it is free: another address would give callers other ids."""
     with contextlib.suppress(OSError, ValueError), socket.socket() as probe:
         last = int(file.read_text())
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -25,8 +25,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
-from starlette.responses import Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.routing import Route
 
 from app import about
@@ -125,13 +130,14 @@ class Provider:
         """Return tokens for a code, or for whoever a client says that it is; raise ``Refused``."""
         if form.get("grant_type") == "client_credentials":
             claims = self.claims(form["client_id"], form.get("scope", ""), form.get("audience", ""))
-            # For tests: what the token says besides, or instead.
-            return _answer(self.sign(claims | json.loads(form.get("claims", "{}"))), claims)
+            # For tests: what the token says besides, or instead, and what it says that it is.
+            claims |= json.loads(form.get("claims", "{}"))
+            return _answer(self.sign(claims, form.get("kind", "at+jwt")), claims)
         asked = self._asked(form)
         claims = self.claims(asked["email"], asked.get("granted", ""), asked.get("audience", ""))
         access = self.sign(claims)
-        about_login = {"aud": asked["client_id"], "nonce": asked.get("nonce"), "at_hash": half(access)}
-        return _answer(access, claims) | {"id_token": self.sign(claims | about_login, "JWT")}
+        login = {"aud": asked["client_id"], "nonce": asked.get("nonce"), "at_hash": half(access)}
+        return _answer(access, claims) | {"id_token": self.sign(claims | login, "JWT")}
 
     def _asked(self, form: dict[str, str]) -> dict[str, str]:
         """Return what a code was given for, to whoever can prove that they asked for it."""
@@ -145,7 +151,7 @@ class Provider:
 
 
 def half(token: str) -> str:
-    """Return the hash by which an ID token names its access token (OpenID Connect Core, 3.1.3.6)."""
+    """Return how an ID token names its access token: OpenID Connect Core, section 3.1.3.6."""
     digest = hashlib.sha256(token.encode()).digest()[:16]
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 

@@ -12,7 +12,8 @@ from app.settings.sources import split_commas
 Names = Annotated[list[str], NoDecode]
 
 # Signatures that a public key checks. With any other, whoever can check a token can make one.
-ASYMMETRIC = {"EdDSA"} | {f"{kind}{size}" for kind in ("RS", "PS", "ES") for size in (256, 384, 512)}
+SIZES = (256, 384, 512)
+ASYMMETRIC = {"EdDSA", *(f"{kind}{size}" for kind in ("RS", "PS", "ES") for size in SIZES)}
 
 
 def _only_at_home(given: dict[str, str], value: str) -> str:
@@ -49,7 +50,8 @@ class AuthSettings(BaseSettings):
         description="While Redis is away: true, tokens that were revoked are not known; false, 503",
     )
     oidc_logout_clients: Names = Field(
-        [], description="Clients whose back-channel logout ends tokens here, by comma"
+        default_factory=lambda given: [name] if (name := _only_at_home(given, "docs")) else [],
+        description="Clients whose back-channel logout ends tokens here, by comma",
     )
     oidc_client_id: str = Field(
         default_factory=lambda given: _only_at_home(given, "docs"),

@@ -1,0 +1,131 @@
+"""Which tokens are believed, and what is read from them. The shared suite has the forged ones."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.auth import tokens
+from app.settings import Settings
+from tests.actors import sign_in
+from tests.auth.conftest import Peer
+from tests.auth.forged import NOW, WRONG_CLAIMS
+from tests.conftest import client_of, running
+
+ME = "/api/v1/auth/me"
+
+RIGHT: dict[str, dict[str, Any]] = {
+    "several audiences": {"aud": ["another", "AUDIENCE"]},
+    "a clock that is a little ahead": {"iat": NOW + 1800, "nbf": NOW + 1800},
+    "a clock that is a little behind": {"exp": NOW - 1800},
+    "no session": {"sid": None},
+    "no id": {"jti": None},
+    "of Keycloak": {"typ": "Bearer"},
+    "of Cognito": {"token_use": "access"},
+}
+
+
+@pytest.fixture
+async def known(peer: Peer) -> AsyncIterator[Peer]:
+    async with peer.up():
+        yield peer
+
+
+async def me(app: FastAPI, headers: dict[str, str]) -> httpx2.Response:
+    async with client_of(app) as client:
+        return await client.get(ME, headers=headers)
+
+
+@pytest.mark.parametrize("claims", RIGHT.values(), ids=RIGHT.keys())
+async def test_what_providers_write_is_understood(
+    service: FastAPI, known: Peer, claims: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "LEEWAY", 3600)  # however slow this machine is
+    audience = service.state.settings.oidc_audience
+    said = json.loads(json.dumps(claims).replace("AUDIENCE", audience))
+
+    assert (await me(service, known.headers(**said))).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["at+jwt", "AT+JWT", "application/at+jwt", "JWT"])
+async def test_a_token_says_that_it_is_one(service: FastAPI, known: Peer, kind: str) -> None:
+    token = known.provider.sign(known.provider.claims("ada"), kind)
+
+    assert (await me(service, {"Authorization": f"bearer {token}"})).status_code == 200
+
+
+async def test_the_wrong_claims_of_the_shared_suite_are_wrong_for_one_reason_each(
+    service: FastAPI, known: Peer
+) -> None:
+    good = known.provider.claims("ada@example.com")
+    codes = [
+        (await me(service, known.headers(**{name: good.get(name) for name in wrong}))).status_code
+        for wrong in WRONG_CLAIMS.values()
+    ]
+
+    assert set(codes) == {200}
+
+
+SCOPES: dict[str, dict[str, Any]] = {
+    "words": {"scope": "a b"},
+    "a list": {"scope": None, "scp": ["a", "b"]},
+    "words of Entra": {"scope": None, "scp": "a b"},
+    "roles of Entra": {"scope": None, "scp": "a", "roles": ["b"]},
+    "inside": {"scope": None, "realm_access": {"roles": ["a", "b"]}},
+    "with an address as name": {"scope": None, "https://example.com/roles": ["a", "b"]},
+    "all of them": {"scope": "a", "scp": ["b"], "roles": "a"},
+}
+
+
+@pytest.mark.parametrize("claims", SCOPES.values(), ids=SCOPES.keys())
+async def test_scopes_are_found_where_the_provider_puts_them(
+    trusting: Settings, known: Peer, claims: dict[str, Any]
+) -> None:
+    names = ["scope", "scp", "roles", "realm_access.roles", "https://example.com/roles"]
+    changed = trusting.model_copy(update={"oidc_scope_claims": names})
+    async with running(changed) as app:
+        answer = await me(app, known.headers(**claims))
+
+    assert answer.json()["scopes"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("value", [7, None, {"a": True}, [7, None, ["a"]], "", [], True])
+async def test_what_is_no_scope_allows_nothing(service: FastAPI, known: Peer, value: Any) -> None:
+    answer = await me(service, known.headers(scope=value))
+
+    assert (answer.status_code, answer.json()["scopes"]) == (200, [])
+
+
+async def test_another_issuers_claim_is_not_looked_into(service: FastAPI, known: Peer) -> None:
+    answer = await me(service, known.headers(scope="a", realm_access={"roles": ["admin"]}))
+
+    assert answer.json()["scopes"] == ["a"]
+
+
+async def test_an_id_is_made_from_issuer_and_subject_alone(
+    service: FastAPI, known: Peer, client: httpx2.AsyncClient
+) -> None:
+    first = (await me(service, known.headers(sub="1"))).json()["id"]
+    again = (await me(service, known.headers(sub="1", sid="x", scope="a"))).json()["id"]
+    other = (await me(service, known.headers(sub="2"))).json()["id"]
+    elsewhere = (await client.get(ME, headers=await sign_in(client, "1"))).json()["id"]
+
+    assert first == again
+    assert UUID(first).version == 5
+    assert len({first, other, elsewhere}) == 3
+
+
+async def test_an_algorithm_that_is_not_wanted_is_refused(trusting: Settings, known: Peer) -> None:
+    strict = trusting.model_copy(update={"oidc_algorithms": ["RS256", "EdDSA", "ES256"]})
+    stricter = trusting.model_copy(update={"oidc_algorithms": ["RS256"]})
+    async with running(strict) as app:
+        accepted = await me(app, known.headers())
+    async with running(stricter) as app:
+        refused = await me(app, known.headers())
+
+    # The provider's only key is for an algorithm that the second service does not accept.
+    assert (accepted.status_code, refused.status_code) == (200, 401)

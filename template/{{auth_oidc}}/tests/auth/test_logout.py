@@ -1,0 +1,188 @@
+"""Tokens that end before their time; the shared suite has the plain cases."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.auth import revocations
+from app.settings import Settings
+from tests.actors import AUTH, issue, logout_claims, sign_in, tell_of_logout
+from tests.auth.forged import EVENT
+from tests.conftest import client_of, running
+
+ME = f"{AUTH}/me"
+# Nothing listens there: port 9 is "discard", and below what anyone may bind.
+AWAY = "redis://127.0.0.1:9/0"
+
+
+def token_of(caller: httpx2.AsyncClient) -> str:
+    return caller.headers["Authorization"].removeprefix("Bearer ")
+
+
+async def test_a_token_ends_alone(client: httpx2.AsyncClient, alice: httpx2.AsyncClient) -> None:
+    other = await sign_in(client, "alice@example.com")
+    ended = await alice.post(f"{AUTH}/logout")
+    codes = [
+        (await alice.get(ME)).status_code,
+        (await client.get(ME, headers=other)).status_code,
+    ]
+
+    assert ended.status_code == 204
+    assert codes == [401, 200]
+
+
+async def test_all_tokens_of_a_caller_end_and_later_ones_are_good(
+    client: httpx2.AsyncClient, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient
+) -> None:
+    other = await sign_in(client, "alice@example.com")
+    ended_at = time.time()
+    assert (await alice.post(f"{AUTH}/logout-all")).status_code == 204
+    codes = [
+        (await alice.get(ME)).status_code,
+        (await client.get(ME, headers=other)).status_code,
+        (await bob.get(ME)).status_code,
+    ]
+    await asyncio.sleep(max(0.0, int(ended_at) + 1 - time.time()))  # tokens know seconds only
+    later = await sign_in(client, "alice@example.com")
+    while (answer := await client.get(ME, headers=later)).status_code == 401:
+        assert time.time() < ended_at + 30
+        later = await sign_in(client, "alice@example.com")
+
+    assert codes == [401, 401, 200]
+    assert answer.status_code == 200
+
+
+async def test_a_logout_that_is_sent_again_takes_nothing_with_it(
+    client: httpx2.AsyncClient, alice: httpx2.AsyncClient
+) -> None:
+    subject = logout_claims(token_of(alice), sub="alice@example.com")
+    earlier = {**subject, "iat": subject["iat"] - 100}
+    answers = [await tell_of_logout(client, claims) for claims in (earlier, earlier)]
+    before = (await alice.get(ME)).status_code
+    answers += [await tell_of_logout(client, claims) for claims in (subject, earlier)]
+    after = (await alice.get(ME)).status_code
+
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
+    assert (before, after) == (200, 401)
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "for another client": {"aud": "another"},
+    "from another issuer": {"iss": "https://login.example.com"},
+    "expired": {"exp": 1},
+    "no expiry": {"exp": None},
+    "no time": {"iat": None},
+    "about nobody": {"sub": None, "sid": None},
+    "no event": {"events": None},
+    "another event": {"events": {"http://schemas.openid.net/event/other": {}}},
+    "an event that is no object": {"events": [EVENT]},
+    "an event without an object": {"events": {EVENT: 7}},
+    "a nonce, as ID tokens have": {"nonce": "x"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+async def test_a_logout_token_that_is_not_right_ends_nothing(
+    client: httpx2.AsyncClient, alice: httpx2.AsyncClient, wrong: dict[str, Any]
+) -> None:
+    issuer = logout_claims(token_of(alice))["iss"]
+    claims = logout_claims(token_of(alice), sub="alice@example.com") | wrong
+    token = await issue(issuer, "", claims=json.dumps(claims), kind="logout+jwt")
+    answer = await client.post(f"{AUTH}/backchannel-logout", data={"logout_token": token})
+
+    assert answer.status_code == 400
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert (await alice.get(ME)).status_code == 200
+
+
+async def test_an_access_token_logs_nobody_out(
+    client: httpx2.AsyncClient, alice: httpx2.AsyncClient
+) -> None:
+    answer = await client.post(
+        f"{AUTH}/backchannel-logout", data={"logout_token": token_of(alice)}
+    )
+
+    assert answer.status_code == 400
+    assert (await alice.get(ME)).status_code == 200
+
+
+async def test_no_client_may_log_out_unless_it_is_named(settings: Settings) -> None:
+    nobody = settings.model_copy(update={"oidc_logout_clients": []})
+    async with running(nobody) as app, client_of(app) as client:
+        await app.state.redis.flushdb()
+        headers = await sign_in(client, "alice@example.com")
+        claims = logout_claims(headers["Authorization"][7:], sub="alice@example.com")
+        answer = await tell_of_logout(client, claims)
+
+        assert answer.status_code == 400
+        assert (await client.get(ME, headers=headers)).status_code == 200
+
+
+async def test_a_logout_is_felt_by_all_processes(settings: Settings) -> None:
+    async with (
+        running(settings) as one,
+        running(settings) as two,
+        client_of(one) as here,
+        client_of(two) as there,
+    ):
+        await one.state.redis.flushdb()
+        headers = await sign_in(here, "alice@example.com")
+        before = (await there.get(ME, headers=headers)).status_code
+        await here.post(f"{AUTH}/logout", headers=headers)
+        after = (await there.get(ME, headers=headers)).status_code
+
+    assert (before, after) == (200, 401)
+
+
+async def test_what_is_over_anyway_is_forgotten(app: FastAPI, alice: httpx2.AsyncClient) -> None:
+    kept = app.state.settings.oidc_token_max_age
+    await app.state.redis.zadd(revocations.KEY, {"token:old": time.time() - kept - 120})
+    await alice.post(f"{AUTH}/logout")
+
+    assert await app.state.redis.zcard(revocations.KEY) == 1
+    assert kept <= await app.state.redis.ttl(revocations.KEY) <= kept + 120
+
+
+def without_redis(settings: Settings, **changes: Any) -> Settings:
+    return Settings.model_validate({**settings.model_dump(), "redis_url": AWAY, **changes})
+
+
+async def test_without_redis_tokens_are_good_and_a_logout_says_that_it_failed(
+    settings: Settings,
+) -> None:
+    async with running(without_redis(settings)) as app, client_of(app) as client:
+        headers = await sign_in(client, "alice@example.com")
+        codes = [(await client.get(ME, headers=headers)).status_code for _ in range(3)]
+        logout = await client.post(f"{AUTH}/logout", headers=headers)
+
+    assert codes == [200] * 3
+    assert logout.status_code == 503
+    assert int(logout.headers["Retry-After"]) >= 1
+
+
+async def test_without_redis_nobody_is_believed_if_that_is_wanted(settings: Settings) -> None:
+    strict = without_redis(settings, oidc_revocation_fail_open=False)
+    async with running(strict) as app, client_of(app) as client:
+        answer = await client.get(ME, headers=await sign_in(client, "alice@example.com"))
+
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_redis_is_asked_again_when_it_is_back(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+        await app.state.redis.flushdb()
+        headers = await sign_in(client, "alice@example.com")
+        await client.post(f"{AUTH}/logout", headers=headers)
+        app.state.revocations._away_until = time.monotonic() + revocations.TRY_AGAIN
+        away = (await client.get(ME, headers=headers)).status_code
+        app.state.revocations._away_until -= revocations.TRY_AGAIN
+        back = (await client.get(ME, headers=headers)).status_code
+
+    assert (away, back) == (200, 401)

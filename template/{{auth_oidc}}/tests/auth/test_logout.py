@@ -104,9 +104,7 @@ async def test_a_logout_token_that_is_not_right_ends_nothing(
 async def test_an_access_token_logs_nobody_out(
     client: httpx2.AsyncClient, alice: httpx2.AsyncClient
 ) -> None:
-    answer = await client.post(
-        f"{AUTH}/backchannel-logout", data={"logout_token": token_of(alice)}
-    )
+    answer = await client.post(f"{AUTH}/backchannel-logout", data={"logout_token": token_of(alice)})
 
     assert answer.status_code == 400
     assert (await alice.get(ME)).status_code == 200

@@ -58,7 +58,8 @@ class AuthSettings(BaseSettings):
         description="The docs page's client at the provider; empty, the page has no login",
     )
     oidc_login_parameters: str = Field(
-        "", description="Added to the page's login address, such as audience=https://api.example.com"
+        "",
+        description="Added to the page's login address, such as audience=https://api.example.com",
     )
 
     _split = field_validator(

@@ -10,15 +10,20 @@ from typing import Any
 
 import httpx2
 from fastapi import FastAPI
+from sqlalchemy.engine import URL
 
 from tests.auth.forged import EVENT, WRONG_CLAIMS, WRONG_KINDS, claims_of, forgeries
 
-__all__ = ["REVOCATIONS", "hostile_credentials", "sign_in", "sign_in_with"]
+__all__ = ["REVOCATIONS", "hostile_credentials", "prepare", "sign_in", "sign_in_with"]
 
 AUTH = "/api/v1/auth"
 
 Headers = dict[str, str]
 Revocation = Callable[[FastAPI, httpx2.AsyncClient, str, Headers], Awaitable[None]]
+
+
+async def prepare(database: URL) -> None:
+    """Nobody has to be there for others to come."""
 
 
 async def issue(issuer: str, email: str, **form: str) -> str:

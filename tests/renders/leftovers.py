@@ -21,6 +21,8 @@ SECRET = re.compile(
     r"(?i)\b[a-z_]*(?:secret|password|passwd|token|api_?key|private_?key)[a-z_]*[\"']?\s*[:=]\s*"
     r"[\"']?(?P<value>[A-Za-z0-9+/_=-]{16,})[\"']?\s*$|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
+# What a package is imported as, where an option has that name and is not the only one to use it.
+MODULES = {"pyjwt": "jwt"}
 Found = list[str]
 
 
@@ -76,7 +78,8 @@ def _traces(option: options.Option) -> set[str]:
     required = {re.split(r"[\[><=]", each)[0] for each in option.dependencies} - _core()
     settings = {variable.name for variable in option.env} | set(option.compose_environment)
     modules = {*option.parts, *option.routers, *option.compose_volumes}
-    return named | required | settings | modules | set(option.compose)
+    imported = {MODULES[name] for name in required & set(MODULES)}
+    return named | required | imported | settings | modules | set(option.compose)
 
 
 def _core() -> set[str]:

@@ -25,7 +25,7 @@ LEFT: list[tuple[Search, str, str, str]] = [
         "Stop Celery first.",
         "'Celery' is of queue_celery",
     ),
-    (leftovers.options_not_chosen, "pyproject.toml", '# "pyjwt>=2.15"', "'pyjwt' is of auth_jwt"),
+    (leftovers.options_not_chosen, "pyproject.toml", '# "pyjwt>=2.15"', "'pyjwt' is of auth_"),
     (leftovers.options_not_chosen, ".env.example", "# REGISTRATION_OPEN=true", "with_passwords"),
     (leftovers.options_not_chosen, "src/app/x.py", "import app.items", "with_example"),
     (leftovers.options_not_chosen, "src/app/items/x.py", "", "belongs to nothing that was chosen"),

@@ -21,7 +21,8 @@ def extended(tmp_path: Path) -> Path:
         dependencies=["toyqueue>=1.2"],
         provides=["worker"],
         companions={"toy-worker": "runs the toys"},
-        env=[{"name": "TOY_URL", "comment": "Where the toys are"}],
+        servers=["app.dev.toys"],
+        env=[{"name": "TOY_URL", "comment": "Where the toys are", "example": "https://toys.test"}],
     )
     (queue / "src/app/jobs").mkdir(parents=True)
     (queue / "src/app/jobs/toy.py").write_text('"""Toys."""\n')
@@ -44,7 +45,13 @@ def test_a_new_queue_renders(extended: Path, tmp_path: Path) -> None:
     project = tomllib.loads((service / "pyproject.toml").read_text())["project"]
     assert "toyqueue>=1.2" in project["dependencies"]
     assert (service / "src/app/jobs/toy.py").read_text() == '"""Toys."""\n'
-    assert "TOY_URL" in (service / ".env.example").read_text()
+    assert "# Where the toys are: https://toys.test\n#TOY_URL=\n" in (
+        (service / ".env.example").read_text()
+    )
+    assert '    "TOY_URL": "https://toys.test",\n' in (service / "tests/required.py").read_text()
+    servers = (service / "src/app/dev/servers.py").read_text()
+    assert "import app.dev.toys\n" in servers
+    assert "    VALKEY,\n    app.dev.toys.SERVER,\n)" in servers
     assert "toy-worker:" in (service / "compose.yaml").read_text()
     assert not (service / "option.yml").exists()
 

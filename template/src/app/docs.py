@@ -66,14 +66,17 @@ def install(app: FastAPI, settings: Settings) -> None:
         init_oauth=_oauth(login) if login else None,
     )
     connect = f"connect-src 'self' {login.origin}" if login else "connect-src 'self'"
-    page.headers["Content-Security-Policy"] = PAGE_POLICY.replace("connect-src 'self'", connect)
+    _serve(app, "/docs", page.body, PAGE_POLICY.replace("connect-src 'self'", connect))
+    if login:  # where the provider sends people back to, and what hands over the code
+        _serve(app, REDIRECT, get_swagger_ui_oauth2_redirect_html().body, PAGE_POLICY)
 
-    async def docs() -> HTMLResponse:
-        return page
 
-    app.add_api_route("/docs", docs, include_in_schema=False)
-    if login:
-        _serve_redirect(app)
+def _serve(app: FastAPI, path: str, body: bytes | memoryview, policy: str) -> None:
+    async def page() -> HTMLResponse:
+        # A new one each time: compression changes the headers of the response that it is given.
+        return HTMLResponse(bytes(body), headers={"Content-Security-Policy": policy})
+
+    app.add_api_route(path, page, include_in_schema=False)
 
 
 def _oauth(login: Login) -> dict[str, Any]:
@@ -83,14 +86,3 @@ def _oauth(login: Login) -> dict[str, Any]:
         "usePkceWithAuthorizationCodeGrant": True,
         "additionalQueryStringParams": dict(login.parameters),
     }
-
-
-def _serve_redirect(app: FastAPI) -> None:
-    """Serve the page that the provider sends people back to, and that hands over the code."""
-    redirect = get_swagger_ui_oauth2_redirect_html()
-    redirect.headers["Content-Security-Policy"] = PAGE_POLICY
-
-    async def back() -> HTMLResponse:
-        return redirect
-
-    app.add_api_route(REDIRECT, back, include_in_schema=False)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Request, Response
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 from app import audit
 from app.auth.current import CurrentUser
@@ -13,7 +13,7 @@ from app.auth.identity import NotBelieved
 from app.auth.keys import Keys
 from app.auth.revocations import Revocations
 from app.auth.scheme import CONFIGURATION
-from app.auth.tokens import Tokens
+from app.auth.tokens import LONGEST, Tokens
 from app.errors import BadRequest, Unauthorized, Unavailable, responses
 
 router = APIRouter(prefix="/auth", tags=["auth"])
@@ -29,7 +29,7 @@ class Me(BaseModel):
 class Configuration(Metadata):
     """Where people sign in: the part of the provider's configuration that a client needs."""
 
-    grant_types_supported: tuple[Literal["authorization_code"]] = ("authorization_code",)
+    grant_types_supported: list[Literal["authorization_code"]] = Field(["authorization_code"])
 
 
 @router.get("/me", responses=responses(Unauthorized, Unavailable))
@@ -63,7 +63,9 @@ async def logout_all(user: CurrentUser, request: Request) -> None:
 
 @router.post("/backchannel-logout", responses=responses(BadRequest, Unavailable))
 async def backchannel_logout(
-    logout_token: Annotated[SecretStr, Form()], request: Request, response: Response
+    logout_token: Annotated[SecretStr, Form(min_length=1, max_length=LONGEST)],
+    request: Request,
+    response: Response,
 ) -> None:
     """Be told by the provider that a login has ended: OpenID Connect Back-Channel Logout."""
     response.headers["Cache-Control"] = "no-store"

@@ -37,7 +37,8 @@ function newProvider() {
     ],
     pkce: { required: () => true },
     clientBasedCORS: () => true,
-    extraTokenClaims: (ctx, token) => (token.sessionUid ? { login: token.sessionUid } : {}),
+    // Of itself it calls no address of this machine, where the service is that it tells of logouts.
+    fetch: (url, { dispatcher, ...options }) => fetch(url, options),
     features: {
       backchannelLogout: { enabled: true },
       clientCredentials: { enabled: true },

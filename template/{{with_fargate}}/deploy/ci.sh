@@ -31,7 +31,7 @@ output() {
 
 # Change the stack, and wait. What is not named keeps its value; what fails is undone by AWS.
 change() {
-    while IFS= read -r line; do
+    while IFS= read -r line || [ -n "$line" ]; do
         case $line in '' | '#'*) ;; *) set -- "$@" "$line" ;; esac
     done <deploy/parameters
     aws cloudformation deploy --stack-name "$DEPLOY_TARGET" --template-file deploy/stack.yaml \
@@ -61,7 +61,7 @@ migrate() {
     network="awsvpcConfiguration={subnets=[$(output Subnets)],securityGroups=[$(output Security)],assignPublicIp=DISABLED}"
     task=$(aws ecs run-task --cluster "$(output Cluster)" --task-definition "$(output MigrationTask)" \
         --launch-type FARGATE --network-configuration "$network" --query 'tasks[0].taskArn' --output text)
-    [ "$task" != None ] || { say "the task of the migrations could not be started"; return 1; }
+    [ "${task:-None}" != None ] || { say "the task of the migrations could not be started"; return 1; }
     # `wait` gives up after ten minutes; a migration that moves data may take longer.
     for _ in 1 2 3 4 5 6; do
         aws ecs wait tasks-stopped --cluster "$(output Cluster)" --tasks "$task" && break

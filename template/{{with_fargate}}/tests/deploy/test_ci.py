@@ -104,8 +104,12 @@ def test_failed_migrations_change_nothing_and_are_shown(release: Release, ended:
     assert f"nothing else was changed: {BEFORE} serves" in release.said
 
 
-def test_a_task_that_is_not_started_is_no_migration(release: Release) -> None:
-    assert release.run(IMAGE, rules=[(["run-task"], "None", 0)]) == 1
+@pytest.mark.parametrize(("output", "code"), [("None", 0), ("", 255)])
+def test_a_task_that_is_not_started_is_no_migration(
+    release: Release, output: str, code: int
+) -> None:
+    assert release.run(IMAGE, rules=[(["run-task"], output, code)]) == 1
+    assert "could not be started" in release.said
     assert release.changes() == [f"MigrationImage={IMAGE}"]
 
 
@@ -142,8 +146,8 @@ def test_an_image_from_elsewhere_is_copied_first(release: Release) -> None:
     assert release.changes() == [f"MigrationImage={copy}", f"Image={copy}"]
 
 
-def test_values_may_have_spaces(release: Release) -> None:
-    release.parameters.write_text("Repository=service\nLoginLimitClient=60/15 minutes\n")
+def test_values_may_have_spaces_and_the_last_line_no_end(release: Release) -> None:
+    release.parameters.write_text("Repository=service\nLoginLimitClient=60/15 minutes")
     assert release.run(IMAGE) == 0, release.said
     assert "LoginLimitClient=60/15 minutes" in release.calls("formation deploy")[0]
 

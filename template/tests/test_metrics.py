@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import httpx2
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Form
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -26,7 +26,11 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
         async def show(thing: str) -> str:
             return thing
 
+        async def fill_in(thing: str, name: str = Form()) -> str:
+            return thing
+
         app.add_api_route("/things/{thing}", show)
+        app.add_api_route("/forms/{thing}", fill_in, methods=["POST"])
         routing.index(app)
         yield app
 
@@ -50,10 +54,12 @@ async def test_requests_are_counted_by_route_method_and_status(client: httpx2.As
     for path in ("/things/1", "/things/2", "/nowhere/1", "/nowhere/2"):
         await client.get(path)
     await client.delete("/things/1")
+    await client.post("/forms/1", data={"name": "x"})
     await client.request("BREW", "/things/1")
     found = await scrape(client)
     assert found[COUNT, frozenset({"GET", "/things/{thing}", "200"})] == 2
     assert found[COUNT, frozenset({"GET", "unmatched", "404"})] == 2
+    assert found[COUNT, frozenset({"POST", "/forms/{thing}", "200"})] == 1
     assert found[COUNT, frozenset({"DELETE", "/things/{thing}", "405"})] == 1
     assert found[COUNT, frozenset({"other", "/things/{thing}", "405"})] == 1
     assert not [name for name in found if "/things/1" in name[1]]

@@ -53,6 +53,7 @@ class RouteIndex(BaseRoute):
             if method in entry.methods or not entry.methods:
                 match, found = entry.matches(scope)
                 if match is Match.FULL:
+                    scope[TEMPLATE] = entry.template
                     return _found(entry, found)
         return _wrong_method(entries, scope)
 
@@ -67,7 +68,6 @@ def _found(entry: Entry, found: Scope) -> tuple[Match, Scope]:
     if entry.app is None:
         return Match.NONE, {}
     found["route"] = entry.route
-    found[TEMPLATE] = entry.template
     found["indexed_app"] = entry.app
     return Match.FULL, found
 

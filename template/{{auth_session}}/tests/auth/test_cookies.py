@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import select
 
+from app.auth import CurrentUser
 from app.auth.models import LoginSession
 from app.settings import Settings
 from tests.accounts import AUTH, log_in, register
@@ -120,6 +121,21 @@ async def test_a_logout_takes_the_cookies_back_and_ends_the_session(
     browser.cookies["session"] = kept
 
     assert await status(browser) == 401
+
+
+async def test_no_shared_cache_keeps_what_a_cookie_opens(
+    app: FastAPI, browser: httpx2.AsyncClient
+) -> None:
+    async def personal(user: CurrentUser) -> str:
+        return user.id
+
+    app.add_api_route("/personal", personal)
+    await logged_in(browser)
+    answer = await browser.get("/personal")
+    app.router.routes.pop()
+
+    assert answer.status_code == 200
+    assert answer.headers["Cache-Control"] == "private, no-cache"
 
 
 async def test_a_header_is_believed_before_a_cookie(

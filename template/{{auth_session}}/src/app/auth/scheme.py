@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends
+from fastapi import Depends, Response
 from fastapi.security import APIKeyCookie, OAuth2PasswordBearer
 from sqlalchemy import bindparam, select, update
 from starlette.requests import HTTPConnection
@@ -15,6 +15,7 @@ from app.auth import cookies, sessions, tokens
 from app.auth.csrf import HEADER, Csrf
 from app.auth.identity import NotBelieved, User
 from app.auth.models import Account, LoginSession
+from app.caching import PRIVATE
 from app.db import Database, Reader
 from app.settings import Settings
 
@@ -59,12 +60,15 @@ class Shown:
 
 async def _shown(
     connection: HTTPConnection,
+    response: Response,
     token: Annotated[str | None, Depends(_bearer)],
     _: Annotated[str | None, Depends(_cookie)],  # for the API document; the name may differ
 ) -> Shown | None:
     if token:
         return Shown(token, by_cookie=False)
     if token := cookies.session_of(connection):
+        # Shared caches know that an answer to `Authorization` is not for others; here, say it.
+        response.headers["Cache-Control"] = PRIVATE
         return Shown(token, by_cookie=True)
     return None
 

@@ -62,6 +62,13 @@ class Service:
             await asyncio.sleep(0.05)
         return status
 
+    async def drained(self) -> None:
+        """Wait until the queue holds nothing more."""
+        end = time.monotonic() + PATIENCE
+        while depth := await self.app.state.transport.depth():
+            assert time.monotonic() < end, f"still {depth} in the queue"
+            await asyncio.sleep(0.05)
+
     async def started(self, gate: str) -> int:
         """Wait until somebody runs ``samples.wait``; return the process group that does."""
         popped = await self.app.state.redis.blpop([f"{gate}:started"], timeout=PATIENCE)

@@ -111,6 +111,7 @@ async def test_no_more_jobs_run_at_once_than_the_worker_was_told(
     await service.app.state.redis.set("open", 1)
     for job in jobs:
         await service.becomes(job.id, "succeeded")
+    await service.drained()
 
 
 async def test_garbage_in_the_queue_stops_no_worker(service: Service, start: Start) -> None:

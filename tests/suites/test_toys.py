@@ -1,0 +1,38 @@
+"""An option that somebody adds as one folder gives a service that passes; nothing else is touched.
+
+``tests/toys`` has a queue, an auth style and a deploy target. They are laid beside the options of a
+copy of the template, and what they render runs the suites of their ports as these stand.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import generator
+
+TOYS = generator.ROOT / "tests" / "toys"
+UV = [sys.executable, "-m", "uv"]
+SUITES = ("auth", "jobs", "deploy", "test_contract.py", "test_documentation.py")
+
+
+@pytest.mark.timeout(900)
+def test_a_queue_an_auth_style_and_a_deploy_target_are_one_folder_each(tmp_path: Path) -> None:
+    root = generator.copy_of_template(tmp_path / "template")
+    for toy in TOYS.iterdir():
+        shutil.copytree(toy, root / "template" / toy.name)
+    given = {"queue": "list", "auth": "tickets", "deploy": "shelf"}
+    service = generator.render(root, tmp_path / "service", **given)
+
+    for command in (
+        ["sync", "--quiet"],
+        ["run", "ruff", "check"],
+        ["run", "ruff", "format", "--check"],
+        ["run", "mypy"],
+        ["run", "pytest", "-q", "-n", "2", *(f"tests/{name}" for name in SUITES)],
+    ):
+        environment = {**os.environ, "PYTEST_ADDOPTS": ""}
+        subprocess.run([*UV, *command], cwd=service, env=environment, check=True)

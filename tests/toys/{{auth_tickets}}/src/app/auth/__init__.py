@@ -1,0 +1,17 @@
+"""Who is calling: whoever a ticket names."""
+
+from fastapi import APIRouter, FastAPI
+
+from app.auth import ticket_routes
+from app.auth.current import CurrentUser, current_user, require, user_id
+from app.auth.identity import User
+from app.settings import Settings
+
+__all__ = ["CurrentUser", "User", "current_user", "install", "require", "router", "user_id"]
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+router.include_router(ticket_routes.router)
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """There is nothing to install."""

@@ -1,0 +1,41 @@
+"""Tickets: a name, what it may do and until when, sealed."""
+
+import time
+from uuid import NAMESPACE_URL, uuid4, uuid5
+
+from pydantic import BaseModel, ValidationError
+
+from app.auth.identity import NotBelieved, User
+from app.settings import Settings
+from app.signing import derive_key, seal, unseal
+
+
+class Ticket(BaseModel):
+    id: str
+    name: str
+    scopes: frozenset[str]
+    ends: float
+
+    @property
+    def user(self) -> User:
+        return User(str(uuid5(NAMESPACE_URL, self.name)), self.scopes, self.id)
+
+
+def write(settings: Settings, name: str, *scopes: str, ends_in: float | None = None) -> str:
+    """Return a sealed ticket; ``ends_in`` seconds."""
+    lifetime = settings.ticket_lifetime if ends_in is None else ends_in
+    ends = time.time() + lifetime
+    ticket = Ticket(id=uuid4().hex, name=name, scopes=frozenset(scopes), ends=ends)
+    return seal(derive_key(settings, "ticket"), ticket.model_dump_json().encode())
+
+
+def read(settings: Settings, sealed: str) -> Ticket:
+    """Return what is in a ticket; raise ``NotBelieved`` unless it is a good one."""
+    try:
+        payload = unseal(derive_key(settings, "ticket"), sealed)
+        ticket = Ticket.model_validate_json(payload)
+    except (ValueError, ValidationError):
+        raise NotBelieved("forged", "This is no ticket.") from None
+    if ticket.ends < time.time():
+        raise NotBelieved("expired", "The ticket is no longer good.")
+    return ticket

@@ -74,6 +74,15 @@ class Variable(BaseModel):
     secret: bool = False  # kept where a deploy target keeps secrets, and given as <NAME>_FILE
 
 
+class Token(BaseModel):
+    """What a deploy target takes in the place of a key: CI proves which job of whom it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    audience: Line  # who the token is for, such as sts.amazonaws.com
+    variable: EnvName  # it names the file with the token
+
+
 class Option(BaseModel):
     """Everything that the shared files need to know of one option: its ``option.yml``."""
 
@@ -99,6 +108,9 @@ class Option(BaseModel):
     compose_volumes: tuple[Slug, ...] = ()
     egress: dict[int, Line] = Field(default_factory=dict)  # TCP ports that it calls: whose they are
     compose_secrets: tuple[FileName, ...] = ()  # of what runs beside the service, as files
+    deploy_secrets: dict[EnvName, Line] = Field(default_factory=dict)  # what deploy/ci.sh is told
+    deploy_token: Token | None = None
+    deploy_packages: tuple[Slug, ...] = ()  # of Alpine: programs that deploy/ci.sh runs
     mypy_untyped: tuple[Untyped, ...] = ()
     readme: str = ""
     checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"
@@ -283,6 +295,7 @@ class Options(ContextHook):
             gather=lambda field: gather(chosen, field),
             merge=lambda field: merge(chosen, field),
             secrets=[each.name for option in chosen for each in option.env if each.secret],
+            deploy_token=next((o.deploy_token for o in chosen if o.deploy_token), None),
             has=lambda fact: any(fact in option.provides for option in chosen),
             part_imports=[f"import {module}" for module in gather(chosen, "parts")],
             part_names=[f"{module}," for module in gather(chosen, "parts")],

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Runs the image IMAGE with all that it needs, asks whether it is ready, and takes all away again.
+set -eu
+cd "$(dirname "$0")/.."
+trap 'docker compose down --volumes' EXIT
+sh compose/secrets.sh
+docker compose up --no-build --wait --wait-timeout 180 || { docker compose logs; exit 1; }
+docker compose exec --no-TTY api python -c \
+    "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8000/health/ready').read().decode())"

@@ -1,0 +1,1 @@
+"""The pipelines of a generated service: valid, linted, and doing with an image what they say."""

@@ -1,0 +1,154 @@
+"""Both pipelines, for each way to deploy: valid, linted, told what they need; their shell runs."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from extensions import options
+from tests import generator
+from tests.ci import validators
+from tests.ci.validators import GITHUB, GITLAB
+
+Check = Callable[[Path], str]
+DEPLOYS = [option.choice for option in options.load() if option.question == "deploy"]
+CHECKS: list[tuple[str, Check]] = [
+    *[("github", check) for check in (validators.schema, validators.yamllint)],
+    *[("github", check) for check in (validators.zizmor, validators.actionlint)],
+    *[("github", validators.shellcheck), ("gitlab", validators.shellcheck)],
+    *[("gitlab", check) for check in (validators.schema, validators.yamllint)],
+]
+DIGEST = "sha256:" + "0f" * 32
+
+
+@pytest.fixture(scope="module")
+def projects(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A service for each pipeline and each way to deploy, by `pipeline-deploy`."""
+    folder = tmp_path_factory.mktemp("ci")
+    return {
+        f"{ci}-{deploy}": generator.render(
+            template, folder / f"{ci}-{deploy}", ci=ci, deploy=deploy
+        )
+        for ci in ("github", "gitlab")
+        for deploy in DEPLOYS
+    }
+
+
+@pytest.fixture(params=DEPLOYS)
+def deploy(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize(("ci", "check"), CHECKS, ids=lambda each: getattr(each, "__name__", each))
+def test_nothing_is_complained_of(
+    projects: dict[str, Path], deploy: str, ci: str, check: Check
+) -> None:
+    assert check(projects[f"{ci}-{deploy}"]) == ""
+
+
+BROKEN: list[tuple[str, Check, str, str, str]] = [
+    ("gitlab", validators.schema, "needs: [publish]", "needs: publish", "deploy"),
+    ("gitlab", validators.yamllint, "stage: deploy", "stage:  deploy", "colons"),
+    ("gitlab", validators.shellcheck, 'ci.sh "$IMAGE"', "ci.sh $IMAGE", "SC2086"),
+    ("github", validators.schema, "timeout-minutes: 30", "timeout-minutes: long", "timeout"),
+    ("github", validators.yamllint, "needs: publish", "needs:  publish", "colons"),
+    ("github", validators.actionlint, "needs: publish", "needs: nobody", "nobody"),
+    ("github", validators.zizmor, "persist-credentials: false", "fetch-depth: 1", "artipacked"),
+]
+
+
+@pytest.mark.parametrize(("ci", "check", "text", "worse", "said"), BROKEN)
+def test_what_is_broken_is_complained_of(
+    template: Path, tmp_path: Path, ci: str, check: Check, text: str, worse: str, said: str
+) -> None:
+    project = generator.render(template, tmp_path / "service", ci=ci)
+    file = project / {"github": GITHUB, "gitlab": GITLAB}[ci]
+    assert text in file.read_text()
+    file.write_text(file.read_text().replace(text, worse))
+    assert said in check(project)
+
+
+def test_the_job_is_told_all_that_the_script_asks_for(
+    projects: dict[str, Path], deploy: str
+) -> None:
+    project = projects[f"github-{deploy}"]
+    asked = set(re.findall(r': "\$\{([A-Z_]+):\?', (project / "deploy/ci.sh").read_text()))
+    job = yaml.safe_load((project / GITHUB).read_text())["jobs"]["deploy"]
+    told = {name for step in job["steps"] for name in step.get("env", {})} | set(job["env"])
+    documented = set(
+        re.findall(r"^\| ([A-Z_]+) \|", (project / "docs/ci.md").read_text(), re.MULTILINE)
+    )
+    assert asked <= told
+    assert told - {"IMAGE"} == documented
+
+
+def test_both_pipelines_do_the_same(projects: dict[str, Path], deploy: str) -> None:
+    """A check that one of them has and the other lacks would be noticed by nobody."""
+    github, gitlab = (
+        (projects[f"{ci}-{deploy}"] / file).read_text()
+        for ci, file in (("github", GITHUB), ("gitlab", GITLAB))
+    )
+    for both in (
+        "uv run prek run --all-files",
+        "uv audit --locked",
+        "uv run pytest",
+        "uv run app openapi --output openapi.json",
+        "postgresql+asyncpg://postgres@",
+        "sh .ci/try.sh",
+        "sbom.spdx.json",
+        'sh deploy/ci.sh "$IMAGE"',
+    ):
+        assert both in github, both
+        assert both in gitlab, both
+
+
+def test_what_was_published_by_digest_is_what_is_deployed(
+    projects: dict[str, Path], deploy: str, tmp_path: Path
+) -> None:
+    """The scripts of both jobs run as they stand; `docker` and the rest only take notes."""
+    project = projects[f"gitlab-{deploy}"]
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    (tmp_path / "deploy/ci.sh").write_text('echo "deployed $1" >>calls\n')
+    for program in ("docker", "apk"):
+        stand_in = tmp_path / "bin" / program
+        stand_in.parent.mkdir(exist_ok=True)
+        stand_in.write_text(f'#!/bin/sh\ncat >/dev/null\necho "{program} $*" >>calls\n')
+        stand_in.chmod(0o755)
+    (tmp_path / "built.json").write_text(f'{{\n  "containerimage.digest": "{DIGEST}"\n}}\n')
+    given = {
+        "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
+        "CI_REGISTRY": "registry.example.com",
+        "CI_REGISTRY_USER": "ci",
+        "CI_REGISTRY_PASSWORD": "s3cret",
+        "CI_REGISTRY_IMAGE": "registry.example.com/group/service",
+        "CI_COMMIT_SHA": "0123abc",
+        "DEPLOY_TOKEN": "t0ken",
+    }
+    _sh(validators.script("publish", project), tmp_path, given)
+    name, _, image = (tmp_path / "published.env").read_text().strip().partition("=")
+    assert (name, image) == ("IMAGE", f"registry.example.com/group/service@{DIGEST}")
+    _sh(validators.script("deploy", project), tmp_path, given | {name: image})
+    calls = (tmp_path / "calls").read_text()
+    assert calls.splitlines()[-1] == f"deployed {image}"
+    assert "--tag registry.example.com/group/service:0123abc" in calls
+    assert "--build-arg VERSION=1.2.3" in calls
+    assert "s3cret" not in calls
+
+
+def _sh(script: str, folder: Path, environment: dict[str, str]) -> None:
+    subprocess.run(
+        ["sh", "-c", script], cwd=folder, env=environment, check=True, stdin=subprocess.DEVNULL
+    )
+
+
+def test_an_image_that_has_no_digest_is_not_published(
+    projects: dict[str, Path], tmp_path: Path
+) -> None:
+    last = validators.script("publish", projects[f"gitlab-{DEPLOYS[0]}"]).splitlines()[-2:]
+    (tmp_path / "built.json").write_text("{}\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        _sh("\n".join(["set -e", *last]), tmp_path, {"PATH": "/usr/bin:/bin"})

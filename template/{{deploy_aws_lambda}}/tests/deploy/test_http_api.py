@@ -3,6 +3,7 @@
 from app.settings import Settings
 from tests.deploy import stack
 from tests.deploy.stack import containers, resources
+from tests.required import REQUIRED
 
 [FUNCTION] = resources("AWS::Serverless::Function").values()
 VARIABLES: dict[str, str] = FUNCTION["Environment"]["Variables"]
@@ -13,16 +14,13 @@ def test_variables_are_settings_with_values_that_they_take() -> None:
     own = {"SECRETS_FROM"}  # of app.function.secrets
     fields = {name.upper() for name in Settings.model_fields}
     assert set(VARIABLES) - fields == own
-    given = {
-        name.lower(): stack.PARAMETERS[value[5:]].get("Default", "given")
-        if value.startswith("!Ref ")
-        else value
-        for name, value in VARIABLES.items()
-        if name not in own
-    }
-    secrets = {"secret_key": "0123456789abcdef" * 4, "redis_url": "redis://cache"}
-    given = {name: value for name, value in given.items() if value}
-    assert Settings(**secrets, database_url="postgresql://db/app", **given)
+    given = dict(REQUIRED)
+    for name in fields & set(VARIABLES):
+        value = VARIABLES[name]
+        if value.startswith("!Ref "):
+            value = stack.PARAMETERS[value[5:]].get("Default", REQUIRED.get(name, "given"))
+        given |= {name: value} if value else {}
+    assert Settings(**{name.lower(): value for name, value in given.items()})
 
 
 def test_no_secret_is_a_variable() -> None:

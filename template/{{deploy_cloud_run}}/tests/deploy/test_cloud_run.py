@@ -14,6 +14,7 @@ from app.cli import cli
 from app.server import LIFESPAN_TIMEOUT
 from app.settings import Settings
 from tests.conftest import ROOT
+from tests.required import REQUIRED
 
 Document = dict[str, Any]
 KILLED_AFTER = 10  # seconds between SIGTERM and SIGKILL
@@ -83,9 +84,8 @@ def test_variables_are_settings_with_values_that_they_take(document: Document) -
     plain = {n: value for n, value in values.items() if not n.endswith("_FILE")}
     assert plain.pop("GUNICORN_CMD_ARGS")
     assert set(plain) - set(FIELDS) == set()
-    given = {name.lower(): value for name, value in plain.items() if value}
-    secrets = {"secret_key": "0123456789abcdef" * 4, "redis_url": "redis://cache"}
-    assert Settings(**secrets, database_url="postgresql://db/app", **given)
+    given = {name: value for name, value in plain.items() if value}
+    assert Settings(**{name.lower(): value for name, value in (REQUIRED | given).items()})
 
 
 def test_secrets_are_files_of_the_store_and_nothing_else(document: Document) -> None:

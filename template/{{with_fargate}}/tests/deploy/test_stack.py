@@ -12,6 +12,7 @@ from app.cli import cli
 from app.settings import Settings
 from tests.deploy import stack
 from tests.deploy.stack import containers, environment, of_gunicorn
+from tests.required import REQUIRED
 
 CONTAINERS = containers()
 MOST_OF_A_TEMPLATE = 51_200  # bytes that CloudFormation takes without a bucket in between
@@ -35,10 +36,10 @@ def test_variables_are_settings_with_values_that_they_take(container: dict[str, 
     assert set(values) - set(FIELDS) == set()
     for name, value in values.items():
         if value.startswith("!Ref "):
-            values[name] = stack.PARAMETERS[value.removeprefix("!Ref ")].get("Default", "given")
-    given = {n.lower(): value for n, value in values.items() if value}
-    secrets = {"secret_key": "0123456789abcdef" * 4, "redis_url": "redis://cache"}
-    assert Settings(**secrets, database_url="postgresql://db/app", **given)
+            default = stack.PARAMETERS[value.removeprefix("!Ref ")].get("Default")
+            values[name] = REQUIRED.get(name, "given") if default is None else default
+    given = {name: value for name, value in values.items() if value}
+    assert Settings(**{name.lower(): value for name, value in (REQUIRED | given).items()})
 
 
 def test_secrets_come_from_the_store_and_nowhere_else(container: dict[str, Any]) -> None:

@@ -2,10 +2,11 @@
 # Puts an image into service in the cluster that kubectl talks to, or goes back to the version before:
 #   sh deploy/release.sh production registry/name@sha256:...
 #   sh deploy/release.sh production --back
-# RELEASE_TIMEOUT: seconds that each process has to get ready (1200, since a canary takes its time).
+# RELEASE_TIMEOUT: seconds that each process has to get ready (900, since a canary takes its time).
+# RELEASE_POLL: seconds between two looks at what is waited for (5).
 set -eu
 cd "$(dirname "$0")/kubernetes"
-patience=${RELEASE_TIMEOUT:-1200}
+patience=${RELEASE_TIMEOUT:-900}
 overlay=${1:-}
 wanted=${2:-}
 
@@ -42,7 +43,7 @@ migrate() {
     apply app.kubernetes.io/component=migrate
     ended=
     while [ -z "$ended" ]; do
-        sleep "${RELEASE_POLL:-3}"
+        sleep "${RELEASE_POLL:-5}"
         ended=$(k get job migrate --output \
             'jsonpath={.status.conditions[?(@.status=="True")].type}' | grep -Eow 'Complete|Failed' || true)
     done

@@ -226,16 +226,33 @@ def test_probes_are_not_counted_as_requests() -> None:
 def test_the_sum_of_the_connections_counts_every_pod(
     overlay: str, settings_there: Settings
 ) -> None:
-    folder = f"overlays/{overlay}"
-    surge = API["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
-    scaled = {each["scaleTargetRef"]["name"]: each for each in _scalers(folder)}
-    replicas = int(environment(overlay)["MAX_REPLICAS"])
-    assert replicas == scaled.get("api", {"maxReplicas": 1})["maxReplicas"] + surge
+    surge = {each["spec"]["strategy"]["rollingUpdate"]["maxSurge"] for each in WORKLOADS.values()}
+    assert surge == {1}
+    replicas, spare = settings_there.max_replicas, settings_there.db_connections_spare
+    assert replicas == _most(overlay, "api") + 1
     each = settings_there.db_pool_size + settings_there.db_max_overflow
-    spare = int(
-        environment(overlay).get("DB_CONNECTIONS_SPARE", settings_there.db_connections_spare)
-    )
     assert replicas * each + spare <= POSTGRES_ALLOWS
+    opened = {
+        name: (_most(overlay, name) + 1) * connections
+        for name in COMPANIONS
+        for process, connections in jobs.connections(settings_there).items()
+        if name in process
+    }
+    assert set(opened) == set(COMPANIONS)
+    if "DB_CONNECTIONS_SPARE" in environment(overlay):
+        assert 1 + sum(opened.values()) < spare, opened
+    else:  # one of each is counted without it
+        assert {_most(overlay, name) for name in COMPANIONS} <= {1}
+
+
+def _most(overlay: str, name: str) -> int:
+    """Return how many pods of a process there may be."""
+    scaled = {
+        s["scaleTargetRef"]["name"]: s["maxReplicas"] for s in _scalers(f"overlays/{overlay}")
+    }
+    text = (FOLDER / "overlays" / overlay / "kustomization.yaml").read_text()
+    fixed = {each["name"]: each["count"] for each in yaml.safe_load(text).get("replicas", [])}
+    return int(scaled.get(name, fixed.get(name, 1)))
 
 
 def _scalers(folder: str) -> Iterator[Json]:

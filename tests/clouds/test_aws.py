@@ -42,7 +42,7 @@ def test_nothing_is_found(project: Path, check: Check) -> None:
     [
         (validators.cfn_lint, "stack.yaml", "StopTimeout: 40", "StopTimeout: soon", "integer"),
         (validators.cfn_lint, "stack.yaml", "!Ref Cluster", "!Ref Clutter", "Clutter"),
-        (validators.checkov, "stack.yaml", "Filesystem: true", "Filesystem: false", "read"),
+        (validators.checkov, "stack.yaml", "RetentionInDays: 30", "Tags: []", "CKV_AWS_66"),
         (validators.yamllint, "stack.yaml", "Outputs:\n", "Outputs: \n", "trailing-spaces"),
         (validators.shellcheck, "ci.sh", "migrate() {", "migrate() {\n    rm $x", "SC2086"),
     ],

@@ -2,7 +2,7 @@
 # (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test combinations services live lint constraints pictures rows tables clean
+.PHONY: help demo test combinations targets services live lint constraints pictures rows tables clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,6 +31,9 @@ test: .venv/complete ## The rules, the renders, the prompts; then the default se
 
 combinations: .venv/complete ## Render, lint and type-check every pair of answers, and each queue x auth x deploy
 	pytest -n 2 --dist loadgroup -m besides tests/renders
+
+targets: .venv/complete ## What services deploy with, and their pipelines, under every validator for them
+	pytest -n 2 -rs tests/ci tests/clouds tests/kubernetes
 
 services: .venv/complete ## Update services; install some that have every answer, and run their own tests
 	pytest -n 2 tests/updates

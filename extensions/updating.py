@@ -5,6 +5,7 @@ Copier runs this in the service's folder, before the merge and after it: ``_migr
 """
 
 import difflib
+import json
 import subprocess
 import sys
 import tempfile
@@ -25,10 +26,16 @@ MARKER = "<<<<<<< before updating"
 Answers = dict[str, Any]
 
 
-def before(renamed: dict[str, str]) -> None:
-    """Write today's names of questions and choices into the answers that Copier reads next."""
+def before(given: Answers, renamed: dict[str, str]) -> None:
+    """Write today's names of questions and choices into the answers that Copier reads next.
+
+    A choice that is gone, and for which no other one is ``given``, ends the update: Copier would
+    take the default without a word.
+    """
     answers: Answers = yaml.safe_load(ANSWERS.read_text(encoding="utf-8"))
     todays = _todays({renamed.get(name, name): answer for name, answer in answers.items()})
+    if lines := [*_without_a_choice(todays | given)]:
+        sys.exit("\n".join(["Nothing was changed:", *lines]))
     if todays != answers:
         ANSWERS.write_text(yaml.safe_dump(todays, allow_unicode=True), encoding="utf-8")
 
@@ -46,6 +53,16 @@ def _todays(answers: Answers) -> Answers:
             folder = options.TEMPLATE / f"{{{{{option.variable}}}}}"
             todays[option.choice] = any(map(Path.exists, map(Path, options.destinations(folder))))
     return todays
+
+
+def _without_a_choice(answers: Answers) -> Iterator[str]:
+    for question in sorted({option.question for option in options.load()} - {options.FACT}):
+        choices = [option.choice for option in options.load() if option.question == question]
+        if isinstance(answers.get(question), str) and answers[question] not in choices:
+            yield (
+                f"  `{answers[question]}` is no choice of `{question}` any more. Say which one "
+                f"instead, by `-d {question}=...`: {', '.join(choices)}."
+            )
 
 
 def after() -> None:
@@ -124,7 +141,7 @@ def _git(*arguments: str, check: bool = True) -> str:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["before", *renamed]:
-            before(dict(each.split("=", 1) for each in renamed))
+        case ["before", given, *renamed]:
+            before(json.loads(given), dict(each.split("=", 1) for each in renamed))
         case ["after"]:
             after()

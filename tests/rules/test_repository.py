@@ -3,6 +3,7 @@
 import re
 import subprocess
 
+from tests import matrix
 from tests.generator import ROOT
 
 ELSEWHERE = re.compile(
@@ -28,3 +29,12 @@ def test_such_a_line_is_found() -> None:
     assert offences(f"a\nurl = '{index}'\nb") == [f"url = '{index}'"]
     assert offences("cd /wo" + "rk/x") != []
     assert offences("see /workspace/x and ./work/y") == []
+
+
+def test_the_readme_names_every_answer() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    named = {question: set(re.findall(r"`(\w+)`", text)) for question, text in rows}
+    there = {name: set(each) for name, each in matrix.choices().items() if isinstance(each[0], str)}
+    assert {name: named.get(name) for name in there if name != "python"} == {
+        name: each for name, each in there.items() if name != "python"
+    }

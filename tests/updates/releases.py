@@ -34,19 +34,14 @@ def publish_all(folder: Path) -> list[str]:
     folder.mkdir()
     world.git(folder, "init", "--quiet")
     for version, commit in kept().items():
-        _replace(folder)
+        world.empty(folder)
         archive = ["git", "archive", commit, "template", "extensions", "copier.yml"]
         tree = subprocess.run(archive, cwd=generator.ROOT, capture_output=True, check=False)
         if tree.returncode:
             raise Missing(f"{commit} is not in this clone: git fetch --unshallow")
         subprocess.run(["tar", "-x"], cwd=folder, input=tree.stdout, check=True)
         world.publish(folder, version)
-    _replace(folder)
+    world.empty(folder)
     generator.copy_of_template(folder)
     world.publish(folder, NOW)
     return [*kept(), NOW]
-
-
-def _replace(folder: Path) -> None:
-    """Take away what the version before had."""
-    world.git(folder, "rm", "-r", "--quiet", "--ignore-unmatch", ".")

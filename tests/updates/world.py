@@ -36,6 +36,13 @@ def commit(folder: Path, message: str = "as it is") -> None:
     git(folder, "commit", "--quiet", "--allow-empty", "--message", message)
 
 
+def empty(folder: Path) -> None:
+    """Remove all that is in a repository, but not the repository."""
+    for path in folder.iterdir():
+        if path.name != ".git":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def publish(template: Path, version: str) -> None:
     """Commit what is in a template's repository, and tag it."""
     if not (template / ".git").exists():

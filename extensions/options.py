@@ -110,6 +110,7 @@ class Option(BaseModel):
     compose_secrets: tuple[FileName, ...] = ()  # of what runs beside the service, as files
     deploy_secrets: dict[EnvName, Line] = Field(default_factory=dict)  # what deploy/ci.sh is told
     deploy_token: Token | None = None
+    deploy_image: Line | None = None  # where deploy/ci.sh runs, when its programs are no packages
     deploy_packages: tuple[Slug, ...] = ()  # of Alpine: programs that deploy/ci.sh runs
     mypy_untyped: tuple[Untyped, ...] = ()
     readme: str = ""
@@ -296,6 +297,7 @@ class Options(ContextHook):
             merge=lambda field: merge(chosen, field),
             secrets=[each.name for option in chosen for each in option.env if each.secret],
             deploy_token=next((o.deploy_token for o in chosen if o.deploy_token), None),
+            deploy_image=next((o.deploy_image for o in chosen if o.deploy_image), None),
             has=lambda fact: any(fact in option.provides for option in chosen),
             part_imports=[f"import {module}" for module in gather(chosen, "parts")],
             part_names=[f"{module}," for module in gather(chosen, "parts")],

@@ -2,7 +2,7 @@
 # Puts an image into service on Cloud Run: the migrations first, then the rest; undone if it fails.
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh registry/name@sha256:...
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh --back registry/name@sha256:...   without migrations
-# Who may do so is told to `gcloud` the usual way. What else deploy/run.yaml names stands in
+# Who may do so is told to `gcloud` the usual way, or in a pipeline by GOOGLE_TOKEN_FILE. What else deploy/run.yaml names stands in
 # deploy/parameters, a line for each NAME=value. RELEASE_TIMEOUT: seconds to answer.
 set -eu
 cd "$(dirname "$0")/.."
@@ -25,7 +25,17 @@ project=$(parameter PROJECT) || exit 2
 region=$(parameter REGION) || exit 2
 export CLOUDSDK_CORE_PROJECT="$project" CLOUDSDK_RUN_REGION="$region" CLOUDSDK_CORE_DISABLE_PROMPTS=1
 files=$(mktemp -d)
-trap 'rm -rf "$files"' EXIT
+credentials=$(mktemp)
+trap 'rm -rf "$files" "$credentials"' EXIT
+
+# A pipeline's token is traded for rights that last minutes (workload identity federation).
+if [ -n "${GOOGLE_TOKEN_FILE:-}" ]; then
+    gcloud iam workload-identity-pools create-cred-config \
+        "${GOOGLE_IDENTITY_PROVIDER:?is not set: it would be projects/.../providers/...}" \
+        --service-account "${GOOGLE_SERVICE_ACCOUNT:?is not set: it would be the account that deploys}" \
+        --credential-source-file "$GOOGLE_TOKEN_FILE" --output-file "$credentials" >&2
+    export CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE="$credentials"
+fi
 
 # Write the documents with all that they leave open for an image, a file for each.
 documents() {

@@ -30,6 +30,8 @@ call = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
 handed = [open(path).read() for path in sys.argv[1:] if path.endswith(".yaml")]
 with open("calls", "a") as calls:
     calls.write(json.dumps([call, *handed]) + "\\n")
+with open("credentials", "a") as used:
+    used.write(os.environ.get("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", "-") + "\\n")
 for words, output, code in json.load(open("rules")):
     if all(word in call + "".join(handed) for word in words):
         print(output)
@@ -168,3 +170,26 @@ def test_what_is_missing_is_named(release: Release) -> None:
     release.parameters.unlink()
     assert release.run(IMAGE) == 2
     assert "docs/deploy.md" in release.said
+
+
+def test_a_pipeline_trades_its_token_for_rights(release: Release, tmp_path: Path) -> None:
+    given = {
+        "GOOGLE_TOKEN_FILE": str(tmp_path / "token"),
+        "GOOGLE_IDENTITY_PROVIDER": "projects/1/locations/global/providers/ci",
+        "GOOGLE_SERVICE_ACCOUNT": "deployer@project.iam.gserviceaccount.com",
+    }
+    assert release.run(IMAGE, **given) == 0, release.said
+    first = release.calls()[0][0]
+    assert first.startswith("gcloud iam workload-identity-pools create-cred-config projects/1/")
+    assert f"--credential-source-file {tmp_path / 'token'}" in first
+    [nobody, *used] = (tmp_path / "credentials").read_text().splitlines()
+    assert (nobody, {*used}) == ("-", {first.split("--output-file ")[1]})
+    assert not Path(used[0]).exists()
+
+
+def test_a_pipeline_without_an_account_is_told_what_is_missing(
+    release: Release, tmp_path: Path
+) -> None:
+    assert release.run(IMAGE, GOOGLE_TOKEN_FILE=str(tmp_path), GOOGLE_IDENTITY_PROVIDER="p") != 0
+    assert "GOOGLE_SERVICE_ACCOUNT" in release.said
+    assert release.calls() == []

@@ -2,7 +2,7 @@
 # (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test combinations targets services live lint constraints pictures rows tables clean
+.PHONY: help demo test combinations targets services live lint constraints pictures rows tables release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -63,6 +63,9 @@ rows: .venv/complete ## Everything about some rows of the matrix: make rows ROWS
 
 tables: .venv/complete ## Write docs/matrix.md, of what was tried since `make clean`, and the table of updates
 	python docs/tables/make.py
+
+release: test lint ## Make a version, once the tests pass: make release VERSION=0.2.0
+	python .ci/release.py "$(VERSION)"
 
 clean: ## Remove what these targets made
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,107 @@
+"""A service's CI finds out that there is a newer template, and brings it in as a pull request."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import generator
+from tests.updates import happens, world
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    template = generator.copy_of_template(tmp_path_factory.mktemp("knowing") / "template")
+    world.publish(template, "1.0.0")
+    return template
+
+
+@pytest.fixture(scope="module")
+def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> world.Service:
+    """A service from the version before the newest, with a place to push to."""
+    folder = tmp_path_factory.mktemp("service")
+    service = world.Service.make(template, folder / "service", version="1.0.0")
+    world.git(folder, "init", "--quiet", "--bare", "origin")
+    world.git(service.folder, "remote", "add", "origin", str(folder / "origin"))
+    return service
+
+
+def step(service: world.Service, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the shell of a step of the workflow."""
+    workflow = yaml.safe_load(service.read(".github/workflows/update.yml"))
+    steps = workflow["jobs"]["update"]["steps"]
+    shell = next(step["run"] for step in steps if step.get("name", "").startswith(name))
+    return subprocess.run(
+        ["bash", "-e", "-c", shell],
+        cwd=service.folder,
+        env={**os.environ, **world.ENVIRONMENT, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def branches(folder: Path) -> str:
+    return world.git(folder, "branch", "--format", "%(refname:short)")
+
+
+def test_a_service_that_is_up_to_date_is_left_alone(service: world.Service, tmp_path: Path) -> None:
+    service = service.copy(tmp_path / "service")
+    done = step(service, "Bring it in")
+    assert done.returncode == 0, done.stdout
+    assert "nothing newer" in done.stdout
+    assert "template-update" not in branches(service.folder)
+    done = step(service, "Open a pull request", GH_TOKEN="")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.fixture
+def outdated(template: Path, service: world.Service, tmp_path: Path) -> world.Service:
+    """The service, which has a line that collides with the newer version."""
+    newer = tmp_path / "newer"
+    world.git(tmp_path, "clone", "--quiet", str(template), str(newer))
+    happens.next_version(newer / "template")
+    world.publish(newer, "1.1.0")
+    service = service.copy(tmp_path / "service")
+    service.change(".copier-answers.yml", str(template), str(newer))
+    service.change("src/app/main.py", "Nothing happens at import", "My own words")
+    world.commit(service.folder)
+    return service
+
+
+def test_a_newer_template_becomes_a_pull_request_that_lists_what_collides(
+    outdated: world.Service, tmp_path: Path
+) -> None:
+    done = step(outdated, "Bring it in")
+    assert done.returncode == 0, done.stdout
+    message = world.git(outdated.folder, "log", "-1", "--format=%B", "template-update")
+    assert message.startswith("Update from the template\n")
+    assert "changed the same lines" in message
+    assert "src/app/main.py" in message
+
+    done = step(outdated, "Open a pull request", GH_TOKEN="")
+    assert done.stdout.startswith("::warning::The template has a newer version.")
+    calls = _gh(tmp_path)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = step(outdated, "Open a pull request", GH_TOKEN="token", PATH=path)
+    assert done.returncode == 0, done.stdout
+    assert calls.read_text().splitlines()[-1] == "pr create --fill --head template-update"
+    origin = world.git(outdated.folder, "remote", "get-url", "origin").strip()
+    assert "template-update" in branches(Path(origin))
+
+
+def _gh(folder: Path) -> Path:
+    """Put a ``gh`` that writes down how it was called, and knows of no pull request, there."""
+    program = folder / "gh"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        f"open({str(folder / 'calls')!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        "print(0)\n"
+    )
+    program.chmod(0o755)
+    return folder / "calls"

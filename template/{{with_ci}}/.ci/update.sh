@@ -1,7 +1,7 @@
 #!/bin/sh
 # Brings in what the template has newer, as one commit on the branch template-update; makes no branch
 # when there is nothing. Conflicts are in the commit, marked and listed: CI refuses them until they
-# are resolved.
+# are resolved. With UPDATE_TOKEN the pipeline makes a pull request of the branch (docs/ci.md).
 set -eu
 cd "$(dirname "$0")/.."
 

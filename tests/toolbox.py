@@ -45,7 +45,7 @@ def _python_with(required: list[str], queue: str) -> Path:
     day = os.environ.get("UV_EXCLUDE_NEWER", "")
     key = hashlib.sha256("\n".join([*required, day]).encode()).hexdigest()[:12]
     home = BUILD / f"toolbox-{queue}-{key}"
-    with _lock(BUILD / f"toolbox-{queue}.lock"):
+    with lock(BUILD / f"toolbox-{queue}.lock"):
         if not (home / "complete").exists():
             for old in BUILD.glob(f"toolbox-{queue}-*"):
                 shutil.rmtree(old)
@@ -57,7 +57,8 @@ def _python_with(required: list[str], queue: str) -> Path:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
+    """Let one of several processes go on at a time."""
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

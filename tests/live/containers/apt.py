@@ -39,7 +39,8 @@ def unpack(suite: str, packages: list[str], into: Path) -> None:
         f'Dir::State::Lists "{into}/lists"; Dir::Cache "{into}"; APT::Sandbox::User "root";\n'
     )
     _apt("update", "-qq", config=config)
-    _apt("download", "-qq", *packages, config=config, folder=into)
+    named = [f"{package}/{suite}" for package in packages]  # whatever is installed here
+    _apt("download", "-qq", *named, config=config, folder=into)
     for package in into.glob("*.deb"):
         subprocess.run(["dpkg-deb", "--extract", package, into], check=True)
 

@@ -17,6 +17,7 @@ from extensions import answers, options
 
 # What is deployed, how callers are known and what runs jobs meet in the same files.
 TRIPLES = ("auth", "deploy", "queue")
+PRESETS = ("standard", "minimal")
 FEATURE = "feature "  # a feature is a question of its own here: is it chosen?
 SHARDS = 20  # as many jobs as GitHub runs at once, for free
 
@@ -60,7 +61,7 @@ class Row:
 def matrix(template: Path = options.TEMPLATE) -> list[Row]:
     """Return the presets, the few rows that are tried always, and the rest of the array."""
     values = choices(template)
-    presets = [proposed(template, preset, values) for preset in ("standard", "minimal")]
+    presets = [proposed(template, preset, values) for preset in PRESETS]
     rows = covering_rows(values, presets)
     some = some_rows(rows, presets)
     return [

@@ -31,7 +31,9 @@ def _parameter(row: matrix.Row) -> Any:
     """Let one process take all renders with a queue: its mypy knows that queue's libraries."""
     turn = QUEUES.index(row.answers["queue"]) % 2
     marks = [pytest.mark.xdist_group(f"renders {turn}")]
-    return pytest.param(row, id=row.name, marks=marks + [pytest.mark.besides] * (not row.always))
+    return pytest.param(
+        row, id=row.name, marks=marks + [pytest.mark.besides] * (row.name not in matrix.PRESETS)
+    )
 
 
 @pytest.fixture(scope="session", params=map(_parameter, matrix.matrix()))
@@ -132,7 +134,7 @@ def test_the_documented_environment_is_the_one_that_settings_read(
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in matrix.matrix() if row.always], ids=lambda r: r.name
+    "row", [row for row in matrix.matrix() if row.name in matrix.PRESETS], ids=lambda r: r.name
 )
 def test_the_same_answers_give_the_same_bytes(
     row: matrix.Row, template: Path, tmp_path: Path

@@ -2,7 +2,7 @@
 # (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test combinations targets services live lint constraints pictures rows tables release clean
+.PHONY: help demo test combinations targets updates services live lint constraints pictures rows tables release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,8 +35,10 @@ combinations: .venv/complete ## Render, lint and type-check every pair of answer
 targets: .venv/complete ## What services deploy with, and their pipelines, under every validator for them
 	pytest -n 2 -rs tests/ci tests/clouds tests/kubernetes
 
-services: .venv/complete ## Update services; install some that have every answer, and run their own tests
-	pytest -n 2 tests/updates
+updates: .venv/complete ## Update services: from past versions, with edits, from every answer to every other
+	pytest -n 2 --dist loadgroup tests/updates
+
+services: .venv/complete ## Install services that have every answer, and run their own tests
 	pytest -s -rs -m "not besides" tests/suites -k "not standard"
 
 live: .venv/complete ## Containers, processes and signals, for real

@@ -18,6 +18,8 @@ from extensions import answers, options
 # What is deployed, how callers are known and what runs jobs meet in the same files.
 TRIPLES = ("auth", "deploy", "queue")
 PRESETS = ("standard", "minimal")
+# What these change is small, and has tests of its own.
+LIGHT = ("tracing", "ci", "python")
 FEATURE = "feature "  # a feature is a question of its own here: is it chosen?
 SHARDS = 20  # as many jobs as GitHub runs at once, for free
 
@@ -43,11 +45,15 @@ def choices(template: Path = options.TEMPLATE) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True)
 class Row:
-    """Some answers, and whether they are among the few that every run tries."""
+    """Some answers, and whether they are among the few that every run tries.
+
+    ``light``: it is there for an answer of ``LIGHT`` alone.
+    """
 
     name: str
     answers: Answers
     always: bool
+    light: bool
 
     @property
     def given(self) -> Answers:
@@ -63,9 +69,10 @@ def matrix(template: Path = options.TEMPLATE) -> list[Row]:
     values = choices(template)
     presets = [proposed(template, preset, values) for preset in PRESETS]
     rows = covering_rows(values, presets)
-    some = some_rows(rows, presets)
+    heavy = some_rows(rows, presets, besides=LIGHT)
+    some = some_rows(rows, heavy)
     return [
-        Row(row.get("preset") or named(row), row, row in some)
+        Row(row.get("preset") or named(row), row, row in some, row in some and row not in heavy)
         for row in [*some, *(row for row in rows if row not in some)]
     ]
 
@@ -77,10 +84,15 @@ def covering_rows(values: dict[str, list[Any]], first: list[Answers]) -> list[An
     return [*first, *_cover(values, wanted)]
 
 
-def some_rows(rows: list[Answers], first: list[Answers]) -> list[Answers]:
-    """Return ``first``, and as few of ``rows`` as have every answer that those lack."""
+def some_rows(
+    rows: list[Answers], first: list[Answers], besides: tuple[str, ...] = ()
+) -> list[Answers]:
+    """Return ``first``, and as few of ``rows`` as have every answer that those lack.
+
+    Answers to the questions of ``besides`` may be missing.
+    """
     some = list(first)
-    answers = {frozenset({item}) for row in rows for item in row.items()}
+    answers = {frozenset({item}) for row in rows for item in row.items() if item[0] not in besides}
     while missing := answers - {part for row in some for part in _parts(row)}:
         seen = {part for row in some for part in _parts(row)}
         some.append(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.updates import releases, world
+from tests.updates import edits, releases, world
 
 VERSIONS = [*releases.kept(), releases.NOW]
 
@@ -42,3 +42,18 @@ def test_an_update_from_any_version_to_now_gives_what_a_new_copy_gives(
     assert service.answers()["_commit"] == releases.NOW
     fresh = world.Service.make(template, tmp_path / "fresh", version=releases.NOW)
     assert service.tree() == fresh.tree()
+
+
+@pytest.mark.parametrize("old", VERSIONS[:-1])
+def test_an_update_from_any_version_to_now_keeps_every_line_of_people(
+    template: Path, tmp_path: Path, old: str
+) -> None:
+    service = world.Service.make(template, tmp_path / "service", version=old)
+    added = edits.edit(service)
+    assert len(added) > 5
+    done = service.update()
+    assert done.returncode == 0, done.stdout
+    assert edits.lost(service, added) == []
+    listed = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
+    surprises = {line for line in service.status() if not line.startswith((" M", "??", " D"))}
+    assert {line.split()[-1] for line in surprises} <= set(listed)

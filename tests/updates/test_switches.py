@@ -26,7 +26,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edited(template: Path, tmp_path_factory: pytest.TempPathFactory) -> world.Service:
     folder = tmp_path_factory.mktemp("edited") / "service"
     service = world.Service.make(template, folder, version="1.0.0")
-    edits.edit(service)
+    assert edits.edit(service) == edits.ADDED
     return service
 
 
@@ -42,7 +42,7 @@ def test_every_answer_becomes_every_other_and_nothing_is_lost(
         done = service.update("--vcs-ref", ":current:", **given)
         assert done.returncode == 0, done.stdout
         assert "changed the same lines" not in done.stdout, done.stdout
-        assert edits.lost(service) == [], answer
+        assert edits.lost(service, edits.ADDED) == [], answer
         _put_right_what_is_beside(service)
         fresh = world.Service.make(template, tmp_path / str(answer), version="1.0.0", **given)
         assert _differences(service, fresh) == set(), answer
@@ -61,7 +61,7 @@ def _put_right_what_is_beside(service: world.Service) -> None:
 def _differences(service: world.Service, fresh: world.Service) -> set[str]:
     """Return the files that differ from a new copy though nobody edited them."""
     mine, theirs = service.tree(), fresh.tree()
-    touched = {*edits.ADDED, *edits.OWN, *edits.DELETED, "src/app/parts.py"}
+    touched = {*edits.FILES, *edits.OWN, *edits.DELETED, "src/app/parts.py"}
     return {path for path in {*mine, *theirs} - touched if mine.get(path) != theirs.get(path)}
 
 
@@ -76,4 +76,4 @@ def _holds(service: world.Service) -> None:
 
 def _with_all_of_it(edited: world.Service, switched: world.Service, to: Path) -> world.Service:
     """Return the switched service, or, when edits had to leave with an answer, a new start."""
-    return switched if all(map(switched.has, edits.ADDED)) else edited.copy(to)
+    return switched if all(map(switched.has, edits.FILES)) else edited.copy(to)

@@ -36,7 +36,8 @@ from app.dev.servers import services
 with services(Path(sys.argv[1]) if sys.argv[1:] else None) as urls:
     try:
         print(urls["DATABASE_URL"], urls["REDIS_URL"], flush=True)
-        time.sleep(60)
+        for _ in range(600):
+            time.sleep(0.1)  # a signal just before a sleep is noticed after it
     except KeyboardInterrupt:
         time.sleep(0.3)
         for url in urls.values():

@@ -30,9 +30,10 @@ ROOT = pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs ro
 
 # A parent to be killed: it says where its servers are, and after Ctrl-C whether they still are.
 PARENT = """
-import socket, sys, time
+import signal, socket, sys, time
 from pathlib import Path
 from app.dev.servers import services
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
 with services(Path(sys.argv[1]) if sys.argv[1:] else None) as urls:
     try:
         print(urls["DATABASE_URL"], urls["REDIS_URL"], flush=True)

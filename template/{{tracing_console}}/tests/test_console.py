@@ -1,4 +1,4 @@
-"""Traces, as they are printed; and that none is in production."""
+"""Traces, as they are printed where people develop; and that none is elsewhere."""
 
 import re
 
@@ -26,6 +26,11 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return traces
 
 
+@pytest.fixture
+def development(settings: Settings) -> Settings:
+    return settings.model_copy(update={"environment": "development"})
+
+
 def prepare(app: FastAPI) -> None:
     async def ask(request: Request) -> str:
         async with request.app.state.db.engine.connect() as connection:
@@ -42,9 +47,9 @@ def prepare(app: FastAPI) -> None:
 
 
 async def test_a_request_is_printed_with_what_it_asked_for(
-    settings: Settings, printed: list[str]
+    development: Settings, printed: list[str]
 ) -> None:
-    async with running(settings) as app, client_of(app) as client:
+    async with running(development) as app, client_of(app) as client:
         prepare(app)
         await client.get("/things/7")  # the engine asks Postgres what it is
         trace_id = (await client.get("/things/7?token=s3cret", headers=PARENT)).json()
@@ -56,17 +61,17 @@ async def test_a_request_is_printed_with_what_it_asked_for(
     assert "s3cret" not in "".join(printed)
 
 
-async def test_a_failure_is_marked(settings: Settings, printed: list[str]) -> None:
-    async with running(settings) as app, client_of(app) as client:
+async def test_a_failure_is_marked(development: Settings, printed: list[str]) -> None:
+    async with running(development) as app, client_of(app) as client:
         prepare(app)
         await client.get("/fail")
     assert printed[-1].endswith("GET /fail  500 RuntimeError FAILED\n")
 
 
 async def test_a_job_is_printed_in_the_trace_of_its_request(
-    settings: Settings, printed: list[str]
+    development: Settings, printed: list[str]
 ) -> None:
-    async with running(settings):
+    async with running(development):
         with tracing.job_span("items.export", PARENT):
             pass
     [trace] = printed
@@ -74,15 +79,18 @@ async def test_a_job_is_printed_in_the_trace_of_its_request(
     assert trace.endswith("items.export\n")
 
 
-async def test_nothing_is_printed_in_production(settings: Settings, printed: list[str]) -> None:
-    production = settings.model_copy(
+@pytest.mark.parametrize("environment", ["production", "test"])
+async def test_nothing_is_printed_elsewhere(
+    settings: Settings, printed: list[str], environment: str
+) -> None:
+    elsewhere = settings.model_copy(
         update={
-            "environment": "production",
+            "environment": environment,
             "otel_traces_sampler": "always_on",
             "secret_key": SecretStr("4b1d9c0e7f3a5268" * 4),
         }
     )
-    async with running(production) as app, client_of(app) as client:
+    async with running(elsewhere) as app, client_of(app) as client:
         prepare(app)
         trace_id = (await client.get("/things/7", headers=PARENT)).json()
     assert trace_id == TRACE

@@ -1,4 +1,4 @@
-"""Traces are printed, one at a time, for whoever develops. In production nothing is."""
+"""Traces are printed, one at a time, for whoever develops. Elsewhere nothing is."""
 
 import random
 import sys
@@ -26,8 +26,8 @@ def new_trace_id() -> int:
 
 
 def sender(settings: Settings) -> Callable[[], SpanProcessor] | None:
-    """Return what makes the printer of spans; ``None`` in production, where nobody reads it."""
-    if settings.environment == "production":
+    """Return what makes the printer of spans; ``None`` where programs read what is written."""
+    if settings.environment != "development":
         return None
     return lambda: SimpleSpanProcessor(Printer())
 

@@ -12,6 +12,9 @@ from tests.jobs import samples
 from tests.jobs.conftest import Service, Start
 from tests.test_cli import run
 
+# How a request to cancel a statement begins: it is no session, and takes none of the connections.
+# https://www.postgresql.org/docs/current/protocol-message-formats.html
+CANCEL = (80877102).to_bytes(4, "big")
 OUTAGE = 3.0  # seconds: every process has used its connections by then, and failed
 
 
@@ -22,7 +25,8 @@ class Link:
         self._url = make_url(url)
         self._port = 0
         self._open: set[asyncio.StreamWriter] = set()
-        self.most = 0  # connections at once, so far
+        self._sessions: set[asyncio.StreamWriter] = set()
+        self.most = 0  # sessions at once, so far
 
     @property
     def url(self) -> str:
@@ -41,8 +45,13 @@ class Link:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(self._url.host, self._url.port)
         self._open |= {writer, back}
-        self.most = max(self.most, len(self._open) // 2)
+        first = await reader.read(65536)  # clients are those who begin
+        if first[4:8] != CANCEL:
+            self._sessions.add(writer)
+            self.most = max(self.most, len(self._sessions))
+        back.write(first)
         await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        self._sessions.discard(writer)
         self._open -= {writer, back}
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import httpx2
 from fastapi import FastAPI
-
 from sqlalchemy import URL
 
 from app.auth import tickets

@@ -15,7 +15,8 @@ from tests import generator, matrix
 
 UV = [sys.executable, "-m", "uv"]
 # What there is to say of a service that is there for its tracing backend or its pipeline.
-LIGHT_TESTS = [f"tests/{name}" for name in ("tracing", "test_console.py", "test_documentation.py", "test_cli.py")]
+LIGHT = ("tracing", "test_console.py", "test_documentation.py", "test_cli.py")
+LIGHT_TESTS = [f"tests/{name}" for name in LIGHT]
 SERVICES = [
     pytest.param(row, id=row.name, marks=[pytest.mark.besides] * (not row.always))
     for row in matrix.matrix()

@@ -12,6 +12,7 @@ from app.auth import tickets
 async def prepare(database: URL) -> None:
     """A ticket needs nothing to be there."""
 
+
 def _headers(ticket: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {ticket}"}
 

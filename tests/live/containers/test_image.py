@@ -34,7 +34,8 @@ def test_says_what_it_was_made_from(facts: dict[str, Any]) -> None:
 def test_holds_no_secret_and_no_local_file(
     docker: Engine, image: str, project: Path, tmp_path: Path
 ) -> None:
-    secrets = [path.read_bytes() for path in (project / ".secrets").glob("[!.]*")]
+    there = (path.read_bytes() for path in (project / ".secrets").glob("[!.]*"))
+    secrets = [secret for secret in there if secret]  # some are empty until others give them
     secrets.append((project / ".env").read_bytes().split(b"=")[1].strip())
     archive = tmp_path / "image.tar"
     docker.docker("save", "--output", archive, image)

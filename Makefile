@@ -2,7 +2,7 @@
 # (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test combinations targets updates services live lint constraints pictures rows tables release clean
+.PHONY: help demo test combinations targets updates services live fire lint constraints pictures rows tables release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -43,6 +43,9 @@ services: .venv/complete ## Install services that have every answer, and run the
 
 live: .venv/complete ## Containers, processes and signals, for real
 	env -u UV_EXCLUDE_NEWER pytest -v -rs tests/live # the day would be in uv.lock, and not in the image
+
+fire: .venv/complete ## Break things while services run: processes, Postgres, Redis, networks (FULL=1: at full size)
+	FULL=$(FULL) pytest -s -v -rs tests/fire
 
 lint: .venv/complete ## Ruff and mypy on the generator itself
 	ruff check

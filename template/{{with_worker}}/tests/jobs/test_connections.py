@@ -15,6 +15,8 @@ from tests.test_cli import run
 # How a request to cancel a statement begins: it is no session, and takes none of the connections.
 # https://www.postgresql.org/docs/current/protocol-message-formats.html
 CANCEL = (80877102).to_bytes(4, "big")
+# A session that replaces one that was given up may overlap it for as long as its end takes.
+OVERLAP = 0.1  # seconds
 OUTAGE = 3.0  # seconds: every process has used its connections by then, and failed
 
 
@@ -48,11 +50,14 @@ class Link:
         first = await reader.read(65536)  # clients are those who begin
         if first[4:8] != CANCEL:
             self._sessions.add(writer)
-            self.most = max(self.most, len(self._sessions))
+            asyncio.get_running_loop().call_later(OVERLAP, self._count)
         back.write(first)
         await asyncio.gather(_copy(reader, back), _copy(there, writer))
         self._sessions.discard(writer)
         self._open -= {writer, back}
+
+    def _count(self) -> None:
+        self.most = max(self.most, len(self._sessions))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

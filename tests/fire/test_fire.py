@@ -1,0 +1,71 @@
+"""Generated services under fire: real processes, real signals, real outages.
+
+Each file of ``inside`` runs as tests of a rendered service, with that service's own helpers. How
+much was thrown at it, and what was lost, goes to ``build/figures.jsonl`` for ``make tables``. The
+sizes are such that all of it takes minutes; ``make fire FULL=1`` is what docs/guarantees.md shows.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests import generator
+
+UV = [sys.executable, "-m", "uv"]
+INSIDE = Path(__file__).parent / "inside"
+FIGURES = generator.ROOT / "build" / "figures.jsonl"
+SERVICES: dict[str, dict[str, object]] = {
+    "celery": {},
+    "arq": {"queue": "arq", "auth": "session", "tracing": "tempo"},
+    "taskiq": {"queue": "taskiq", "auth": "api_key", "tracing": "honeycomb"},
+}
+# What is different from queue to queue; the rest is tried on the default answers.
+EVERYWHERE = {"jobs"}
+CASES = [
+    pytest.param(name, file, id=f"{file.stem}-{name}")
+    for name in SERVICES
+    for file in sorted(INSIDE.glob("[!_]*.py"))
+    if file.stem != "conftest" and (name == "celery" or file.stem in EVERYWHERE)
+]
+
+
+@pytest.fixture(scope="module")
+def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Render and install a service, once."""
+
+    @cache
+    def install(name: str) -> Path:
+        service = generator.render(
+            template, tmp_path_factory.mktemp(name) / "service", **SERVICES[name]
+        )
+        fire = service / "tests" / "fire"
+        fire.mkdir()
+        for file in INSIDE.glob("*.py"):
+            ours = file.stem == "conftest" or file.stem.startswith("_")
+            shutil.copy(file, fire / (file.name if ours else f"test_{file.name}"))
+        subprocess.run([*UV, "sync", "--quiet"], cwd=service, check=True)
+        return service
+
+    return install
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("name", "file"), CASES)
+def test_it_holds(installed: Callable[[str], Path], name: str, file: Path) -> None:
+    service = installed(name)
+    FIGURES.parent.mkdir(exist_ok=True)
+    environment = {**os.environ, "FIGURES": str(FIGURES), "SERVICE": name}
+    test = [*UV, "run", "pytest", "-v", "-rs", f"tests/fire/test_{file.name}"]
+    subprocess.run(test, cwd=service, env=environment, check=True)
+
+
+def test_what_runs_inside_keeps_the_rules_of_a_service(installed: Callable[[str], Path]) -> None:
+    service = installed("celery")
+    for check in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
+        subprocess.run([*UV, "run", *check, "tests/fire"], cwd=service, check=True)

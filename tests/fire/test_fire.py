@@ -5,19 +5,16 @@ much was thrown at it, and what was lost, goes to ``build/figures.jsonl`` for ``
 sizes are such that all of it takes minutes; ``make fire FULL=1`` is what docs/guarantees.md shows.
 """
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests import generator
+from tests import generator, suite
 
-UV = [sys.executable, "-m", "uv"]
 INSIDE = Path(__file__).parent / "inside"
 FIGURES = generator.ROOT / "build" / "figures.jsonl"
 SERVICES: dict[str, dict[str, object]] = {
@@ -49,7 +46,7 @@ def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         for file in INSIDE.glob("*.py"):
             ours = file.stem == "conftest" or file.stem.startswith("_")
             shutil.copy(file, fire / (file.name if ours else f"test_{file.name}"))
-        subprocess.run([*UV, "sync", "--quiet"], cwd=service, check=True)
+        subprocess.run([*suite.UV, "sync", "--quiet"], cwd=service, check=True)
         return service
 
     return install
@@ -60,12 +57,11 @@ def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 def test_it_holds(installed: Callable[[str], Path], name: str, file: Path) -> None:
     service = installed(name)
     FIGURES.parent.mkdir(exist_ok=True)
-    environment = {**os.environ, "FIGURES": str(FIGURES), "SERVICE": name}
-    test = [*UV, "run", "pytest", "-v", "-rs", f"tests/fire/test_{file.name}"]
-    subprocess.run(test, cwd=service, env=environment, check=True)
+    where = {"FIGURES": str(FIGURES), "SERVICE": name}
+    suite.run(service, f"tests/fire/test_{file.name}", options="-v -rs", **where)
 
 
 def test_what_runs_inside_keeps_the_rules_of_a_service(installed: Callable[[str], Path]) -> None:
     service = installed("celery")
     for check in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
-        subprocess.run([*UV, "run", *check, "tests/fire"], cwd=service, check=True)
+        subprocess.run([*suite.UV, "run", *check, "tests/fire"], cwd=service, check=True)

@@ -3,17 +3,14 @@
 Run with ``-s``, this shows each service's tests as they go.
 """
 
-import os
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests import generator, matrix
+from tests import generator, matrix, suite
 
-UV = [sys.executable, "-m", "uv"]
 # What there is to say of a service that is there for its tracing backend or its pipeline.
 LIGHT = ("tracing", "test_console.py", "test_documentation.py", "test_cli.py")
 LIGHT_TESTS = [f"tests/{name}" for name in LIGHT]
@@ -27,16 +24,15 @@ SERVICES = [
 @pytest.mark.parametrize("row", SERVICES)
 def test_the_service_passes_its_own_tests(template: Path, tmp_path: Path, row: matrix.Row) -> None:
     service = generator.render(template, tmp_path / "service", **row.given)
-    subprocess.run([*UV, "sync", "--quiet"], cwd=service, check=True)
-    environment = {**os.environ, "PYTEST_ADDOPTS": "-q -n 2"}
+    subprocess.run([*suite.UV, "sync", "--quiet"], cwd=service, check=True)
     some = [each for each in LIGHT_TESTS if row.light and (service / each).exists()]
-    subprocess.run([*UV, "run", "pytest", *some], cwd=service, env=environment, check=True)
+    suite.run(service, *some)
     _is_whole_without_the_tools(service)
 
 
 def _is_whole_without_the_tools(service: Path) -> None:
     """Import every module with nothing but the run-time requirements, as the image does."""
-    sync = [*UV, "sync", "--quiet", "--locked", "--no-dev"]
+    sync = [*suite.UV, "sync", "--quiet", "--locked", "--no-dev"]
     subprocess.run(sync, cwd=service, check=True)
     modules = [
         ".".join(path.relative_to(service / "src").with_suffix("").parts).removesuffix(".__init__")
@@ -52,7 +48,7 @@ def test_the_lock_file_of_a_service_stays_its_own(template: Path, tmp_path: Path
     """The template never writes ``uv.lock``; what a service has is not replaced by a new copy."""
     service = generator.render(template, tmp_path / "service")
     assert not (service / "uv.lock").exists()
-    subprocess.run([*UV, "lock", "--quiet"], cwd=service, check=True)
+    subprocess.run([*suite.UV, "lock", "--quiet"], cwd=service, check=True)
     locked = (service / "uv.lock").read_bytes()
     assert tomllib.loads(locked.decode())["version"] == 1
     generator.render(template, service)

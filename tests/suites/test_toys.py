@@ -4,18 +4,15 @@
 copy of the template, and what they render runs the suites of their ports as these stand.
 """
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import generator
+from tests import generator, suite
 
 TOYS = generator.ROOT / "tests" / "toys"
-UV = [sys.executable, "-m", "uv"]
 SUITES = ("auth", "jobs", "deploy", "test_contract.py", "test_documentation.py")
 
 
@@ -32,7 +29,6 @@ def test_a_queue_an_auth_style_and_a_deploy_target_are_one_folder_each(tmp_path:
         ["run", "ruff", "check"],
         ["run", "ruff", "format", "--check"],
         ["run", "mypy"],
-        ["run", "pytest", "-q", "-n", "2", *(f"tests/{name}" for name in SUITES)],
     ):
-        environment = {**os.environ, "PYTEST_ADDOPTS": ""}
-        subprocess.run([*UV, *command], cwd=service, env=environment, check=True)
+        subprocess.run([*suite.UV, *command], cwd=service, check=True)
+    suite.run(service, *(f"tests/{name}" for name in SUITES))

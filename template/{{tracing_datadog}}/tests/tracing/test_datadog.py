@@ -27,7 +27,7 @@ async def test_a_line_of_the_log_names_the_span_as_the_agent_got_it(
     async with traced(settings, collector.url) as app:
         await get(app, "/things/7")
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line[:1] == "{"]
-    [line] = [line for line in lines if line["event"] == "request"]
+    [line] = [line for line in lines if line.get("path") == "/things/7"]
     server = collector.one("GET /things/{thing}")
     assert (line["trace_id"], line["span_id"]) == (server.trace_id.hex(), server.span_id.hex())
     assert int(line["trace_id"], 16) >> 64, "only half of the id is there"

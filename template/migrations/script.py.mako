@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 ${imports if imports else ""}
+from app.revisions import present
 
 revision: str = ${repr(up_revision)}
 down_revision: str | Sequence[str] | None = ${repr(down_revision)}
 branch_labels: str | Sequence[str] | None = ${repr(branch_labels)}
-depends_on: str | Sequence[str] | None = ${repr(depends_on)}
+depends_on: str | Sequence[str] | None = ${f"present(__file__, *{depends_on!r})" if depends_on else None}
 
 
 def upgrade() -> None:

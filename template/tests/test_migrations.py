@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import URL, Connection, inspect
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, inspect, make_url, text
 
 from app.db import Base
-from tests.conftest import ROOT, connected, migrate
+from app.settings import Settings
+from tests.conftest import ROOT, connected, migrate, wait_for
 
 Made = Callable[..., URL]
 
@@ -51,6 +53,51 @@ def test_two_migrators_at_once_do_the_work_once(
         for _ in range(2)
     ]
     assert [process.wait(60) for process in both] == [0, 0]
+
+
+async def applied(url: URL) -> set[str]:
+    async with connected(url) as connection:
+        return {row[0] for row in await connection.execute(text("SELECT * FROM alembic_version"))}
+
+
+async def add_applied(url: URL, revision: str) -> None:
+    async with connected(url) as connection:
+        await connection.execute(text(f"INSERT INTO alembic_version VALUES ('{revision}')"))
+        await connection.commit()
+
+
+async def test_a_part_that_is_gone_leaves_the_database_to_the_others(
+    new_database: Made,
+) -> None:
+    url = new_database()
+    await migrate(url)
+    before = await applied(url)
+    await add_applied(url, "gone_0003")
+    await migrate(url, "base", down=True)
+    assert await applied(url) == {"gone_0003"}
+    await migrate(url)
+    assert await applied(url) == {"gone_0003", *before}
+
+
+def test_nothing_is_wrong_with_such_a_database(
+    fresh_settings: Settings, environment: dict[str, str]
+) -> None:
+    url = make_url(fresh_settings.database_url.get_secret_value())
+    wait_for(add_applied(url, "gone_0003"))
+    check = [sys.executable, "-m", "app", "check"]
+    said = subprocess.check_output(check, env=environment, cwd=ROOT, text=True)
+    assert "ok  migrations   all applied" in said
+
+
+async def test_a_database_that_is_ahead_of_this_code_is_refused(
+    new_database: Made, migrated: str
+) -> None:
+    known = await applied(new_database(migrated))
+    for ahead in ("0123456789ab", *(f"{each[:-4]}9999" for each in known if "_0" in each)):
+        url = new_database(migrated)
+        await add_applied(url, ahead)
+        with pytest.raises(CommandError, match=ahead):
+            await migrate(url)
 
 
 def lint(sql: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:

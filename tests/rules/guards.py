@@ -21,6 +21,7 @@ from extensions import answers, options
 from tests import generator
 
 SLOT = re.compile(r"^ *# \{\{ \w+ \}\}$", re.MULTILINE)
+REVISION = re.compile(r"^revision(?:: str)? = \"([a-z_]+_\d{4})\"$", re.MULTILINE)
 STRING = re.compile(r'"[^"\n]*"')
 # Answers whose word the core needs for something else.
 HOMONYMS = {
@@ -164,6 +165,16 @@ def options_can_be_asked_for(root: Path) -> list[str]:
     ]
 
 
+def migrations_say_whose_they_are(root: Path) -> list[str]:
+    """By this a service knows a part that is gone: its ``app.revisions``."""
+    return [
+        f"{path.relative_to(root)}: a part's revision would be `<branch>_0001`, and begin its file"
+        for path in (root / "template").glob("*/migrations/versions/*.py")
+        if not (found := REVISION.search(path.read_text(encoding="utf-8")))
+        or not path.name.startswith(found[1])
+    ]
+
+
 def documents_parse(root: Path) -> list[str]:
     """Every YAML, TOML and JSON file that is copied byte for byte can be read."""
     found = []
@@ -200,4 +211,5 @@ ALL = (
     facts_can_be_chosen,
     options_can_be_asked_for,
     documents_parse,
+    migrations_say_whose_they_are,
 )

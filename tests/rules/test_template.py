@@ -66,6 +66,16 @@ BROKEN: list[tuple[Guard, Callable[[Path], None], str]] = [
         _append("{{colour_red}}/option.yml", "label: Red\nhelp: a colour\n"),
         "no question `colour`",
     ),
+    (
+        guards.migrations_say_whose_they_are,
+        _append("{{feature_x}}/migrations/versions/x_0001.py", 'revision = "ab12cd34ef56"\n'),
+        "x_0001.py",
+    ),
+    (
+        guards.migrations_say_whose_they_are,
+        _append("{{feature_x}}/migrations/versions/first.py", 'revision = "x_0001"\n'),
+        "first.py",
+    ),
 ]
 
 

@@ -115,10 +115,13 @@ async def _missing_revisions(settings: Settings) -> list[str]:
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
+    from app.revisions import of_present_parts
+
     scripts = ScriptDirectory.from_config(Config(toml_file="pyproject.toml"))
 
     def missing(connection: Connection) -> list[str]:
-        applied = MigrationContext.configure(connection).get_current_heads()
+        heads = MigrationContext.configure(connection).get_current_heads()
+        applied = of_present_parts(heads, scripts)
         done = {script.revision for script in scripts.iterate_revisions(applied, "base")}
         return sorted(s.revision for s in scripts.walk_revisions() if s.revision not in done)
 

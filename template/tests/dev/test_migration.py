@@ -64,6 +64,33 @@ def test_a_new_table_gets_one_migration(copy: Path) -> None:
     assert versions(copy) - before == {new}
 
 
+PART = """
+revision, down_revision, branch_labels, depends_on = "toys_0001", None, ("toys",), None
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass
+"""
+
+
+def test_one_stays_good_when_a_part_that_it_came_after_goes(copy: Path) -> None:
+    part = copy / "migrations/versions/toys_0001_dolls.py"
+    part.write_text(PART)
+    before = versions(copy)
+    assert write(copy, "--empty", "move data").returncode == 0
+    [new] = versions(copy) - before
+    assert '"toys_0001"' in new.read_text()
+
+    part.unlink()
+    again = write(copy, "nothing new")
+    assert again.returncode == 0, again.stderr
+    assert "nothing to write" in again.stdout
+
+
 def test_an_empty_one_is_written_on_request(copy: Path) -> None:
     before = versions(copy)
     assert write(copy, "--empty", "move data").returncode == 0

@@ -82,12 +82,17 @@ async def test_code_that_blocks_the_event_loop_shows(
     import time
 
     monkeypatch.setattr(metrics, "INTERVAL", 0.1)
+    lags = []
     async with running(settings) as app, client_of(app) as own:
-        await asyncio.sleep(0.05)
-        time.sleep(0.4)  # noqa: ASYNC251 (what is measured)
-        await asyncio.sleep(0.01)
-        found = {name: value for (name, _), value in (await scrape(own)).items()}
-    assert 0.2 < found["event_loop_lag_seconds"] < 2
+        for _ in range(20):  # the answer may come after the next, smaller, measurement
+            await asyncio.sleep(0.05)
+            time.sleep(0.4)  # noqa: ASYNC251 (what is measured)
+            await asyncio.sleep(0.01)
+            found = {name: value for (name, _), value in (await scrape(own)).items()}
+            lags.append(found["event_loop_lag_seconds"])
+            if lags[-1] > 0.2:
+                break
+    assert 0.2 < lags[-1] < 2
 
 
 async def test_a_bucket_names_a_trace_that_fell_into_it(

@@ -1,7 +1,8 @@
 """Write the tables of the documentation: `make tables`.
 
 docs/matrix.md comes from what the tests recorded in build/results.jsonl; that of docs/updating.md
-from the cases that the tests of updates try.
+from the cases that the tests of updates try; the figures of docs/guarantees.md from what the tests
+under fire noted in build/figures.jsonl, at full size where that was run.
 """
 
 import json
@@ -39,6 +40,7 @@ Result = dict[str, Any]
 def main() -> None:
     _write_updates(ROOT / "docs" / "updating.md")
     _write_matrix(ROOT / "docs" / "matrix.md")
+    _write_figures(ROOT / "docs" / "guarantees.md")
 
 
 def _write_updates(document: Path) -> None:
@@ -46,6 +48,30 @@ def _write_updates(document: Path) -> None:
     rows = "".join(f"| {case.what} | {case.comes_to} |\n" for case in happens.CASES)
     rest = after.split("\n\n", 1)[1]
     document.write_text(f"{before}| what | happens |\n|---|---|\n{rows}\n{rest}")
+
+
+def _write_figures(document: Path) -> None:
+    noted = ROOT / "build" / "figures.jsonl"
+    last: dict[tuple[str, str], Result] = {}
+    for line in noted.read_text().splitlines() if noted.exists() else ():
+        result = json.loads(line)
+        key = (result["test"], result["service"])
+        if result["full"] or not last.get(key, result)["full"]:
+            last[key] = result
+    if not last:
+        return
+    before, head, _ = document.read_text().partition(
+        "| test | service | figures |\n|---|---|---|\n"
+    )
+    rows = "".join(_figures(*key, result) for key, result in sorted(last.items()))
+    document.write_text(before + head + rows)
+
+
+def _figures(test: str, service: str, result: Result) -> str:
+    figures = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in result["figures"].items()
+    )
+    return f"| `{test}` | {service}{'' if result['full'] else ' (small)'} | {figures} |\n"
 
 
 def _write_matrix(document: Path) -> None:

@@ -56,15 +56,15 @@ def _write_figures(document: Path) -> None:
     for line in noted.read_text().splitlines() if noted.exists() else ():
         result = json.loads(line)
         key = (result["test"], result["service"])
-        if result["full"] or not last.get(key, result)["full"]:
-            last[key] = result
+        before = last.get(key, result)
+        if result["full"] >= before["full"]:
+            kept = before["figures"] if result["full"] == before["full"] else {}
+            last[key] = {**result, "figures": {**kept, **result["figures"]}}
     if not last:
         return
-    before, head, _ = document.read_text().partition(
-        "| test | service | figures |\n|---|---|---|\n"
-    )
+    start, head, _ = document.read_text().partition("| test | service | figures |\n|---|---|---|\n")
     rows = "".join(_figures(*key, result) for key, result in sorted(last.items()))
-    document.write_text(before + head + rows)
+    document.write_text(start + head + rows)
 
 
 def _figures(test: str, service: str, result: Result) -> str:

@@ -64,7 +64,7 @@ pictures: .venv/complete ## Make the README's pictures anew, from the real thing
 
 rows: .venv/complete ## Everything about some rows of the matrix: make rows ROWS="minimal or standard"
 	pytest -n 2 --dist loadgroup tests/renders/test_projects.py -k "$$ROWS"
-	pytest -s tests/suites -k "$$ROWS"
+	WHOLE=1 pytest -s tests/suites -k "$$ROWS"
 
 tables: .venv/complete ## Write docs/matrix.md, of what was tried since `make clean`, and the table of updates
 	python docs/tables/make.py

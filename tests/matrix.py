@@ -47,13 +47,13 @@ def choices(template: Path = options.TEMPLATE) -> dict[str, list[Any]]:
 class Row:
     """Some answers, and whether they are among the few that every run tries.
 
-    ``light``: it is there for an answer of ``LIGHT`` alone.
+    ``new``: the questions with an answer that no row before it has.
     """
 
     name: str
     answers: Answers
     always: bool
-    light: bool
+    new: frozenset[str]
 
     @property
     def given(self) -> Answers:
@@ -71,10 +71,16 @@ def matrix(template: Path = options.TEMPLATE) -> list[Row]:
     rows = covering_rows(values, presets)
     heavy = some_rows(rows, presets, besides=LIGHT)
     some = some_rows(rows, heavy)
+    ordered = [*some, *(row for row in rows if row not in some)]
     return [
-        Row(row.get("preset") or named(row), row, row in some, row in some and row not in heavy)
-        for row in [*some, *(row for row in rows if row not in some)]
+        Row(row.get("preset") or named(row), row, row in some, _new(row, ordered[:number]))
+        for number, row in enumerate(ordered)
     ]
+
+
+def _new(row: Answers, before: list[Answers]) -> frozenset[str]:
+    known = {item for other in before for item in other.items()}
+    return frozenset(name for name, answer in row.items() if (name, answer) not in known)
 
 
 def covering_rows(values: dict[str, list[Any]], first: list[Answers]) -> list[Answers]:

@@ -30,7 +30,8 @@ Made by `make tables`, from what the tests recorded; nothing here is typed. The 
 from the option folders ([tests/matrix.py](../tests/matrix.py)): every pair of any two answers is in
 one of them, and every triple of queue, auth and deploy target. Each row is rendered, searched for
 leftovers, linted, formatted and type-checked. Rows with own tests were also installed and ran
-those, on real servers; "on GitHub" leaves that to the repository's workflow. What is there is what
+those, on real servers: all of them where a queue is new, else those of what is new in that row;
+"on GitHub" leaves them to the repository's workflow, where each row runs all of its own. What is there is what
 was recorded last, so FAILED stays until that row has run again.
 """
 

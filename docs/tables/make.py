@@ -31,8 +31,8 @@ from the option folders ([tests/matrix.py](../tests/matrix.py)): every pair of a
 one of them, and every triple of queue, auth and deploy target. Each row is rendered, searched for
 leftovers, linted, formatted and type-checked. Rows with own tests were also installed and ran
 those, on real servers: all of them where a queue is new, else those of what is new in that row;
-"on GitHub" leaves them to the repository's workflow, where each row runs all of its own. What is there is what
-was recorded last, so FAILED stays until that row has run again.
+"on GitHub" leaves them to the repository's workflow, where each row runs all of its own. What is
+there is what was recorded last, so FAILED stays until that row has run again.
 """
 
 Result = dict[str, Any]

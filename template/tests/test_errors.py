@@ -97,6 +97,12 @@ async def test_an_unknown_route_and_a_wrong_method_are_problems(
     assert answer.headers["Allow"] == "POST"
 
 
+async def test_nobody_is_led_where_the_host_header_says(client: httpx2.AsyncClient) -> None:
+    answer = await client.get("/fail/", headers={"Host": "evil.test"})
+    assert problem(answer).status == 404
+    assert "evil.test" not in str(answer.headers)
+
+
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_large_body_is_refused(client: httpx2.AsyncClient, announced: bool) -> None:
     async def body() -> AsyncIterator[bytes]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -142,6 +143,15 @@ async def test_secrets_and_personal_values_are_taken_out(
     assert line["headers"]["Accept"] == "text/html"
     assert line["amount"] == 7
     assert line["url"] == "https://example.org/?page=2&token=[redacted]&x=1"
+
+
+@pytest.mark.parametrize("word", ["a", "-", "-eyJ", "eyJ.", "eyJa.", "a@", "a.", "://", "a@b."])
+def test_no_path_keeps_the_process_busy(word: str) -> None:
+    """A path may be so long. Each of these took up to half a minute, once."""
+    started = time.monotonic()
+    for path in (f"/{word * 60_000}"[:60_000], f"/{word * 60_000}"[:60_000] + "@-"):
+        logs.scrub_path(path + "@")
+    assert time.monotonic() - started < 3
 
 
 async def test_nobody_can_forge_a_line(service: FastAPI, capfd: pytest.CaptureFixture[str]) -> None:

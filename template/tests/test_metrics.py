@@ -108,6 +108,17 @@ async def test_a_bucket_names_a_trace_that_fell_into_it(
     assert example.exemplar.value == 0.06
 
 
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text;version=x.y", "text/plain;version=1.x", ";=,;version"]
+)
+async def test_whatever_a_scraper_says_it_accepts_it_is_answered(
+    client: httpx2.AsyncClient, accept: str
+) -> None:
+    answer = await client.get("/metrics", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert "build_info" in answer.text
+
+
 async def test_a_part_adds_what_it_knows_and_one_that_fails_takes_nothing_else_along(
     client: httpx2.AsyncClient, service: FastAPI
 ) -> None:

@@ -22,6 +22,7 @@ Serve = Callable[..., "Server"]
 # Routes that only these tests need, in an app that is otherwise the real one.
 APP = """
 import asyncio, os, threading
+from fastapi import Request
 from app import main, routing
 
 def create_app():
@@ -46,6 +47,10 @@ def create_app():
         import time
         time.sleep(seconds)
 
+    async def echo(request: Request) -> list[str]:
+        return [(await request.body()).decode(), *request.headers.keys()]
+
+    app.add_api_route("/test/echo", echo, methods=["POST"])
     for route in (pid, slow, busy):
         app.add_api_route(f"/test/{route.__name__}", route)
     app.add_api_route("/test/stream", stream, response_model=None)

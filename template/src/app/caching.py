@@ -1,7 +1,7 @@
 """HTTP caching: what a client may keep, and how it asks whether that is still right."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Annotated
 
@@ -54,7 +54,7 @@ class Conditional:
             return condition == "*" or etag in (tag.removeprefix("W/") for tag in _tags(condition))
         since = _date(self._request.headers.get("if-modified-since"))
         # The header has whole seconds.
-        return bool(modified and since and modified < since + timedelta(seconds=1))
+        return bool(modified and since and modified.replace(microsecond=0) <= since)
 
 
 def _tags(header: str) -> Iterable[str]:
@@ -64,7 +64,7 @@ def _tags(header: str) -> Iterable[str]:
 def _date(header: str | None) -> datetime | None:
     try:
         date = parsedate_to_datetime(header) if header else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return date if date and date.tzinfo else None
 

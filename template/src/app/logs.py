@@ -28,13 +28,14 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 # In free text, such as the message of an exception: logins in URLs, bearer tokens, JSON web
-# tokens, `password=...`, e-mail addresses.
+# tokens, `password=...`, e-mail addresses. Strangers write such text, paths above all: nothing in
+# it may be looked at again and again, so each word is begun once, and left for good.
 SECRET_TEXT = re.compile(
-    r"(?<=://)[^\s/@]+(?=@)"
+    r"(?<=://)[^\s/@]++(?=@)"
     r"|(?<=bearer )\S+"
-    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]*"
+    r"|(?<![\w-])(?>(?:[\w-]*?-)?eyJ)[\w-]++\.[\w-]++\.[\w-]*"
     r"|(?<=password=)\S+|(?<=token=)[^\s&]+|(?<=secret=)[^\s&]+|(?<=api_key=)[^\s&]+"
-    r"|[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+    r"|(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]++)++",
     re.IGNORECASE,
 )
 

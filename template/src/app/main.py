@@ -30,6 +30,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # docs.py serves them, from local files
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # to an address that the caller's Host names, and without TLS
         telemetry={"tracing": False, "metrics": False, "logs": False},  # middleware.py does it
     )
     app.state.settings = settings

@@ -30,6 +30,7 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 PATH = "/metrics"
+OPENMETRICS = "application/openmetrics-text"
 DURATION = "http_server_request_duration_seconds"
 # https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -152,7 +153,9 @@ async def scrape(request: Request) -> Response:
     _look(request.app)
     answers = await asyncio.gather(*map(_ask, state.metric_sources))
     collected = Scrape([_build_info(), *state.metrics.collect(), *(m for a in answers for m in a)])
-    encoder, content_type = choose_encoder(request.headers.get("accept", ""))
+    # Whether, and no more: the library stumbles over versions that nobody has heard of.
+    asked = OPENMETRICS if OPENMETRICS in request.headers.get("accept", "") else ""
+    encoder, content_type = choose_encoder(asked)
     return Response(encoder(collected), headers={"content-type": content_type})
 
 

@@ -2,7 +2,7 @@
 
 A service with fifty routes otherwise spends most of a short request on looking for the right one.
 What the index does not know (mounts, websockets, unknown paths) is left to the framework's search,
-which also answers 404 and redirects: the index decides nothing that the search would not.
+which also answers 404: the index decides nothing that the search would not.
 """
 
 from collections.abc import Callable, Iterable

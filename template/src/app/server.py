@@ -15,6 +15,7 @@ from gunicorn.glogging import Logger
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from app.protocol import Protocol
 from app.settings import Settings, get_settings
 
 # Of the seconds that Gunicorn gives a worker to stop, those for closing its pools and for the last
@@ -75,6 +76,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         # Back to our handlers: the worker has just given Uvicorn those of Gunicorn.
         logging.getLogger("uvicorn.error").propagate = True
         self.drain = drain_seconds(get_settings())
+        self.config.http = Protocol
         self.config.access_log = False
         self.config.server_header = False
         self.config.timeout_notify = SIGN_OF_LIFE

@@ -52,6 +52,24 @@ async def test_what_the_client_has_is_not_sent_again(alice: httpx2.AsyncClient) 
     assert (await alice.get(where, headers=condition)).json()["name"] == "Anchor, new"
 
 
+@pytest.mark.parametrize(
+    ("since", "status"),
+    [
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 304),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", 200),
+        ("Fri, 31 Dec 2020 99999999999999999999:59:59 GMT", 200),
+        ("Fri, 31 Dec 2020 23:59:59 +999999999999", 200),
+        ("yesterday", 200),
+    ],
+)
+async def test_a_date_that_is_none_is_no_condition(
+    alice: httpx2.AsyncClient, since: str, status: int
+) -> None:
+    where = (await make(alice)).headers["Location"]
+    answer = await alice.get(where, headers={"If-Modified-Since": since})
+    assert answer.status_code == status
+
+
 async def test_a_change_of_something_else_than_was_read_is_refused(
     alice: httpx2.AsyncClient,
 ) -> None:

@@ -97,7 +97,7 @@ def _to_environment(settings: Settings) -> None:
 
 
 class _OnceAMinute(logging.Filter):
-    """Lets a message pass once a minute: a collector that is away would say so every second."""
+    """Lets a message pass once a minute: what fails each second, or in each request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,8 +115,9 @@ _once_a_minute = _OnceAMinute()
 
 
 def hush() -> None:
-    """Keep the exporter from filling the log while the collector is away."""
-    for name in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
+    """Keep a collector that is away, and callers with senseless baggage, from filling the log."""
+    exporter = ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal")
+    for name in (*exporter, "baggage.propagation"):
         logging.getLogger(f"opentelemetry.{name}").addFilter(_once_a_minute)
 
 

@@ -43,10 +43,17 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 
             return StreamingResponse(parts())
 
+        async def restless() -> StreamingResponse:
+            async def parts() -> AsyncIterator[str]:
+                for _ in range(100):
+                    yield "part "
+
+            return StreamingResponse(parts())
+
         async def length(request: Request) -> int:
             return len(await request.body())
 
-        for path in (ids, wait, fail, own_headers, stream):
+        for path in (ids, wait, fail, own_headers, stream, restless):
             app.add_api_route(f"/test/{path.__name__}", path, response_model=None)
         app.add_api_route("/test/length", length, methods=["POST"])
         routing.index(app)
@@ -122,6 +129,24 @@ async def test_a_request_past_its_deadline_is_given_up(
 
 async def test_an_answer_that_has_begun_may_take_its_time(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/test/stream")).text == "first last"
+
+
+async def test_a_stream_that_never_waits_does_not_hold_up_others(
+    client: httpx2.AsyncClient,
+) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    answer = await client.get("/test/restless")
+    task.cancel()
+    assert answer.text == "part " * 100
+    assert turns > 100
 
 
 async def test_more_requests_than_allowed_are_turned_away_and_probes_are_not(

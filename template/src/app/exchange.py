@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from time import monotonic
 
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app import context, tracing
 
@@ -20,7 +20,10 @@ class Exchange(context.RequestContext):
     __slots__ = (
         "_headers",
         "_send",
+        "_waiting",
+        "answer",
         "ended",
+        "ending",
         "error",
         "expired",
         "scope",
@@ -28,6 +31,7 @@ class Exchange(context.RequestContext):
         "started",
         "status",
         "task",
+        "whole",
     )
 
     def __init__(
@@ -38,6 +42,7 @@ class Exchange(context.RequestContext):
         send: Send,
         headers: "Headers",
         timeout: float,
+        waiting: "set[Exchange]",
     ) -> None:
         self.request_id = request_id
         self.trace_id = span.trace_id
@@ -51,8 +56,12 @@ class Exchange(context.RequestContext):
         self.error: BaseException | None = None
         self.expired = False
         self.task = asyncio.current_task()
+        self.ending = False
+        self.whole = False
+        self.answer: Sequence[Header] = ()
         self._send = send
         self._headers = headers
+        self._waiting = waiting
 
     async def send(self, message: Message) -> None:
         """Pass the answer on, with our headers where it has none of its own by that name."""
@@ -62,8 +71,28 @@ class Exchange(context.RequestContext):
             self.deadline = None
             headers = self._headers.added_to(message.get("headers", []))
             headers.append((b"x-request-id", self.request_id.encode()))
-            message["headers"] = headers
+            message["headers"] = self.answer = headers
+            self._waiting.add(self)
         await self._send(message)
+        if message.get("more_body"):
+            await asyncio.sleep(0)  # or a stream that never waits has the process to itself
+
+    async def receive(self, receive: Receive) -> Message:
+        """Take in more of the request; until it is all there, it is its client who is at work."""
+        if self.status or self.whole:
+            return await receive()
+        self._waiting.add(self)
+        message = await receive()
+        self.whole = not message.get("more_body", False)
+        self._waiting.discard(self)
+        return message
+
+    def end_events(self) -> None:
+        """End the answer if it is a stream of events, which has no end: clients then reconnect."""
+        events = (name == b"content-type" and b"event-stream" in of for name, of in self.answer)
+        if any(events) and self.task is not None:
+            self.ending = True
+            self.task.cancel("The server stops.")
 
     def expire(self) -> None:
         """Give the request up: its code is cancelled wherever it waits."""

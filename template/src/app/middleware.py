@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import monotonic
 
 from fastapi import FastAPI
@@ -68,7 +69,11 @@ class RequestLayer:
         self.limited = BodyLimit(app, settings.max_body_size)
         self.in_flight = in_flight
         self.journal = journal
+        # Of those in flight, those that wait for their client: to send a body, to read an answer.
+        self.waiting = set[Exchange]()
         self.max_in_flight = settings.max_in_flight
+        self.websockets = 0
+        self.max_websockets = settings.max_websockets
         self.timeout = settings.request_timeout
         production = settings.environment == "production"
         self.headers = Headers(HEADERS | HSTS if production else HEADERS)
@@ -76,46 +81,74 @@ class RequestLayer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             with context.use(request_id=_new_id()):
-                await self.app(scope, receive, send)
+                await self._other(scope, receive, send)
             return
         headers = dict(scope["headers"])
         probe = scope["path"] in PROBES
         span = tracing.UNTRACED if probe else tracing.server_span(scope, headers)
         request_id = _request_id(headers)
-        exchange = Exchange(scope, span, request_id, send, self.headers, self.timeout)
+        exchange = Exchange(scope, span, request_id, send, self.headers, self.timeout, self.waiting)
         token = context.VARIABLE.set(exchange)
         self.in_flight.add(exchange)
         try:
-            if len(self.in_flight) > self.max_in_flight and not probe:
+            if len(self.in_flight) - len(self.waiting) > self.max_in_flight and not probe:
                 await _too_busy()(scope, receive, exchange.send)
+            elif b"content-length" in headers or b"transfer-encoding" in headers:
+                await self.limited(scope, partial(exchange.receive, receive), exchange.send)
             else:
-                await self._chosen(headers)(scope, receive, exchange.send)
+                await self.app(scope, receive, exchange.send)
         except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 (the last resort)
-            await _answer_for(exchange, error)(scope, receive, exchange.send)
+            slow = exchange in self.waiting
+            await _answer_for(exchange, error, slow)(scope, receive, exchange.send)
         finally:
             self.in_flight.discard(exchange)
+            self.waiting.discard(exchange)
             self.journal.add(exchange)
             context.VARIABLE.reset(token)
 
-    def _chosen(self, headers: Mapping[bytes, bytes]) -> ASGIApp:
-        """Count the bytes of a body only where there is one."""
-        if b"content-length" in headers or b"transfer-encoding" in headers:
-            return self.limited
-        return self.app
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a WebSocket, if there are not too many, or the start and the end of the service."""
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+        elif self.websockets >= self.max_websockets:
+            await _too_busy()(scope, receive, send)
+        else:
+            self.websockets += 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.websockets -= 1
 
 
-def _answer_for(exchange: Exchange, error: BaseException) -> ProblemResponse:
+def _answer_for(exchange: Exchange, error: BaseException, slow: bool) -> ASGIApp:
     """Answer for an app that took too long or failed; raise if it is too late for an answer."""
     exchange.error = error
     if isinstance(error, asyncio.CancelledError):
-        if not exchange.expired or exchange.status or exchange.task is None:
-            raise error  # it is the server that stops
+        if exchange.task is None or (exchange.status and not exchange.ending):
+            raise error
         exchange.task.uncancel()
-        return problem(504, "timeout", "The request took too long and was given up.")
+        return _answer_for_cancelled(exchange, slow)
     logger.error("unhandled error", exc_info=error)
     if exchange.status:
         raise error  # the server cuts the connection, so that half an answer is not taken for one
     return problem(500, "internal_error", "Something went wrong on our side.")
+
+
+def _answer_for_cancelled(exchange: Exchange, slow: bool) -> ASGIApp:
+    if exchange.ending:
+        return _end
+    if not exchange.expired:
+        headers = {"Retry-After": "1"}
+        return problem(503, "stopping", "This process stops; try again.", headers=headers)
+    if slow:
+        headers = {"Connection": "close"}
+        return problem(408, "request_timeout", "The body did not arrive in time.", headers=headers)
+    return problem(504, "timeout", "The request took too long and was given up.")
+
+
+async def _end(scope: Scope, receive: Receive, send: Send) -> None:
+    """End an answer where it is."""
+    await send({"type": "http.response.body"})
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:

@@ -99,6 +99,13 @@ class CoreSettings(BaseSettings):
     max_in_flight: int = Field(
         256, ge=1, description="Requests that a process works on; more are answered with 503"
     )
+    # Both fit, with the pools, into the 1024 files that most systems let a process open.
+    max_connections: int = Field(
+        800, ge=1, description="Connections of a process; for more, those without a request go"
+    )
+    max_websockets: int = Field(
+        400, ge=0, description="WebSockets of a process; more are answered with 503"
+    )
     drain_seconds: float | None = Field(
         None,
         ge=0,

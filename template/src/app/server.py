@@ -135,7 +135,7 @@ class DrainingServer(Server):
         """Wait for what is in flight; cut the rest, and let it roll back before the pools close."""
         state, loop = self.server_state, asyncio.get_running_loop()
         start = loop.time()
-        while (state.connections or state.tasks) and loop.time() < start + self.grace:
+        while (state.connections or state.tasks) and loop.time() < start + self.grace:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         cut = set(state.tasks)
         for task in cut:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import String, bindparam, func, literal_column, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import Database, Reader, Session, create_engine, on_commit
 from app.errors import Conflict, Unavailable
@@ -114,6 +115,57 @@ async def test_a_connection_that_died_while_idle_is_replaced(fresh_settings: Set
     async with engine.connect() as connection:
         assert (await connection.execute(PID)).scalar_one() != first
     await engine.dispose()
+
+
+async def pids(engine: AsyncEngine) -> set[int]:
+    """Check out both connections; return which they are."""
+    async with engine.connect() as one, engine.connect() as other:
+        return {(await connection.execute(PID)).scalar_one() for connection in (one, other)}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        # Postgres would end the statement in time, so it must be gone.
+        ("SET statement_timeout = 0", "SELECT pg_sleep(30)"),
+        ("SET TRANSACTION READ ONLY", "CREATE TABLE t ()"),
+    ],
+    ids=["no answer", "a standby"],
+)
+async def test_a_server_that_is_of_no_use_is_left_with_all_connections(
+    fresh_settings: Settings, first: str, then: str
+) -> None:
+    changes = {"db_pool_size": 2, "db_max_overflow": 0, "db_statement_timeout": 0.2}
+    async with running(fresh_settings.model_copy(update=changes)) as app:
+
+        async def use(session: Session) -> None:
+            await session.execute(text(first))
+            await session.execute(text(then))
+
+        app.add_api_route("/use", use)
+        before = await pids(app.state.db.engine)
+        async with client_of(app) as client:
+            answer = await client.get("/use")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert not before & await pids(app.state.db.engine)
+
+
+async def test_a_commit_that_is_not_answered_is_not_said_to_have_failed(app: FastAPI) -> None:
+    end = "BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END"
+    async with app.state.db.transaction() as session:
+        await session.execute(
+            text(f"CREATE FUNCTION vanish() RETURNS trigger LANGUAGE plpgsql AS '{end}'")
+        )
+        await session.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON notes"
+                " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION vanish()"
+            )
+        )
+    app.add_api_route("/write", write, methods=["POST"])
+    async with client_of(app) as client:
+        answer = await client.post("/write?body=perhaps")
+    assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
 
 
 async def test_a_statement_may_not_take_forever(fresh_settings: Settings) -> None:

@@ -14,18 +14,20 @@ from typing import Annotated, Any, TypeVar, TypeVarTuple
 from uuid import uuid4
 
 from fastapi import Depends, FastAPI, Request
-from sqlalchemy import Connection, MetaData, NullPool, Row, Select, event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy import Connection, ExceptionContext, MetaData, NullPool, Row, Select, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.util import greenlet_spawn
 
 from app import about, tracing
-from app.errors import Unavailable
+from app.errors import OutcomeUnknown, Unavailable
 from app.lifespan import Lifespan
 from app.settings import Settings
 
 AFTER_COMMIT = "after_commit"
+READ_ONLY = "25006"  # SQLSTATE of a write on a standby
+ANSWER_LATE = 1.0  # seconds that Postgres has to say that a statement took too long
 Columns = TypeVarTuple("Columns")
 T = TypeVar("T")
 Callback = Callable[[], Awaitable[None]]
@@ -76,7 +78,7 @@ class Database:
         """Open a session that commits at the end, or rolls back when anything was raised."""
         async with self.turn(), self.session() as session:
             yield session
-            await session.commit()
+            await _commit(session)
         for callback in session.info.pop(AFTER_COMMIT, ()):
             await callback()
 
@@ -111,6 +113,18 @@ class Reader:
     async def all(self, statement: Select[*Columns], **values: Any) -> Sequence[Row[*Columns]]:
         """Return every row."""
         return await self._database.read(lambda c: c.execute(statement, values).all())
+
+
+async def _commit(session: AsyncSession) -> None:
+    """Commit; raise ``OutcomeUnknown`` when it was asked for and not answered."""
+    try:
+        await session.commit()
+    except OSError as error:
+        raise OutcomeUnknown from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise OutcomeUnknown from error
+        raise
 
 
 def on_commit(session: AsyncSession, callback: Callback) -> None:
@@ -156,6 +170,7 @@ def create_engine(settings: Settings) -> AsyncEngine:
             poolclass=NullPool,
             connect_args=connect_args,
         )
+    connect_args["command_timeout"] += ANSWER_LATE
     connect_args["server_settings"] = {
         "application_name": about.NAME,
         "statement_timeout": str(int(settings.db_statement_timeout * 1000)),
@@ -171,7 +186,23 @@ def create_engine(settings: Settings) -> AsyncEngine:
         connect_args=connect_args,
     )
     _ping_after_idle(engine, settings.db_ping_after_idle)
+    _leave_what_fails(engine)
     return engine
+
+
+def _leave_what_fails(engine: AsyncEngine) -> None:
+    """Give up all connections to a server that does not answer, or that became a standby.
+
+    Each would fail for one request after the other, while a new one may lead to the new primary.
+    """
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def handle_error(context: ExceptionContext) -> None:
+        error = context.original_exception
+        # Postgres ends a statement in time; here it did not even say so.
+        silent = isinstance(error, TimeoutError)
+        if context.connection and (silent or getattr(error, "sqlstate", None) == READ_ONLY):
+            context.is_disconnect = context.invalidate_pool_on_disconnect = True
 
 
 def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:

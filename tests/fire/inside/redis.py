@@ -171,7 +171,8 @@ def test_requests_go_on_without_redis_and_no_job_is_lost(
         with load(server, NOTHING, BOTH, NOTHING, clients=3) as answers:
             answers.recovers()
             longest = {
-                fault.__name__: check_fault(server, answers, fault, one, link) for fault in FAULTS
+                f"longest while {fault.__name__}, s": check_fault(server, answers, fault, one, link)
+                for fault in FAULTS
             }
             one_redis(one).replicaof("127.0.0.1", other.port)
             link.target = other.port  # for who connects from now on
@@ -187,7 +188,7 @@ def test_requests_go_on_without_redis_and_no_job_is_lost(
     assert not answers.bad
     assert set(answers.outcomes) == {"200"}
     assert max(longest.values()) < BOUND
-    note(**answers.figures, faults=len(FAULTS) + 1, jobs=len(wrote), longest_of_fault=longest)
+    note(**answers.figures, faults=len(FAULTS) + 1, jobs=len(wrote), **longest)
 
 
 def test_limits_that_fail_closed_refuse_until_redis_is_there(
@@ -208,7 +209,7 @@ def test_limits_that_fail_closed_refuse_until_redis_is_there(
         assert server.stop() == 0
     assert not answers.bad
     assert answers.longest < BOUND
-    note(**answers.figures, recovered_after=seconds)
+    note(**answers.figures, seconds_until_served=seconds)
 
 
 def test_jobs_are_handed_to_the_redis_that_takes_over(

@@ -61,6 +61,7 @@ def refuses_with_a_problem(server: Server) -> None:
         SIZED + b"Transfer-Encoding: chunked\r\n\r\n4\r\nword\r\n0\r\n\r\n": b"400",
         b"GET /" + b"y" * 1_000_000 + HOST + b"\r\n": b"431",
         b"GET /" + HOST + MANY + b"\r\n": b"431",
+        b"GET /" + HOST + b"X: " + b"y" * 70_000 + b"\r\n\r\n": b"431",
         CHUNKED + MANY + b"\r\n": b"431",
     }.items():
         last = answers(server, sent)[-1]

@@ -28,20 +28,25 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         self.unread += len(data)
+        valid = True
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
+            valid = False
+        if self.unread > MAX_HEAD:
+            self._refuse(431, "headers_too_large", "The headers are larger than is allowed.")
+        elif not valid:
             self._refuse(400, "bad_request", "That is no valid HTTP request.")
-        else:
-            if self.unread > MAX_HEAD:
-                self._refuse(431, "headers_too_large", "The headers are larger than is allowed.")
 
     def on_message_begin(self) -> None:
         self.unread = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        size = len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
+        if size > MAX_HEAD:  # it came in one piece
+            self.unread = size
+            raise ValueError("the head is too large")
         if not self.parser.should_upgrade():
             super().on_headers_complete()
             self.headers = NOWHERE  # type: ignore[assignment]  # with the trailers
@@ -82,6 +87,7 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Answer what is no request, and close."""
         with context.use(request_id=uuid4().hex):
+            self.logger.warning("A request was refused: %s", detail)
             answer = problem(status, code, detail)
         headers = [*self.server_state.default_headers, *answer.raw_headers]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]

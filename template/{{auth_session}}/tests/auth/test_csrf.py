@@ -66,6 +66,7 @@ async def test_without_the_right_token_nothing_changes(
         {"Sec-Fetch-Site": "cross-site", "Origin": PARTNER},
         {"Sec-Fetch-Site": "", "Origin": EVIL},
         {"Sec-Fetch-Site": "", "Origin": "null"},
+        {"Sec-Fetch-Site": "", "Origin": "http://["},
         {"Sec-Fetch-Site": "", "Origin": "https://test.evil.test"},
         {"Sec-Fetch-Site": "", "Origin": "https://evil.test/https://test"},
     ],

@@ -1,6 +1,5 @@
 """What strangers send: every answer is a clear one, none is a 500, and nobody else notices."""
 
-import asyncio
 import json
 import re
 import unicodedata

@@ -23,7 +23,7 @@ SERVICES: dict[str, dict[str, object]] = {
     "taskiq": {"queue": "taskiq", "auth": "api_key", "tracing": "honeycomb"},
 }
 # What is different from queue to queue; the rest is tried on the default answers.
-EVERYWHERE = {"jobs"}
+EVERYWHERE = {"jobs", "worker_stop"}
 CASES = [
     pytest.param(name, file, id=f"{file.stem}-{name}")
     for name in SERVICES

@@ -27,11 +27,11 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 # What the bounds are is tested in test_connections.py; here nobody wants to wait for them.
 IMPATIENT = """
-    from fastapi import Request
+    import fastapi
     from app import connections
     connections.HEAD_SECONDS = connections.WRITE_SECONDS = 4
 
-    async def take(request: Request) -> int:
+    async def take(request: fastapi.Request) -> int:
         return len(await request.body())
 
     async def large():

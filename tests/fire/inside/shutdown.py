@@ -19,7 +19,7 @@ LONG = 20 if FULL else 1  # seconds of load before something happens
 
 # Routes of these tests alone; those of test_serve.py are there, too.
 MORE = """
-    from fastapi import Request, WebSocket
+    import fastapi
     from starlette.responses import StreamingResponse
 
     async def events():
@@ -29,10 +29,10 @@ MORE = """
                 await asyncio.sleep(0.05)
         return StreamingResponse(parts(), media_type="text/event-stream")
 
-    async def take(request: Request) -> int:
+    async def take(request: fastapi.Request) -> int:
         return len(await request.body())
 
-    async def talk(websocket: WebSocket) -> None:
+    async def talk(websocket: fastapi.WebSocket) -> None:
         await websocket.accept()
         async for text in websocket.iter_text():
             await websocket.send_text(text)

@@ -21,7 +21,7 @@ from tests.fire.conftest import FULL, Note
 from tests.test_serve import APP, Serve, Server
 from tests.test_serve import serve as serve
 
-SECONDS = 30 if FULL else 5
+SECONDS = 30 if FULL else 4
 SLOW_CLIENTS = 500 if FULL else 150
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -180,7 +180,7 @@ def test_ten_times_the_capacity(serve: Serve, note: Note) -> None:
 
 def test_a_client_that_asks_ten_times_too_often(serve: Serve, note: Note) -> None:
     server = serve(RATE_LIMIT="20/second")
-    crowd = Crowd(port_of(server.url), "/api/v1/jobs", clients=20, every=0.1)
+    crowd = Crowd(port_of(server.url), "/api/v1/items", clients=20, every=0.1)
     with watched(server) as vitals:
         crowd.ask(SECONDS)
     note(seconds=SECONDS, answers=dict(crowd.answers), growth_mib=vitals.growth)

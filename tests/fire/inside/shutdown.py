@@ -92,7 +92,7 @@ def test_who_asks_as_the_listener_closes_is_answered(serve: Serve, send: Send, n
 
 
 def test_what_is_open_at_sigterm_is_ended_politely(serve: Serve, send: Send) -> None:
-    server = serve(DRAIN_SECONDS="1", GUNICORN_CMD_ARGS="--graceful-timeout 20")
+    server = serve(DRAIN_SECONDS="1", GUNICORN_CMD_ARGS="--graceful-timeout 50")
     port = port_of(server.url)
     events = send(port, head("GET", "/test/events"))
     assert b"200 OK" in events.recv(1000)
@@ -110,8 +110,8 @@ def test_what_is_open_at_sigterm_is_ended_politely(serve: Serve, send: Send) -> 
     assert closed.value.rcvd.code == 1012  # "service restart"
     assert rest(body).endswith(b"\r\n\r\n10")
     assert rest(events).endswith(b"\r\n0\r\n\r\n"), "the end of a stream, not a cut"
-    assert server.process.wait(20) == 0
-    assert time.monotonic() - start < 10, "streams of events need not be waited for"
+    assert server.process.wait(60) == 0
+    assert time.monotonic() - start < 30, "streams of events need not be waited for"
     clean(server)
 
 
@@ -132,7 +132,7 @@ def test_recycling_under_load_loses_nothing(serve: Serve, note: Note, workers: s
     arguments = f"--max-requests {most} --max-requests-jitter 50"
     server = serve(GUNICORN_CMD_ARGS=arguments, WEB_CONCURRENCY=workers)
     with asking(port_of(server.url)) as clients:
-        wanted = 20 if FULL else 4
+        wanted = 20 if FULL else 3
         server.until(lambda: server.log.read_text().count("Booting worker") >= wanted + 2, 600)
     assert server.stop(60) == 0
     recycled = server.log.read_text().count("Maximum request limit")

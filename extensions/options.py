@@ -283,30 +283,45 @@ def merge(chosen: list[Option], field: str) -> dict[str, Any]:
 class Options(ContextHook):
     """Adds to every render: the folder variables, ``options``, and the choices of each question."""
 
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        # Copier renders each part of each path, and asks each time.
+        self._of: dict[str, Answers] = {}
+
     def hook(self, context: Answers) -> None:
         available = load()
-        chosen = choose(available, context)
-        variables = {option.variable for option in chosen}
-        context.update({o.variable: "." if o.variable in variables else "" for o in available})
-        context.update(
-            options=chosen,
-            available=available,
-            choices=choices(available),
-            default=defaults(available, context.get("preset", "standard")),
-            gather=lambda field: gather(chosen, field),
-            merge=lambda field: merge(chosen, field),
-            secrets=[each.name for option in chosen for each in option.env if each.secret],
-            deploy_token=next((o.deploy_token for o in chosen if o.deploy_token), None),
-            deploy_image=next((o.deploy_image for o in chosen if o.deploy_image), None),
-            has=lambda fact: any(fact in option.provides for option in chosen),
-            part_imports=[f"import {module}" for module in gather(chosen, "parts")],
-            part_names=[f"{module}," for module in gather(chosen, "parts")],
-            router_imports=[f"import {module}.router" for module in gather(chosen, "routers")],
-            router_names=[f"{module}.router.router," for module in gather(chosen, "routers")],
-            required_variables=gather(chosen, "required_variables"),
-            server_imports=[f"import {module}" for module in gather(chosen, "servers")],
-            server_names=[f"{module}.SERVER," for module in gather(chosen, "servers")],
-        )
+        questions = {SEVERAL.get(o.question, o.question) for o in available}
+        facts = {o.choice for o in available if o.question == FACT}
+        given = {name: context.get(name) for name in sorted({"preset", *questions, *facts})}
+        key = json.dumps(given, default=str)
+        if key not in self._of:
+            self._of[key] = _facts(available, given)
+        context.update(self._of[key])
+
+
+def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
+    """Return what the answers mean for the templates."""
+    chosen = choose(available, given)
+    variables = {option.variable for option in chosen}
+    return {o.variable: "." if o.variable in variables else "" for o in available} | {
+        "options": chosen,
+        "available": available,
+        "choices": choices(available),
+        "default": defaults(available, given["preset"] or "standard"),
+        "gather": lambda field: gather(chosen, field),
+        "merge": lambda field: merge(chosen, field),
+        "secrets": [each.name for option in chosen for each in option.env if each.secret],
+        "deploy_token": next((o.deploy_token for o in chosen if o.deploy_token), None),
+        "deploy_image": next((o.deploy_image for o in chosen if o.deploy_image), None),
+        "has": lambda fact: any(fact in option.provides for option in chosen),
+        "part_imports": [f"import {module}" for module in gather(chosen, "parts")],
+        "part_names": [f"{module}," for module in gather(chosen, "parts")],
+        "router_imports": [f"import {module}.router" for module in gather(chosen, "routers")],
+        "router_names": [f"{module}.router.router," for module in gather(chosen, "routers")],
+        "required_variables": gather(chosen, "required_variables"),
+        "server_imports": [f"import {module}" for module in gather(chosen, "servers")],
+        "server_names": [f"{module}.SERVER," for module in gather(chosen, "servers")],
+    }
 
 
 def choices(options: tuple[Option, ...]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 from jinja2.ext import Extension
@@ -24,6 +25,14 @@ class PythonSlots(Extension):
         if not (name or "").endswith(".py.jinja"):
             return source
         return SLOT.sub(r"{{ \2 | indented('\1') }}", source)
+
+
+class Once(Extension):
+    """Compiles each text once: Copier asks for each part of each path, again and again."""
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        environment.from_string = cache(environment.from_string)
 
 
 class Filters(Extension):

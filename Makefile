@@ -35,8 +35,8 @@ combinations: .venv/complete ## Render, lint and type-check every pair of answer
 targets: .venv/complete ## What services deploy with, and their pipelines, under every validator for them
 	pytest -n 2 -rs tests/ci tests/clouds tests/kubernetes
 
-updates: .venv/complete ## Update services: from past versions, with edits, from every answer to every other
-	pytest -n 2 --dist loadgroup tests/updates
+updates: .venv/complete ## Update services: from past versions, with edits, through every answer (FULL=1: from each to each)
+	FULL=$(FULL) pytest -n 2 --dist loadgroup tests/updates
 
 services: .venv/complete ## Install services that have every answer, and run their own tests
 	pytest -s -rs -m "not besides" tests/suites -k "not standard"

@@ -1,7 +1,7 @@
 """An option that somebody adds as one folder gives a service that passes; nothing else is touched.
 
-``tests/toys`` has a queue, an auth style and a deploy target. They are laid beside the options of a
-copy of the template, and what they render runs the suites of their ports as these stand.
+``tests/toys`` has a queue, an auth style, a deploy target and a feature. They are laid beside the
+options of a copy of the template, and what they render runs the suites of their ports as those are.
 """
 
 import shutil
@@ -13,16 +13,16 @@ import pytest
 from tests import generator, suite
 
 TOYS = generator.ROOT / "tests" / "toys"
-SUITES = ("auth", "jobs", "deploy", "test_contract.py", "test_documentation.py")
+SUITES = ("auth", "jobs", "deploy", "tides", "test_contract.py", "test_documentation.py")
 
 
 @pytest.mark.timeout(900)
-def test_a_queue_an_auth_style_and_a_deploy_target_are_one_folder_each(tmp_path: Path) -> None:
+def test_a_queue_an_auth_style_a_target_and_a_feature_are_one_folder_each(tmp_path: Path) -> None:
     root = generator.copy_of_template(tmp_path / "template")
     for toy in TOYS.iterdir():
         shutil.copytree(toy, root / "template" / toy.name)
     given = {"queue": "list", "auth": "tickets", "deploy": "shelf"}
-    service = generator.render(root, tmp_path / "service", **given)
+    service = generator.render(root, tmp_path / "service", **given, features=["tides"])
 
     for command in (
         ["sync", "--quiet"],

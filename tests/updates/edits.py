@@ -1,107 +1,192 @@
-"""A service with the edits that people make: what is added, changed and deleted, line by line."""
+"""A service with the edits that people make: what is added, changed and deleted, line by line.
 
-from tests.updates.world import Service, commit
+``tests/harbour`` has the files of its own: a feature with a table, a job and tests, and a part.
+"""
 
-# File, a place in it, and the lines that go behind the first line of that place.
-ADDED = [
-    ("pyproject.toml", "    # Yours.\n]\n\n[project.scripts]", '    "sqids>=0.5",\n'),
-    ("src/app/api.py", "            # Your own routers here.\n", "            orders.router,\n"),
-    ("src/app/api.py", "    jobs,\n    versions,\n)", "    orders,\n"),
-    (
-        "src/app/settings/__init__.py",
-        "    # Your own settings here.\n",
-        '    shop: str = Field("Harbour", description="What the shop is called")\n',
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests import generator
+from tests.updates import world
+
+HARBOUR = generator.ROOT / "tests" / "harbour"
+OWN = {path.relative_to(HARBOUR).as_posix(): path.read_text() for path in generator.files(HARBOUR)}
+CONFLICT = re.compile(
+    r"^<{7} before updating\n.*?^={7}\n(.*?)^>{7} after updating\n", re.MULTILINE | re.DOTALL
+)
+DELETED = (".vscode/settings.json", "benchmarks/compare.py")
+EXAMPLE = ("src/app/items", "tests/items", "migrations/versions/items_0001.py")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Somebody put ``new`` where ``old`` stood."""
+
+    path: str
+    old: str
+    new: str
+
+    def fits(self, service: world.Service) -> bool:
+        """Say whether it can be done here, and was not yet."""
+        text = service.read(self.path) if service.has(self.path) else ""
+        return text.count(self.old) == 1 and self.new not in text
+
+    def do(self, service: world.Service) -> None:
+        service.change(self.path, self.old, self.new)
+
+    def lost(self, service: world.Service) -> list[str]:
+        """Return the lines that are neither where they were nor in a patch beside that."""
+        files = [path for path in (self.path, f"{self.path}.rej") if service.has(path)]
+        kept = Counter(line.removeprefix("+") for f in files for line in _lines(service.read(f)))
+        back = _removed(self.new, self.old) & kept if f"{self.path}.rej" not in files else Counter()
+        return [
+            *(f"{self.path} lost: {line}" for line in _removed(self.old, self.new) - kept),
+            *(f"{self.path} has again: {line}" for line in back),
+        ]
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines()
+
+
+def _removed(new: str, old: str) -> Counter[str]:
+    """Return the lines of ``old`` that ``new`` has not."""
+    return Counter(_lines(old)) - Counter(_lines(new))
+
+
+def _below(path: str, place: str, lines: str) -> Change:
+    return Change(path, f"{place}\n", f"{place}\n{lines}")
+
+
+def _above(path: str, place: str, lines: str) -> Change:
+    return Change(path, place, f"{lines}{place}")
+
+
+JOB = """
+  docks:
+    runs-on: ubuntu-latest
+    timeout-minutes: 5
+    steps:
+      - run: echo "all docked"
+"""
+ROOM = " " * 12
+CHANGES = (
+    Change(
+        "pyproject.toml",
+        "    # Yours.\n]\n\n[project.scripts]",
+        '    # Yours.\n    "sqids>=0.5",\n]\n\n[project.scripts]',
     ),
-    (
+    _below(
+        "src/app/api.py", "            # Your own routers here.", "            orders.router,\n"
+    ),
+    _above("src/app/api.py", "    versions,\n)", "    orders,\n"),
+    _below(
+        "src/app/parts.py",
+        "    # Your own parts here: modules with `install(app, settings)`.",
+        "    pier,\n",
+    ),
+    _above("src/app/parts.py", "    redis,\n    tracing,\n)", "    pier,\n"),
+    _below(
+        "src/app/settings/__init__.py",
+        "    # Your own settings here.",
+        '    harbour: str = Field("Bremen", description="Which harbour this is")\n',
+    ),
+    Change(
+        "src/app/settings/__init__.py",
+        '    thread_pool_size: int = Field(20, ge=1, description="Threads for synchronous code")\n',
+        '    thread_pool_size: int = Field(30, ge=1, description="Threads for synchronous code")\n',
+    ),
+    _below(
         "compose.yaml",
-        "  # Your own services here.\n",
+        "  # Your own services here.",
         "  mail:\n    image: axllent/mailpit:v1.29\n    networks: [default]\n",
     ),
-    (
+    _below(
         "Makefile",
-        "# Your own targets here.\n",
+        "# Your own targets here.",
         "stock: ## Count what is there\n\tuv run app stock\n",
     ),
-    (".env.example", "# Your own variables here.\n", "# What the shop is called\n#SHOP=Harbour\n"),
-    (".gitignore", ".DS_Store\n", "stock.csv\n"),
-    ("Dockerfile", "WORKDIR /app\n# Owned", "RUN install -d /var/lib/stock\n"),
-    ("README.md", "## Find your way\n", "\nStart with `src/app/orders.py`.\n"),
-    ("docs/production.md", "## Yours to do\n", "\n- [x] The harbour master knows.\n"),
-    ("src/app/items/jobs.py", "PAGE = 1000\n", "# The harbour master counts them.\n"),
-    (".github/workflows/ci.yml", "name: CI\n", "\nrun-name: ${{ github.actor }} pushed\n"),
-]
-FILES = {path for path, _, _ in ADDED}
-PART = '''"""Says which pier an answer came from."""
-
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from app.settings import Settings
-
-
-class Pier:
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
-
-
-def install(app: FastAPI, settings: Settings) -> None:
-    app.add_middleware(Pier)
-'''
-ROUTER = '''"""What was ordered."""
-
-from fastapi import APIRouter
-
-from app.auth import CurrentUser
-
-router = APIRouter(prefix="/orders", tags=["orders"])
-
-
-@router.get("")
-async def list_orders(user: CurrentUser) -> list[str]:
-    """List the orders."""
-    return []
-'''
-OWN = {
-    "src/app/pier.py": PART,
-    "src/app/orders.py": ROUTER,
-}
-DELETED = ("docs/adr/problems.md", ".vscode/settings.json")
+    _below(
+        ".env.example",
+        "# Your own variables here.",
+        "# Which harbour this is\n#HARBOUR=Bremen\n",
+    ),
+    _below(".gitignore", ".DS_Store", "stock.csv\n"),
+    _above("Dockerfile", "# Owned by root", "RUN install -d /var/lib/stock\n"),
+    Change(
+        "Dockerfile",
+        "HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \\\n",
+        "HEALTHCHECK --interval=20s --timeout=3s --start-period=30s \\\n",
+    ),
+    _below("README.md", "## Find your way", "\nStart with `src/app/orders/`.\n"),
+    _below("docs/production.md", "## Yours to do", "\n- [x] The harbour master knows.\n"),
+    Change("src/app/items/jobs.py", "PAGE = 1000\n", "PAGE = 500\n"),
+    Change(
+        ".github/workflows/ci.yml",
+        "    branches: [main]\n",
+        "    branches: [main, tide]\n",
+    ),
+    Change(
+        ".github/workflows/ci.yml",
+        "go into `needs` below, too.\n",
+        f"go into `needs` below, too.\n{JOB}",
+    ),
+    Change(
+        ".github/workflows/ci.yml",
+        "    needs: [check, audit, test, test-production-servers, image]",
+        "    needs: [check, audit, test, test-production-servers, image, docks]",
+    ),
+    _below(
+        ".gitlab-ci.yml",
+        "# Your own jobs here.",
+        '\ndocks:\n  extends: .python\n  script:\n    - echo "all docked"\n',
+    ),
+)
+FILES = {change.path for change in CHANGES}
 
 
-Added = tuple[str, str, str]
+def edit(service: world.Service, *, example: bool = True) -> list[Change]:
+    """Do all of it that fits, and commit; return what was changed.
 
-
-def edit(service: Service) -> list[Added]:
-    """Do all of it that fits, and commit; return what was added.
-
-    Versions of the past lack some of the places where lines are put.
+    Versions of the past lack some of the places, and so do other answers.
     """
-    added = [each for each in ADDED if service.has(each[0]) and each[1] in service.read(each[0])]
-    for path, place, lines in added:
-        first = place.splitlines(keepends=True)[0] if place.count("\n") else ""
-        text = service.read(path)
-        service.write(path, text.replace(place, first + lines + place[len(first) :], 1))
     for path, text in OWN.items():
         service.write(path, text)
-    parts = "src/app/parts.py"
-    service.change(parts, "    # Your own parts", "    pier,\n    # Your own parts")
-    service.change(parts, "    redis,\n    tracing,\n)", "    pier,\n    redis,\n    tracing,\n)")
     for path in DELETED:
         (service.folder / path).unlink()
-    commit(service.folder, "the harbour's own")
-    return added
+    if not example:
+        delete_example(service)
+    return [*redo(service)]
 
 
-def lost(service: Service, added: list[Added]) -> list[str]:
+def redo(service: world.Service) -> Iterator[Change]:
+    """Do what fits and was not done; somebody whose files are back would."""
+    for change in [change for change in CHANGES if change.fits(service)]:
+        change.do(service)
+        yield change
+    world.commit(service.folder, "the harbour's own")
+
+
+def resolve(service: world.Service) -> list[str]:
+    """Take the template's side of each conflict, where people then do again what they had done."""
+    paths = [line[3:] for line in service.status() if line.startswith("UU ")]
+    for path in paths:
+        service.write(path, CONFLICT.sub(r"\1", service.read(path)))
+    return paths
+
+
+def delete_example(service: world.Service) -> None:
+    """Do what its README says."""
+    for path in EXAMPLE:
+        world.git(service.folder, "rm", "-r", "--quiet", path)
+    service.change("src/app/api.py", "            app.items.router.router,\n", "")
+    service.change("src/app/api.py", "import app.items.router\n", "")
+
+
+def lost(service: world.Service, changes: list[Change]) -> list[str]:
     """Return what is missing of it, neither where it was nor kept beside that."""
-    missing = []
-    for path, _, lines in added:
-        kept = "".join(service.read(each) for each in (path, f"{path}.rej") if service.has(each))
-        missing += [f"{path}: {line}" for line in lines.splitlines() if line not in kept]
+    missing = [line for change in changes for line in change.lost(service)]
     missing += [path for path, text in OWN.items() if service.read(path) != text]
-    missing += [f"{path} came back" for path in DELETED if service.has(path)]
-    parts = service.read("src/app/parts.py")
-    return missing + ["src/app/parts.py: pier"] * (parts.count("    pier,\n") != 2)
+    return missing + [f"{path} came back" for path in DELETED if service.has(path)]

@@ -4,11 +4,13 @@ The table in ``docs/updating.md`` is made of these: ``make table``. The template
 has, besides this one, the changes of ``next_version``.
 """
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.updates import edits
 from tests.updates.world import Service, commit, git
 
 Case = Callable[[Service], str]
@@ -147,11 +149,7 @@ def _you_deleted(service: Service) -> str:
 
 @case("you deleted the example, and the template added a file to it", "it stays deleted")
 def _example_deleted(service: Service) -> str:
-    tracked = git(service.folder, "ls-files").splitlines()
-    for path in [path for path in tracked if "items" in path]:
-        (service.folder / path).unlink()
-    service.change("src/app/api.py", "            app.items.router.router,\n", "")
-    service.change("src/app/api.py", "import app.items.router\n", "")
+    edits.delete_example(service)
     _commit_and_update(service)
     back = [path for path in service.tree() if "items" in path]
     assert "items" not in service.read("src/app/api.py")
@@ -161,10 +159,7 @@ def _example_deleted(service: Service) -> str:
 
 @case("you deleted a folder, and the template added a file to it", "it stays deleted")
 def _folder_deleted(service: Service) -> str:
-    tracked = git(service.folder, "ls-files", "src/app/items").splitlines()
-    for path in tracked:
-        (service.folder / path).unlink()
-    (service.folder / "src/app/items").rmdir()
+    shutil.rmtree(service.folder / "src/app/items")
     _commit_and_update(service)
     return "it came back" if service.has("src/app/items") else "it stays deleted"
 
@@ -183,31 +178,13 @@ def _both_added(service: Service) -> str:
     return "both are in it, marked as a conflict; the update lists it"
 
 
-PLACES = {
-    "pyproject.toml": ("    # Yours.\n]\n\n[project.scripts]", '    "sqids>=0.5",\n'),
-    "src/app/api.py": ("            # Your own routers here.\n", "            orders.router,\n"),
-    "src/app/parts.py": ("    # Your own parts here", "    stock,\n"),
-    "src/app/settings/__init__.py": ("    # Your own settings here.\n", "    shop: str = 'x'\n"),
-    "compose.yaml": ("  # Your own services here.\n", "  mail:\n    image: axllent/mailpit\n"),
-    "Makefile": ("# Your own targets here.\n", "stock:\n\tuv run app stock\n"),
-    ".env.example": ("# Your own variables here.\n", "#SHOP=x\n"),
-}
-
-
 @case("you added lines where comments say `Your own`, and answer all otherwise", "they are there")
 def _own_places(service: Service) -> str:
-    for path, (place, line) in PLACES.items():
-        before, after = (line, place) if path.endswith("parts.py") else (place, line)
-        if path == "pyproject.toml":
-            place, rest = place.split("]")[0], place.split("]", 1)[1]
-            service.change(path, f"{place}]{rest}", f"{place}{line}]{rest}")
-        else:
-            service.change(path, place, before + after)
-    given = {"queue": "none", "auth": "none", "tracing": "none", "ci": "none", "example": "false"}
+    changes = edits.edit(service)
+    given = {"queue": "none", "auth": "none", "tracing": "none", "ci": "gitlab", "example": "false"}
     done = _commit_and_update(service, **given)
     assert "changed the same lines" not in done.stdout, done.stdout
-    missing = [path for path, (_, line) in PLACES.items() if line not in service.read(path)]
-    return "they are there" if not missing else f"{missing} lost them"
+    return "\n".join(edits.lost(service, changes)) or "they are there"
 
 
 @case("you have a `uv.lock`", "it is yours: an update leaves it alone, whatever it brings")
@@ -231,14 +208,23 @@ def _dirty(service: Service) -> str:
 
 @case("the template has nothing new", "nothing is changed")
 def _nothing_new(service: Service) -> str:
-    done = service.update("--vcs-ref", ":current:")
-    assert done.returncode == 0
-    return "nothing is changed" if service.status() == [] else "\n".join(service.status())
+    changed = _changed(service, "--vcs-ref", ":current:")
+    edits.edit(service)
+    return changed + _changed(service, "--vcs-ref", ":current:") or "nothing is changed"
 
 
 @case("you update twice", "the second time changes nothing")
 def _twice(service: Service) -> str:
-    service.update()
-    commit(service.folder)
-    service.update()
-    return "the second time changes nothing" if service.status() == [] else str(service.status())
+    edited = service.copy(service.folder.with_name("edited"))
+    edits.edit(edited)
+    for each in (service, edited):
+        _commit_and_update(each)
+        commit(each.folder)
+    return "".join(map(_changed, (service, edited))) or "the second time changes nothing"
+
+
+def _changed(service: Service, *options: str) -> str:
+    """Update a clean tree; return what came of it."""
+    done = service.update(*options)
+    assert done.returncode == 0, done.stdout
+    return "\n".join(service.status())

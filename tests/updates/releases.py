@@ -12,6 +12,8 @@ from tests.updates import world
 BEFORE_TAGS = {
     "0.0.1": "9536882",  # one answer and `none` to every question; no update could get there
     "0.0.2": "55eb5ad",  # callers are known by a fact that the auth styles share
+    "0.0.3": "46363d4",  # all answers of today
+    "0.0.4": "40d06da",  # migrations and databases did not survive an answer that left
 }
 NOW = "999.0.0"
 

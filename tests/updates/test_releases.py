@@ -1,12 +1,14 @@
 """A service that nobody changed is, after an update, what a new one would be."""
 
-from itertools import pairwise
+import os
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import pytest
 
 from tests.updates import edits, releases, world
 
+FULL = os.environ.get("FULL") == "1"
 VERSIONS = [*releases.kept(), releases.NOW]
 
 
@@ -32,8 +34,8 @@ def test_an_update_to_the_next_version_gives_what_a_new_copy_gives(
     assert service.tree() == fresh.tree()
 
 
-@pytest.mark.parametrize("old", VERSIONS[:-1])
-def test_an_update_from_any_version_to_now_gives_what_a_new_copy_gives(
+@pytest.mark.parametrize("old", VERSIONS[:-2] if FULL else VERSIONS[:1])
+def test_an_update_over_several_versions_gives_what_a_new_copy_gives(
     template: Path, tmp_path: Path, old: str
 ) -> None:
     service = world.Service.make(template, tmp_path / "service", version=old)
@@ -44,16 +46,25 @@ def test_an_update_from_any_version_to_now_gives_what_a_new_copy_gives(
     assert service.tree() == fresh.tree()
 
 
-@pytest.mark.parametrize("old", VERSIONS[:-1])
-def test_an_update_from_any_version_to_now_keeps_every_line_of_people(
-    template: Path, tmp_path: Path, old: str
+# Where a change of everything meets what people wrote; FULL=1: all the tests that a service has.
+TESTS = ["orders", "items", "test_cli.py", "test_documentation.py", "test_migrations.py"]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("old", "example"), [*zip(VERSIONS[:-1], cycle([True, False]), strict=False)]
+)
+def test_an_update_from_any_version_keeps_every_line_of_people(
+    template: Path, tmp_path: Path, old: str, example: bool
 ) -> None:
     service = world.Service.make(template, tmp_path / "service", version=old)
-    added = edits.edit(service)
-    assert len(added) > 5
+    changes = edits.edit(service, example=example)
+    assert len(changes) > 10
     done = service.update()
     assert done.returncode == 0, done.stdout
-    assert edits.lost(service, added) == []
-    listed = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
-    surprises = {line for line in service.status() if not line.startswith((" M", "??", " D"))}
-    assert {line.split()[-1] for line in surprises} <= set(listed)
+    assert edits.lost(service, changes) == []
+    for path in edits.resolve(service):
+        assert f"\n    {path}\n" in done.stdout
+    assert {line[:2] for line in service.status()} <= {" M", "??", " D", "UU"}
+    list(edits.redo(service))  # for what had no place in that version, too
+    service.holds(*([] if FULL else [f"tests/{name}" for name in TESTS]))

@@ -1,58 +1,129 @@
-"""Every answer becomes every other in a service that people have changed, and nothing is lost."""
+"""Every answer becomes every other in a service that people have changed, and nothing is lost.
 
-import sys
+The same service walks from answers to answers, several questions at once, so that each step is an
+update of a service that was edited and updated before. After each, it is what a new copy would be
+but for the edits, and its own tests of what was switched are green, and so are the people's.
+``FULL=1``: not only each answer in turn, but every ordered pair of them.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from itertools import cycle, islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests import generator, matrix, toolbox
+from tests import generator, matrix
 from tests.updates import edits, world
 
-SWITCHES = {
-    question: choices
-    for question, choices in matrix.choices().items()
-    if question in ("queue", "tracing", "auth", "deploy", "ci", "example")
+FULL = os.environ.get("FULL") == "1"
+# What is switched together, with the tests of a service that have to do with it.
+WALKS = {
+    "jobs": {
+        "queue": ["tests/jobs"],
+        "example": ["tests/items"],
+        "ci": ["tests/test_documentation.py"],
+    },
+    "callers": {
+        "auth": ["tests/auth", "tests/test_migrations.py"],
+        "deploy": ["tests/deploy", *["tests/test_serve.py"] * FULL],
+        "tracing": ["tests/tracing", *["tests/test_logs.py"] * FULL],
+    },
 }
+OWN_TESTS = "tests/orders"
+
+
+def test_every_question_that_changes_a_service_is_walked() -> None:
+    walked = {question for questions in WALKS.values() for question in questions}
+    features = {each for each in matrix.choices() if each.startswith(matrix.FEATURE)}
+    assert walked | features == set(matrix.choices()) - {"preset", "python"}
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published template, which has a feature more: a toy."""
     template = generator.copy_of_template(tmp_path_factory.mktemp("switches") / "template")
+    toy = "{{feature_tides}}"
+    shutil.copytree(generator.ROOT / "tests" / "toys" / toy, template / "template" / toy)
     world.publish(template, "1.0.0")
     return template
 
 
-@pytest.fixture(scope="module")
-def edited(template: Path, tmp_path_factory: pytest.TempPathFactory) -> world.Service:
-    folder = tmp_path_factory.mktemp("edited") / "service"
-    service = world.Service.make(template, folder, version="1.0.0")
-    assert edits.edit(service) == edits.ADDED
-    return service
+def walk(choices: list[Any]) -> list[Any]:
+    """Return what is answered, one after the other: the first of ``choices`` at both ends."""
+    if not FULL:
+        return [*choices, choices[0]]
+    steps = [choices[0]]
+    for n, one in enumerate(choices):
+        steps += [one] * (steps[-1] != one)
+        for other in choices[n + 1 :]:
+            steps += [other, one]
+    return steps
 
 
-@pytest.mark.parametrize("question", SWITCHES)
-def test_every_answer_becomes_every_other_and_nothing_is_lost(
-    edited: world.Service, template: Path, tmp_path: Path, question: str
+def test_a_full_walk_takes_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "FULL", True)
+    taken = {*pairwise(walk([1, 2, 3, 4]))}
+    assert taken == {(a, b) for a in range(1, 5) for b in range(1, 5) if a != b}
+
+
+def steps(choices: dict[str, list[Any]], first: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the answers after the first; short walks begin again when they are at their end."""
+    walks = {
+        question: walk([answer, *(each for each in choices[question] if each != answer)])[1:]
+        for question, answer in first.items()
+    }
+    longest = max(map(len, walks.values()))
+    for row in islice(zip(*map(cycle, walks.values()), strict=False), longest):
+        yield dict(zip(walks, row, strict=True))
+
+
+@pytest.mark.timeout(24 * 3600 if FULL else 1800)
+@pytest.mark.parametrize("name", WALKS)
+def test_every_answer_becomes_another_and_nothing_is_lost(
+    template: Path, tmp_path: Path, name: str
 ) -> None:
-    service = edited.copy(tmp_path / "service")
-    default = service.answers()[question]
-    others = [each for each in SWITCHES[question] if each != default]
-    for answer in [*others, default]:
-        given = {question: str(answer).lower()}
-        done = service.update("--vcs-ref", ":current:", **given)
+    choices = matrix.choices(template / "template")
+    service = world.Service.make(template, tmp_path / "service", version="1.0.0")
+    changes = edits.edit(service, example=name == "jobs")
+    tests = WALKS[name] | (_features(choices) if name == "jobs" else {})
+    answers = {question: service.answers().get(question, False) for question in tests}
+    for number, step in enumerate(steps(choices, answers)):
+        done = service.update("--vcs-ref", ":current:", **_given(step))
         assert done.returncode == 0, done.stdout
         assert "changed the same lines" not in done.stdout, done.stdout
-        assert edits.lost(service, edits.ADDED) == [], answer
-        _put_right_what_is_beside(service)
-        fresh = world.Service.make(template, tmp_path / str(answer), version="1.0.0", **given)
-        assert _differences(service, fresh) == set(), answer
-        _holds(service)
-        world.commit(service.folder, f"{question} is {answer}")
-        if answer != default:
-            service = _with_all_of_it(edited, service, tmp_path / f"from-{answer}")
+        assert edits.lost(service, changes) == [], step
+        _look_at_what_is_beside(service)
+        changes = [change for change in changes if service.has(change.path)]
+        changes += edits.redo(service)
+        fresh = world.Service.make(
+            template, tmp_path / f"{number}", version="1.0.0", **_given(step)
+        )
+        assert _differences(service, fresh) == set(), step
+        switched = [question for question in step if step[question] != answers[question]]
+        service.holds(OWN_TESTS, *(test for question in switched for test in tests[question]))
+        world.commit(service.folder, f"{step}")
+        answers = step
 
 
-def _put_right_what_is_beside(service: world.Service) -> None:
+def _features(choices: dict[str, list[Any]]) -> dict[str, list[str]]:
+    """Return the tests of each feature: what it brings, and its table."""
+    names = [each for each in choices if each.startswith(matrix.FEATURE)]
+    return {
+        name: [f"tests/{name.removeprefix(matrix.FEATURE)}", "tests/test_migrations.py"]
+        for name in names
+    }
+
+
+def _given(step: dict[str, Any]) -> dict[str, str]:
+    """Return the answers as the command line takes them."""
+    row = matrix.Row("", {"example": False, **step}, always=True, new=frozenset())
+    return {question: str(answer).lower() for question, answer in row.given.items()}
+
+
+def _look_at_what_is_beside(service: world.Service) -> None:
     """Do what the closing message asks for: look, and delete what is not wanted any more."""
     for path in service.folder.rglob("*.rej"):
         path.unlink()
@@ -61,19 +132,5 @@ def _put_right_what_is_beside(service: world.Service) -> None:
 def _differences(service: world.Service, fresh: world.Service) -> set[str]:
     """Return the files that differ from a new copy though nobody edited them."""
     mine, theirs = service.tree(), fresh.tree()
-    touched = {*edits.FILES, *edits.OWN, *edits.DELETED, "src/app/parts.py"}
+    touched = {*edits.FILES, *edits.OWN, *edits.DELETED, "uv.lock"}
     return {path for path in {*mine, *theirs} - touched if mine.get(path) != theirs.get(path)}
-
-
-def _holds(service: world.Service) -> None:
-    """Lint and type-check it; its own tests run for the rows of the matrix."""
-    ruff = ("-m", "ruff", "check", "--no-cache")
-    assert toolbox.run(Path(sys.executable), service.folder, *ruff) == ""
-    python = toolbox.python_for(service.folder)
-    cache = python.parent.parent / "mypy-switches"
-    assert toolbox.run(python, service.folder, "-m", "mypy", "--cache-dir", str(cache)) == ""
-
-
-def _with_all_of_it(edited: world.Service, switched: world.Service, to: Path) -> world.Service:
-    """Return the switched service, or, when edits had to leave with an answer, a new start."""
-    return switched if all(map(switched.has, edits.FILES)) else edited.copy(to)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests import generator
+from tests import generator, suite
 
 COPIER = [sys.executable, "-m", "copier"]
 ROLES = ("AUTHOR_NAME", "AUTHOR_EMAIL", "COMMITTER_NAME", "COMMITTER_EMAIL")
@@ -87,6 +87,17 @@ class Service:
     def update(self, *options: str, **given: str) -> subprocess.CompletedProcess[str]:
         """Run ``copier update`` as people do; return its exit code and all that it wrote."""
         return _copier("update", *_data(given), *options, cwd=self.folder, check=False)
+
+    def holds(self, *tests: str) -> None:
+        """Install it, lint it, check its types, and run those of these tests that it has."""
+        for command in (
+            ["sync", "--quiet"],
+            ["run", "ruff", "check", "--quiet"],
+            ["run", "ruff", "format", "--quiet", "--check"],
+            ["run", "mypy"],
+        ):
+            subprocess.run([*suite.UV, *command], cwd=self.folder, check=True)
+        suite.run(self.folder, *filter(self.has, tests), options="-q")
 
     def status(self) -> list[str]:
         return git(self.folder, "status", "--porcelain").splitlines()

@@ -1,0 +1,5 @@
+"""What ships order."""
+
+from app.orders.router import router
+
+__all__ = ["router"]

@@ -1,0 +1,12 @@
+"""The table."""
+
+from sqlalchemy import Identity
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+
+
+class Tide(Base):
+    __tablename__ = "tides"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)

@@ -36,24 +36,13 @@ class Change:
     def do(self, service: world.Service) -> None:
         service.change(self.path, self.old, self.new)
 
-    def lost(self, service: world.Service) -> list[str]:
-        """Return the lines that are neither where they were nor in a patch beside that."""
-        files = [path for path in (self.path, f"{self.path}.rej") if service.has(path)]
-        kept = Counter(line.removeprefix("+") for f in files for line in _lines(service.read(f)))
-        back = _removed(self.new, self.old) & kept if f"{self.path}.rej" not in files else Counter()
-        return [
-            *(f"{self.path} lost: {line}" for line in _removed(self.old, self.new) - kept),
-            *(f"{self.path} has again: {line}" for line in back),
-        ]
+    @property
+    def added(self) -> Counter[str]:
+        return Counter(self.new.splitlines()) - Counter(self.old.splitlines())
 
-
-def _lines(text: str) -> list[str]:
-    return text.splitlines()
-
-
-def _removed(new: str, old: str) -> Counter[str]:
-    """Return the lines of ``old`` that ``new`` has not."""
-    return Counter(_lines(old)) - Counter(_lines(new))
+    @property
+    def taken(self) -> Counter[str]:
+        return Counter(self.old.splitlines()) - Counter(self.new.splitlines())
 
 
 def _below(path: str, place: str, lines: str) -> Change:
@@ -186,7 +175,18 @@ def delete_example(service: world.Service) -> None:
 
 
 def lost(service: world.Service, changes: list[Change]) -> list[str]:
-    """Return what is missing of it, neither where it was nor kept beside that."""
-    missing = [line for change in changes for line in change.lost(service)]
+    """Return what is missing of it, neither where it was nor in a patch beside that."""
+    paths = sorted({change.path for change in changes})
+    missing = [line for path in paths for line in _lost(service, path, changes)]
     missing += [path for path, text in OWN.items() if service.read(path) != text]
     return missing + [f"{path} came back" for path in DELETED if service.has(path)]
+
+
+def _lost(service: world.Service, path: str, changes: list[Change]) -> list[str]:
+    here = [change for change in changes if change.path == path]
+    files = [each for each in (path, f"{path}.rej") if service.has(each)]
+    lines = "".join(map(service.read, files)).splitlines()
+    kept = Counter(line.removeprefix("+") for line in lines)
+    added = sum((change.added for change in here), Counter[str]())
+    back = sum((change.taken for change in here), Counter[str]()) & Counter(lines)
+    return [f"{path} lost: {line}" for line in added - kept] + [f"{path}: {line}" for line in back]

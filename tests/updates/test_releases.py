@@ -56,7 +56,7 @@ def test_an_update_over_several_versions_gives_what_a_new_copy_gives(
 TESTS = ["orders", "items", "test_documentation.py", "test_migrations.py"]
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600 if FULL else 1800)
 @pytest.mark.parametrize(
     ("old", "example"), [*zip(VERSIONS[:-1], cycle([True, False]), strict=False)]
 )

@@ -1,9 +1,13 @@
 """What strangers send: every answer is a clear one, none is a 500, and nobody else notices."""
 
+import asyncio
 import json
 import re
+import subprocess
+import sys
 import unicodedata
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -11,12 +15,14 @@ from redis import Redis
 
 from app.settings import Settings
 from tests.actors import sign_in
+from tests.conftest import ROOT
 from tests.fire._wire import Caller, children, exchange, request, resident
 from tests.fire.conftest import FULL, Note
 from tests.test_serve import Serve, Server, serve
 
 __all__ = ["serve"]
 
+EXAMPLES = "1000" if FULL else "40"
 FORM = "application/x-www-form-urlencoded"
 LAST = b"GET /test/pid HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -30,6 +36,33 @@ async def signed_in(server: Server) -> dict[str, str]:
 def failures(server: Server) -> list[dict[str, Any]]:
     """Return the lines of the log that tell of a fault of ours. Each line of it has to be JSON."""
     return [line for line in server.lines() if line["level"] in ("error", "critical")]
+
+
+async def test_no_input_that_a_machine_thinks_of_breaks_the_contract(
+    serve: Serve, tmp_path: Path, note: Note
+) -> None:
+    """Schemathesis in all its phases: examples, coverage, fuzzing, and sequences of calls."""
+    server = serve(
+        RATE_LIMIT="off", REGISTRATION_LIMIT="100000/hour", ACCESS_TOKEN_LIFETIME="3600"
+    )
+    headers = await signed_in(server)
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        *("--config-file", str(ROOT / "schemathesis.toml"), "run", f"{server.url}/openapi.json"),
+        *("--phases", "examples,coverage,fuzzing,stateful", "--mode", "all", "--no-color"),
+        *("--max-examples", EXAMPLES, "--exclude-path-regex", ".*/logout.*|/test/.*"),
+        *([] if FULL else ["--seed", "1"]),
+        *(argument for name, value in headers.items() for argument in ("-H", f"{name}:{value}")),
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    output = (await process.communicate())[0].decode()
+    tried = re.search(r"(\d[\d,]*) generated", output)
+    assert tried, output
+    note(inputs=int(tried[1].replace(",", "")), server_errors=len(failures(server)))
+    assert process.returncode == 0, output[-6000:]
+    assert not failures(server)
 
 
 def bodies(headers: dict[str, str]) -> dict[str, bytes]:

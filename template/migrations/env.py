@@ -5,6 +5,8 @@ and run after all that the parts had when you wrote them.
 """
 
 import asyncio
+import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,17 +15,25 @@ from alembic.migration import MigrationContext
 from alembic.operations.ops import MigrationScript
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 import app.main  # noqa: F401  (imports every model)
 from app.db import Base, create_engine
+from app.migrating import LOCK_TIMEOUT
 from app.revisions import of_present_parts
 from app.settings import get_settings
 
 BRANCH = "app"
 # Any number will do, as long as every migrator takes the same.
 LOCK = 7_539_201
-# Rather fail and be run again than queue behind a long query, with all traffic queueing behind us.
-LOCK_TIMEOUT = "5s"
+TURN = 0.5  # seconds between two looks whether another migrator has finished
+# A migration that waits for a table makes all traffic of that table wait behind it. So it waits for
+# a moment only, lets the traffic through, and tries again, for three minutes in all.
+PAUSES = (1, 1, 2, 3, 5, 5, *[10] * 14)  # seconds
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+AGAIN = {"55P03": "a table that others use is not free", "40P01": "it met others in a deadlock"}
+
+logger = logging.getLogger("alembic.env")
 
 
 def onto_own_branch(
@@ -58,10 +68,37 @@ def leave_alone_what_is_gone(migrations: MigrationContext) -> None:
 
 
 def run(connection: Connection) -> None:
-    # Two migrators at once: the second waits here, and then finds nothing to do.
-    connection.execute(text(f"SELECT pg_advisory_lock({LOCK})"))
+    wait_for_turn(connection)
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.commit()
+    for pause in PAUSES:
+        try:
+            return run_once(connection)
+        except DBAPIError as error:
+            problem = AGAIN.get(getattr(error.orig, "sqlstate", ""))
+            if not problem:
+                raise
+            connection.rollback()
+            logger.warning("The migration tries again in %s s: %s.", pause, problem)
+        time.sleep(pause)
+    return run_once(connection)
+
+
+def wait_for_turn(connection: Connection) -> None:
+    """Of two migrators at once, let the second wait, and then find nothing to do.
+
+    It asks again and again, since a waiting statement is one that the other's ``CREATE INDEX
+    CONCURRENTLY`` would wait for.
+    """
+    asked = text(f"SELECT pg_try_advisory_lock({LOCK})")
+    while not connection.scalar(asked):
+        connection.commit()
+        time.sleep(TURN)
+    connection.commit()
+
+
+def run_once(connection: Connection) -> None:
+    """Run what is missing, each migration in a transaction of its own."""
     configure(connection=connection)
     leave_alone_what_is_gone(context.get_context())
     with context.begin_transaction():

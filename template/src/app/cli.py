@@ -56,7 +56,7 @@ def migrate(target: str, sql: bool) -> None:
 @click.option("--empty", is_flag=True, help="Even if the models say nothing new: to move data.")
 def migration(message: str, empty: bool) -> None:
     """Write a migration, called MESSAGE, for what changed in the models. It needs no database."""
-    from app.dev.migration import write
+    from app.dev.migration import judge, write
     from app.dev.servers import ServerError
 
     if not message.strip():
@@ -67,6 +67,8 @@ def migration(message: str, empty: bool) -> None:
         raise click.ClickException(str(error)) from None
     if not written:
         click.echo("The migrations already make what the models say: there is nothing to write.")
+    elif found := judge():
+        click.echo(f"{found}Others would have to wait for it: change it before it runs.", err=True)
 
 
 @cli.command()

@@ -28,7 +28,8 @@ def copy(tmp_path: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     for folder in ("src", "migrations"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("pyproject.toml", ".squawk.toml"):
+        shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
 
@@ -54,7 +55,9 @@ def test_a_new_table_gets_one_migration(copy: Path) -> None:
         main.write("\nimport app.parcels\n")
     before = versions(copy)
 
-    assert write(copy, "add parcels").returncode == 0
+    written = write(copy, "add parcels")
+    assert written.returncode == 0
+    assert "Others would have to wait" not in written.stderr
     [new] = versions(copy) - before
     assert new.name.endswith("_add_parcels.py")
     assert 'create_table("parcels_of_a_test"' in "".join(new.read_text().split())
@@ -64,6 +67,7 @@ def test_a_new_table_gets_one_migration(copy: Path) -> None:
     assert versions(copy) - before == {new}
 
 
+<<<<<<< HEAD
 PART = """
 revision, down_revision, branch_labels, depends_on = "toys_0001", None, ("toys",), None
 
@@ -89,6 +93,19 @@ def test_one_stays_good_when_a_part_that_it_came_after_goes(copy: Path) -> None:
     again = write(copy, "nothing new")
     assert again.returncode == 0, again.stderr
     assert "nothing to write" in again.stdout
+=======
+def test_one_that_would_keep_others_waiting_is_flagged(copy: Path) -> None:
+    model = copy / "src/app/parcels.py"
+    model.write_text(MODEL)
+    with (copy / "src/app/main.py").open("a") as main:
+        main.write("\nimport app.parcels\n")
+    write(copy, "add parcels")
+    model.write_text(MODEL + "    weight: Mapped[int] = mapped_column(index=True)\n")
+    flagged = write(copy, "weigh parcels")
+    assert flagged.returncode == 0
+    assert "Use `concurrently` to avoid blocking writes" in flagged.stderr
+    assert "Others would have to wait for it" in flagged.stderr
+>>>>>>> 03faf3b (Jobs and migrations when things break: clocks, other releases, floods, poison, long transactions)
 
 
 def test_an_empty_one_is_written_on_request(copy: Path) -> None:

@@ -38,6 +38,12 @@ async def dawdle(context: Context) -> None:
 
 
 @job(retries=0)
+async def gibber(context: Context) -> str:
+    """Return what is no text in Postgres."""
+    return "\0"
+
+
+@job(retries=0)
 async def leave(context: Context) -> None:
     """Try to end the process that runs it."""
     raise SystemExit(3)

@@ -1,6 +1,10 @@
 """`app migration`: writes the step from what the migrations make to what the models say."""
 
 import asyncio
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -40,3 +44,18 @@ def write(message: str, *, empty: bool) -> bool:
 
     with postgres() as url:
         return asyncio.run(run(url))
+
+
+def judge() -> str:
+    """Return what squawk has against the migrations: they would keep others waiting, and so on."""
+    sql = StringIO()
+    command.upgrade(Config(toml_file="pyproject.toml", output_buffer=sql), "heads", sql=True)
+    squawk = str(Path(sys.executable).with_name("squawk"))
+    found = subprocess.run(
+        [squawk, "--config", ".squawk.toml"],
+        input=sql.getvalue(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout if found.returncode else ""

@@ -12,7 +12,7 @@ ERROR_LENGTH = 2000  # characters of an error that are kept
 
 async def attempt(kind: JobType, context: Context, arguments: dict[str, Any]) -> Any:
     """Return the job's result as JSON; raise what it raised, or ``TimeoutError``."""
-    valid = kind.arguments.validate_python(arguments)
+    valid = kind.from_json(arguments)
     try:
         async with asyncio.timeout(kind.timeout) as limit:
             result = await kind.function(context, **valid)
@@ -30,8 +30,9 @@ async def attempt(kind: JobType, context: Context, arguments: dict[str, Any]) ->
 
 def reason(error: Exception) -> str:
     """Say what went wrong, in one line for a log or a status."""
-    # Postgres text holds no NUL, and an error may hold anything.
-    return f"{type(error).__name__}: {error}".replace("\0", "")[:ERROR_LENGTH]
+    # Postgres text holds no NUL and no half characters, and an error may hold anything.
+    line = f"{type(error).__name__}: {error}".replace("\0", "")[:ERROR_LENGTH]
+    return line.encode(errors="replace").decode()
 
 
 def backoff(failed: int, first: float, most: float) -> float:

@@ -19,6 +19,10 @@ RETRIES = 5  # by default: with JOBS_BACKOFF=5, they are spread over two and a h
 RESERVED = {"unique", "delay"}  # what `enqueue` itself takes
 
 
+class OtherRelease(LookupError):
+    """This release has no such job, or not with these arguments; a newer or older one has."""
+
+
 @dataclass(frozen=True)
 class JobType:
     """A registered job. ``timeout`` in seconds; ``cron`` in UTC."""
@@ -40,6 +44,14 @@ class JobType:
             raise TypeError(f"{self.name} can't be called so: {'; '.join(problems)}") from None
         json: dict[str, Any] = self.arguments.dump_python(valid, mode="json")
         return json
+
+    def from_json(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments to call the job with; raise ``OtherRelease`` if it takes others."""
+        try:
+            return self.arguments.validate_python(stored)
+        except ValidationError as error:
+            names = ", ".join(f"`{'.'.join(map(str, e['loc']))}`" for e in error.errors())
+            raise OtherRelease(f"This release's {self.name} can't take {names}.") from None
 
 
 _by_name: dict[str, JobType] = {}
@@ -121,11 +133,11 @@ def of(function: Function) -> JobType:
 
 
 def get(name: str) -> JobType:
-    """Return the job called ``name``; raise ``LookupError`` if this release has none."""
+    """Return the job called ``name``; raise ``OtherRelease`` if this release has none."""
     try:
         return _by_name[name]
     except KeyError:
-        raise LookupError(f"This release has no job called {name}.") from None
+        raise OtherRelease(f"This release has no job called {name}.") from None
 
 
 def kinds() -> list[JobType]:

@@ -28,7 +28,8 @@ def beat(process: str) -> None:
 def is_alive(process: str) -> bool:
     """Tell whether ``process`` said so lately."""
     try:
-        return time.time() - _file(process).stat().st_mtime < DEAD_AFTER
+        # A clock that was set back must not keep a dead process alive.
+        return abs(time.time() - _file(process).stat().st_mtime) < DEAD_AFTER
     except FileNotFoundError:
         return False
 

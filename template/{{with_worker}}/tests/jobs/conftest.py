@@ -88,11 +88,13 @@ async def service(fresh_settings: Settings) -> AsyncIterator[Service]:
 
 
 class Process:
-    """A command of the service, in a process group of its own, that knows the tests' jobs."""
+    """A command of the service, in a process group of its own, that imports a module of tests."""
 
-    def __init__(self, command: str, environment: dict[str, str], output: Path) -> None:
+    def __init__(
+        self, command: str, environment: dict[str, str], output: Path, module: str
+    ) -> None:
         self._output = output
-        code = "import tests.jobs.samples; from app.cli import main; main()"
+        code = f"import {module}; from app.cli import main; main()"
         with output.open("wb") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, command],
@@ -103,6 +105,9 @@ class Process:
                 start_new_session=True,
             )
         self.group = self._process.pid
+
+    def runs(self) -> bool:
+        return self._process.poll() is None
 
     def terminate(self) -> None:
         self._process.terminate()
@@ -142,9 +147,9 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
         "JOBS_BACKOFF": "0.05",
     }
 
-    def start(command: str, **changes: str) -> Process:
+    def start(command: str, module: str = "tests.jobs.samples", **changes: str) -> Process:
         output = tmp_path / f"{command}-{len(processes)}.log"
-        processes.append(Process(command, base | changes, output))
+        processes.append(Process(command, base | changes, output, module))
         return processes[-1]
 
     yield start

@@ -10,8 +10,11 @@ from sqlalchemy import func, update
 
 from app.db import Database
 from app.jobs import job, ledger, schedules
+from app.jobs.attempt import reason
 from app.jobs.commands import dead_letters, replay_dead
+from app.jobs.queue import Publisher
 from app.jobs.registry import JobType, get
+from app.jobs.runner import DEPLOYMENT
 from app.jobs.scheduler import BATCH, Scheduler
 from tests.actors import sign_in
 from tests.conftest import client_of
@@ -143,14 +146,41 @@ async def test_a_job_enqueues_another_within_its_transaction(service: Service) -
     assert (first.result, second.name) == (str(second.id), "tests.jobs.samples.note")
 
 
-async def test_a_job_that_this_release_does_not_know_is_tried_again(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"name": "newer.job"}, "This release has no job called newer.job."),
+        ({"arguments": {"text": "x", "language": "en"}}, "This release's tests.jobs.samples.note"),
+    ],
+)
+async def test_a_job_of_another_release_costs_no_attempt_until_the_deployment_must_be_over(
+    service: Service, changes: dict[str, Any], error: str
+) -> None:
     enqueued = await service.enqueue(samples.note, text="from a newer release")
     async with service.app.state.db.transaction() as session:
-        await session.execute(update(ledger.Job).values(name="newer.job"))
+        await session.execute(update(ledger.Job).values(changes))
+    for _ in range(3):
+        await service.runner.run(enqueued.id)
+        status = await service.status(enqueued.id)
+        assert (status.status, status.attempts) == ("queued", 0)
+        assert (status.error or "").startswith(f"OtherRelease: {error}")
+        await age(service, ledger.Job.due_at, 60)
+    await age(service, ledger.Job.created_at, DEPLOYMENT.total_seconds())
     await service.runner.run(enqueued.id)
+    assert (await service.status(enqueued.id)).attempts == 1
+
+
+async def test_a_result_that_postgres_does_not_take_is_a_failure(service: Service) -> None:
+    enqueued = await service.enqueue(samples.gibber)
+    async with asyncio.timeout(10):
+        await service.runner.run(enqueued.id)
     status = await service.status(enqueued.id)
-    assert status.status == "queued"
-    assert status.error == "LookupError: This release has no job called newer.job."
+    error = "Unstorable: Its result can't be stored as JSON in Postgres."
+    assert (status.status, status.error) == ("dead", error)
+
+
+def test_an_error_that_is_no_text_is_kept() -> None:
+    assert reason(OSError("caf\udce9\0")) == "OSError: caf?"
 
 
 async def test_a_long_job_keeps_its_lease(service: Service) -> None:
@@ -230,6 +260,15 @@ async def test_a_flood_reaches_the_queue_in_small_portions(service: Service) -> 
     for _ in range(3):
         await scheduler.step()
     assert await service.app.state.transport.depth() == 10 < BATCH
+
+
+async def test_requests_do_not_flood_the_queue_either(service: Service) -> None:
+    transport = service.app.state.transport
+    publisher = Publisher(transport, 10)
+    for _ in range(5):
+        publisher.publish([uuid4() for _ in range(4)])
+        await publisher.finish()
+    assert await transport.depth() == 10
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ ARQ carries, and no more: retries, time limits, results and schedules are the le
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import orjson
@@ -17,6 +18,7 @@ from app.settings import Settings
 QUEUE = f"{about.NAME}.jobs"
 TASK = "app.jobs.run"
 LIFE = 86_400  # seconds that a message is kept; the scheduler sends another one long before
+SKEW = timedelta(days=1)  # that clocks may differ
 
 
 class Transport:
@@ -29,8 +31,12 @@ class Transport:
 
     async def publish(self, ids: Sequence[UUID]) -> None:
         """Hand over jobs, each to one worker that is free; raise when Redis does not answer."""
+        # A worker takes what is due by its own clock, which may be behind this one.
+        due = datetime.now(UTC) - SKEW
         for job_id in ids:
-            await self._arq.enqueue_job(TASK, str(job_id), _queue_name=QUEUE, _expires=LIFE)
+            await self._arq.enqueue_job(
+                TASK, str(job_id), _queue_name=QUEUE, _expires=LIFE, _defer_until=due
+            )
 
     async def depth(self) -> int:
         """Return how many jobs wait for a worker."""

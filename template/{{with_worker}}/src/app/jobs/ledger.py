@@ -36,6 +36,7 @@ from app.db import Base
 from app.jobs.status import JobStatus
 
 ACTIVE = text("status IN ('queued', 'running')")
+NOW = select(func.now())
 Json = dict[str, Any]
 
 
@@ -116,7 +117,10 @@ class New:
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that this process holds; ``started_at`` tells it from every other attempt at it."""
+    """A job that this process holds; ``started_at`` tells it from every other attempt at it.
+
+    ``age``: for how long it has existed.
+    """
 
     id: UUID
     name: str
@@ -126,6 +130,7 @@ class Claim:
     started_at: datetime
     request_id: str
     carrier: dict[str, str]
+    age: timedelta
 
 
 def _in(seconds: float) -> Any:
@@ -178,6 +183,7 @@ async def claim(session: AsyncSession, job_id: UUID, lease: float) -> Claim | No
         Job.started_at,
         Job.request_id,
         Job.carrier,
+        (func.now() - Job.created_at).label("age"),
     )
     statement = (
         update(Job)
@@ -225,6 +231,18 @@ async def retry(session: AsyncSession, claimed: Claim, error: str, delay: float)
     """Queue the job again, ``delay`` seconds from now; ``False`` if it is no longer ours."""
     again = _held(claimed).values(
         status="queued", error=error, due_at=_in(delay), publish_at=_in(delay)
+    )
+    return await _count(session, again) == 1
+
+
+async def postpone(session: AsyncSession, claimed: Claim, error: str, delay: float) -> bool:
+    """Queue the job again, as if it had not been started; ``False`` if it is no longer ours."""
+    again = _held(claimed).values(
+        status="queued",
+        error=error,
+        attempts=Job.attempts - 1,
+        due_at=_in(delay),
+        publish_at=_in(delay),
     )
     return await _count(session, again) == 1
 

@@ -33,10 +33,14 @@ logger = get_logger(__name__)
 
 
 class Publisher:
-    """Gives the queue its hints, a batch at a time, while the requests go on."""
+    """Gives the queue its hints, a batch at a time, while the requests go on.
 
-    def __init__(self, transport: Transport) -> None:
+    At ``limit`` waiting jobs it stops: a flood is kept in Postgres, and not in Redis' memory.
+    """
+
+    def __init__(self, transport: Transport, limit: int) -> None:
         self._transport = transport
+        self._limit = limit
         self._waiting: list[UUID] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -53,7 +57,8 @@ class Publisher:
         while self._waiting:
             ids, self._waiting = self._waiting, []
             try:
-                await self._transport.publish(ids)
+                room = self._limit - await self._transport.depth()
+                await self._transport.publish(ids[: max(room, 0)])
             except Exception as error:  # noqa: BLE001 (outages look many ways)
                 logger.warning("queue unavailable, jobs start later", error=reason(error))
 
@@ -132,7 +137,7 @@ def install(app: FastAPI, settings: Settings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         app.state.transport = Transport(app, settings)
-        app.state.jobs = publisher = Publisher(app.state.transport)
+        app.state.jobs = publisher = Publisher(app.state.transport, settings.jobs_queue_limit)
         app.state.job_attempts = Attempts(app.state.metrics.registry)
         yield
         await publisher.finish()

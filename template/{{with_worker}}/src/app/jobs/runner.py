@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,8 @@ from app.jobs.ledger import Claim
 from app.logs import get_logger
 from app.settings import Settings
 
+# While one release replaces another, either meets jobs that only the other can run.
+DEPLOYMENT = timedelta(hours=1)
 UNWIND = 5.0  # seconds that a cancelled job has for its `finally` clauses
 WRITE_AGAIN = (0.2, 1.0, 3.0, 10.0)  # seconds between attempts to write down how a job ended
 
@@ -26,6 +29,10 @@ logger = get_logger(__name__)
 
 class LeaseLost(Exception):
     """Another worker may run the job by now: this attempt no longer counts."""
+
+
+class Unstorable(Exception):
+    """The job's result is nothing that Postgres takes, however often it is asked."""
 
 
 class Stopping(Exception):
@@ -65,11 +72,12 @@ class Runner:
             outcome = "lost"
         except Stopping:
             outcome = await self._write(partial(ledger.release, claimed=claim), "released")
+        except registry.OtherRelease as error:
+            outcome = await self._postpone(claim, error)
         except Exception as error:  # noqa: BLE001 (whatever the job raised)
             outcome = await self._fail(claim, error)
         else:
-            write = partial(ledger.succeed, claimed=claim, result=result)
-            outcome = await self._write(write, "succeeded")
+            outcome = await self._succeed(claim, result)
         seconds = time.perf_counter() - start
         self._app.state.job_attempts.observe(claim.name, outcome, seconds)
         log = logger.info if outcome in ("succeeded", "released") else logger.warning
@@ -116,6 +124,25 @@ class Runner:
                 # While the database is away nobody else can take the job either.
                 logger.warning("lease not renewed", job_id=str(claim.id), error=reason(error))
 
+    async def _succeed(self, claim: Claim, result: Any) -> str:
+        try:
+            return await self._write(
+                partial(ledger.succeed, claimed=claim, result=result), "succeeded"
+            )
+        except Unstorable as error:
+            return await self._fail(claim, error)
+
+    async def _postpone(self, claim: Claim, error: registry.OtherRelease) -> str:
+        """Leave the job to the other release, at no cost; once a deployment is over, it failed."""
+        if claim.age > DEPLOYMENT:
+            return await self._fail(claim, error)
+        settings, text = self._settings, reason(error)
+        logger.warning("job is another release's", job_id=str(claim.id), error=text)
+        wait = max(settings.jobs_backoff, claim.age.total_seconds() / 2)
+        delay = min(wait, settings.jobs_backoff_max)
+        write = partial(ledger.postpone, claimed=claim, error=text, delay=delay)
+        return await self._write(write, "postponed")
+
     async def _fail(self, claim: Claim, error: Exception) -> str:
         """Queue the job again, later, or bury it when it was tried often enough."""
         logger.warning("job raised", job=claim.name, job_id=str(claim.id), exc_info=error)
@@ -140,9 +167,19 @@ class Runner:
             try:
                 async with self._app.state.db.transaction() as session:
                     return outcome if await write(session) else "lost"
-            except Exception as error:  # noqa: BLE001 (outages look many ways)
+            except Exception as error:
+                if _is_of_the_data(error):
+                    raise Unstorable("Its result can't be stored as JSON in Postgres.") from error
                 logger.warning("job's end not written", outcome=outcome, error=reason(error))
                 if pause is None:
                     return "lost"
                 await asyncio.sleep(pause)
         raise AssertionError("unreachable")
+
+
+def _is_of_the_data(error: Exception) -> bool:
+    """Tell whether Postgres refused what it was given: data exception, or program limit exceeded.
+
+    https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+    return str(getattr(getattr(error, "orig", None), "sqlstate", "")).startswith(("22", "54"))

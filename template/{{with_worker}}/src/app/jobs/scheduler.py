@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 from fastapi import FastAPI
 
@@ -40,7 +40,8 @@ class Scheduler:
 
     async def step(self) -> None:
         """Do everything that is due now."""
-        await self.tick(datetime.now(UTC))
+        if now := await self._app.state.reader.first(ledger.NOW):
+            await self.tick(now[0])
         while await self.publish() == BATCH:
             pass
         if time.monotonic() >= self._forget_at:

@@ -1,0 +1,265 @@
+"""Migrations that meet data, traffic, long transactions, each other and their own end."""
+
+import asyncio
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import URL, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db import Base
+from tests import test_serve
+from tests.actors import sign_in
+from tests.conftest import connected, migrate
+from tests.fire import _migrations
+from tests.fire._migrations import Release
+from tests.fire.conftest import FULL, Note
+from tests.test_migrations import lint
+from tests.test_serve import Serve, Server
+
+PATIENCE = 120.0  # seconds
+HELD = 20 if FULL else 6  # seconds that somebody's transaction is in the way
+ITEMS = "/api/v1/items"
+
+serve = test_serve.serve
+
+
+@pytest.fixture
+def url(environment: dict[str, str]) -> URL:
+    return make_url(environment["DATABASE_URL"])
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    return Release(tmp_path / "release")
+
+
+async def ended(process: "subprocess.Popen[str]") -> str:
+    """Wait until a migrator has ended well, and return what it said."""
+    said, _ = await asyncio.to_thread(process.communicate, None, PATIENCE)
+    assert process.returncode == 0, said
+    return said
+
+
+async def select(url: URL, statement: str) -> Any:
+    async with connected(url, isolation_level="AUTOCOMMIT") as connection:
+        return (await connection.execute(text(statement))).all()
+
+
+async def until(url: URL, statement: str) -> Any:
+    """Wait until a statement finds something."""
+    end = time.monotonic() + PATIENCE
+    while not (found := await select(url, statement)):
+        assert time.monotonic() < end, f"nothing found: {statement}"
+        await asyncio.sleep(0.1)
+    return found
+
+
+async def counted(connection: AsyncConnection) -> dict[str, int]:
+    """Return how many rows each table has."""
+    return {
+        name: (await connection.execute(text(f'SELECT count(*) FROM "{name}"'))).scalar_one()
+        for name in Base.metadata.tables
+    }
+
+
+async def use(server: Server) -> httpx2.AsyncClient:
+    """Do a little of everything, so that there is something in each table."""
+    client = httpx2.AsyncClient(base_url=server.url, timeout=60)
+    client.headers.update(await sign_in(client, "ada@example.com"))
+    for number in range(20):
+        (await client.post(ITEMS, json={"name": f"Anchor {number}"})).raise_for_status()
+    (await client.post(f"{ITEMS}/export")).raise_for_status()
+    return client
+
+
+async def test_down_and_up_again_with_data_in_every_table(
+    serve: Serve, url: URL, release: Release, environment: dict[str, str], note: Note
+) -> None:
+    client = await use(serve(RATE_LIMIT="off"))
+    async with connected(url) as connection:
+        await connection.execute(text("INSERT INTO job_schedules VALUES ('nightly', now())"))
+        await connection.commit()
+        before = await counted(connection)
+    assert all(before.values()), f"not in each table: {before}"
+
+    release.add(_migrations.EXPAND, _migrations.CONTRACT)
+    release.add(_migrations.INDEX, _migrations.NO_INDEX)
+    for _ in range(2):
+        await ended(release.run(environment))
+        await select(url, "UPDATE items SET size = 3 RETURNING size")
+        await ended(release.run(environment, "alembic", "downgrade", "items_0001"))
+    async with connected(url) as connection:
+        assert await counted(connection) == before
+
+    branches = ["jobs", "items", "auth"]
+    for branch in branches:
+        await migrate(url, f"{branch}@base", down=True)
+        await migrate(url)
+        async with connected(url) as connection:
+            now = await counted(connection)
+        lost = {name for name, rows in now.items() if rows != before[name]}
+        assert lost
+        assert all(now[name] == 0 for name in lost)
+        before = now
+    await client.aclose()
+    note(tables=len(before), branches=len(branches), rows_of_others_lost=0)
+
+
+async def test_two_migrators_at_once_make_an_index_together(
+    url: URL, release: Release, environment: dict[str, str], note: Note
+) -> None:
+    release.add(_migrations.EXPAND)
+    release.add(_migrations.INDEX)
+    migrators = [release.run(environment) for _ in range(5 if FULL else 2)]
+    for migrator in migrators:
+        await ended(migrator)
+    assert await valid_indexes(url) == 1
+    note(migrators=len(migrators), indexes=1)
+
+
+async def valid_indexes(url: URL) -> int:
+    name = "'ix_items_size'::regclass"
+    return len(await select(url, f"SELECT FROM pg_index WHERE indexrelid = {name} AND indisvalid"))
+
+
+async def test_a_migrator_killed_in_the_middle_leaves_nothing_half_done(
+    url: URL, release: Release, environment: dict[str, str], note: Note
+) -> None:
+    release.add(_migrations.SLOW)
+    first = release.run(environment)
+    sleeping = "FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(30)%'"
+    await until(url, f"SELECT {sleeping}")
+    first.kill()
+    first.communicate()
+    assert await select(url, "SELECT FROM pg_tables WHERE tablename = 'slow'") == []
+    # Postgres notices when the statement has ended. Nobody needs to wait for that here.
+    await select(url, f"SELECT pg_terminate_backend(pid) {sleeping}")
+    release.replace_last(_migrations.SLOW.replace("30", "0"))
+    await ended(release.run(environment))
+    assert len(await select(url, "SELECT FROM slow")) == 1
+    note(kills=1, half_done=0)
+
+
+async def test_a_migrator_killed_while_it_makes_an_index_can_be_run_again(
+    url: URL, release: Release, environment: dict[str, str], note: Note
+) -> None:
+    release.add(_migrations.EXPAND)
+    release.add(_migrations.INDEX)
+    making = (
+        "FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' "
+        "AND pid <> pg_backend_pid()"
+    )
+    async with connected(url) as others:
+        await others.execute(text("SELECT pg_current_xact_id()"))
+        await others.execute(text("SELECT count(*) FROM items"))
+        first = release.run(environment)
+        await until(url, f"SELECT {making} AND wait_event_type = 'Lock'")
+        await asyncio.sleep(1.5)  # longer than a migration may wait for a table
+        assert first.poll() is None, "it waits, for it keeps nobody waiting"
+        first.kill()
+        first.communicate()
+        await select(url, f"SELECT pg_terminate_backend(pid) {making}")
+    assert await valid_indexes(url) == 0
+    await ended(release.run(environment))
+    assert await valid_indexes(url) == 1
+    note(kills=1, invalid_indexes_left=0)
+
+
+@asynccontextmanager
+async def traffic(client: httpx2.AsyncClient) -> AsyncIterator[tuple[Counter[int], list[float]]]:
+    """Read and write items all the time; count the answers, and say how long each took."""
+    answers: Counter[int] = Counter()
+    seconds: list[float] = []
+
+    async def ask(number: int) -> None:
+        while True:
+            began = time.monotonic()
+            if number % 2:
+                answer = await client.get(ITEMS)
+            else:
+                answer = await client.post(ITEMS, json={"name": "Anchor"})
+            answers[answer.status_code] += 1
+            seconds.append(time.monotonic() - began)
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(6)]
+    try:
+        yield answers, seconds
+    finally:
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
+
+
+async def test_the_old_release_serves_while_the_new_one_migrates(
+    serve: Serve, url: URL, release: Release, environment: dict[str, str], note: Note
+) -> None:
+    release.add(_migrations.EXPAND)
+    release.add(_migrations.INDEX)
+    client = await use(serve(RATE_LIMIT="off"))
+    async with traffic(client) as (answers, seconds):
+        async with connected(url) as report:  # reads items, and takes its time
+            await report.execute(text("SELECT count(*) FROM items"))
+            migrator = release.run(environment)
+            await until(url, "SELECT FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE items%'")
+            before = answers.total()
+            await asyncio.sleep(HELD)
+            assert migrator.poll() is None
+            assert answers.total() > before, "traffic goes on while the migrator waits"
+        said = await ended(migrator)
+        await asyncio.sleep(0.5)
+    assert set(answers) == {200, 201}, answers
+    assert max(seconds) < HELD / 2
+    assert "The migration tries again" in said
+    assert await valid_indexes(url) == 1
+    await client.aclose()
+    note(
+        requests=answers.total(),
+        failed=0,
+        long_transaction_s=HELD,
+        slowest_request_s=round(max(seconds), 1),
+        tries=said.count("tries again") + 1,
+    )
+
+
+BLOCKING = {
+    "an index": 'op.create_index("ix", "items", ["name"])',
+    "a required column": 'op.add_column("items", sa.Column("size", sa.Integer(), nullable=False))',
+    "another type": 'op.alter_column("items", "name", type_=sa.String(300))',
+    "no more NULL": 'op.alter_column("items", "description", nullable=False)',
+    "a check": 'op.create_check_constraint("positive", "items", "version > 0")',
+    "a unique constraint": 'op.create_unique_constraint("uq", "items", ["name"])',
+    "a column less": 'op.drop_column("items", "name")',
+    "another name": 'op.rename_table("items", "things")',
+}
+
+
+def test_what_would_lock_a_table_for_long_is_flagged_before_it_is_run(
+    tmp_path: Path, environment: dict[str, str], note: Note
+) -> None:
+    good = Release(tmp_path / "good")
+    good.add(_migrations.EXPAND)
+    good.add(_migrations.INDEX)
+    assert flagged(good, environment) == ""
+    for name, operation in BLOCKING.items():
+        bad = Release(tmp_path / name)
+        bad.add(operation)
+        assert "items" in flagged(bad, environment), name
+    note(flagged=len(BLOCKING), passed=2)
+
+
+def flagged(release: Release, environment: dict[str, str]) -> str:
+    """Return what squawk says of the SQL that ``app migrate`` would run."""
+    migrator = release.run(environment, "app", "migrate", "--sql")
+    sql, _ = migrator.communicate(timeout=PATIENCE)
+    assert migrator.returncode == 0, sql
+    found = lint(sql, release.folder)
+    return found.stdout if found.returncode else ""

@@ -5,11 +5,11 @@ and run after all that the parts had when you wrote them.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable
 from typing import Any
 
+import click
 from alembic import context
 from alembic.migration import MigrationContext
 from alembic.operations.ops import MigrationScript
@@ -32,8 +32,6 @@ TURN = 0.5  # seconds between two looks whether another migrator has finished
 PAUSES = (1, 1, 2, 3, 5, 5, *[10] * 14)  # seconds
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 AGAIN = {"55P03": "a table that others use is not free", "40P01": "it met others in a deadlock"}
-
-logger = logging.getLogger("alembic.env")
 
 
 def onto_own_branch(
@@ -79,7 +77,7 @@ def run(connection: Connection) -> None:
             if not problem:
                 raise
             connection.rollback()
-            logger.warning("The migration tries again in %s s: %s.", pause, problem)
+            click.echo(f"The migration tries again in {pause} s: {problem}.", err=True)
         time.sleep(pause)
     return run_once(connection)
 

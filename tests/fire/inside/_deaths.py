@@ -111,6 +111,11 @@ deadly(
 deadly(Runner, "run", lambda runner, id_: id_, "", "after the mark")
 
 
+@job()
+async def errand(context: Context) -> None:
+    """Be something to publish."""
+
+
 @job(cron="* * * * * *")
 async def tick(context: Context) -> None:
     """Run each second."""

@@ -136,10 +136,9 @@ class Runner:
         """Leave the job to the other release, at no cost; once a deployment is over, it failed."""
         if claim.age > DEPLOYMENT:
             return await self._fail(claim, error)
-        settings, text = self._settings, reason(error)
+        text = reason(error)
         logger.warning("job is another release's", job_id=str(claim.id), error=text)
-        wait = max(settings.jobs_backoff, claim.age.total_seconds() / 2)
-        delay = min(wait, settings.jobs_backoff_max)
+        delay = max(self._settings.jobs_backoff, claim.age.total_seconds() / 10)
         write = partial(ledger.postpone, claimed=claim, error=text, delay=delay)
         return await self._write(write, "postponed")
 

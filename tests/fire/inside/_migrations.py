@@ -48,8 +48,8 @@ class Release:
 
     def add(self, up: str, down_by: str = "pass") -> None:
         """Add a migration to the service's own branch."""
-        number = len(list(self._versions.glob("app_*.py"))) + 1
-        revision = f"app_{number:04}"
+        number = len(list(self._versions.glob("own_*.py"))) + 1
+        revision = f"own_{number}"
         (self._versions / f"{revision}.py").write_text(
             MIGRATION.format(
                 revision=revision,

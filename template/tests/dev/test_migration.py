@@ -67,7 +67,6 @@ def test_a_new_table_gets_one_migration(copy: Path) -> None:
     assert versions(copy) - before == {new}
 
 
-<<<<<<< HEAD
 PART = """
 revision, down_revision, branch_labels, depends_on = "toys_0001", None, ("toys",), None
 
@@ -93,7 +92,8 @@ def test_one_stays_good_when_a_part_that_it_came_after_goes(copy: Path) -> None:
     again = write(copy, "nothing new")
     assert again.returncode == 0, again.stderr
     assert "nothing to write" in again.stdout
-=======
+
+
 def test_one_that_would_keep_others_waiting_is_flagged(copy: Path) -> None:
     model = copy / "src/app/parcels.py"
     model.write_text(MODEL)
@@ -105,7 +105,6 @@ def test_one_that_would_keep_others_waiting_is_flagged(copy: Path) -> None:
     assert flagged.returncode == 0
     assert "Use `concurrently` to avoid blocking writes" in flagged.stderr
     assert "Others would have to wait for it" in flagged.stderr
->>>>>>> 03faf3b (Jobs and migrations when things break: clocks, other releases, floods, poison, long transactions)
 
 
 def test_an_empty_one_is_written_on_request(copy: Path) -> None:

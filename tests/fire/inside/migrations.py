@@ -125,8 +125,8 @@ async def test_two_migrators_at_once_make_an_index_together(
 
 
 async def valid_indexes(url: URL) -> int:
-    name = "'ix_items_size'::regclass"
-    return len(await select(url, f"SELECT 1 FROM pg_index WHERE indexrelid = {name} AND indisvalid"))
+    of_items = "SELECT indexrelid::regclass::text name FROM pg_index WHERE indisvalid"
+    return [row.name for row in await select(url, of_items)].count("ix_items_size")
 
 
 async def test_a_migrator_killed_in_the_middle_leaves_nothing_half_done(

@@ -51,7 +51,7 @@ def judge() -> str:
     sql = StringIO()
     command.upgrade(Config(toml_file="pyproject.toml", output_buffer=sql), "heads", sql=True)
     squawk = str(Path(sys.executable).with_name("squawk"))
-    found = subprocess.run(  # noqa: S603 (our own SQL, on its standard input)
+    found = subprocess.run(  # noqa: S603
         [squawk, "--config", ".squawk.toml"],
         input=sql.getvalue(),
         capture_output=True,

@@ -52,7 +52,7 @@ def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return install
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(5400 if os.environ.get("FULL") else 1800)
 @pytest.mark.parametrize(("name", "file"), CASES)
 def test_it_holds(installed: Callable[[str], Path], name: str, file: Path) -> None:
     service = installed(name)

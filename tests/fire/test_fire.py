@@ -5,6 +5,7 @@ much was thrown at it, and what was lost, goes to ``build/figures.jsonl`` for ``
 sizes are such that all of it takes minutes; ``make fire FULL=1`` is what docs/guarantees.md shows.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable

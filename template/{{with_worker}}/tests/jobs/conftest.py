@@ -91,7 +91,11 @@ class Process:
     """A command of the service, in a process group of its own, that imports a module of tests."""
 
     def __init__(
-        self, command: str, environment: dict[str, str], output: Path, module: str
+        self,
+        command: str,
+        environment: dict[str, str],
+        output: Path,
+        module: str = "tests.jobs.samples",
     ) -> None:
         self._output = output
         code = f"import {module}; from app.cli import main; main()"

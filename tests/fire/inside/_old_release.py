@@ -1,0 +1,13 @@
+"""The jobs of a release that is being replaced."""
+
+from app.jobs import Context, job
+
+
+@job(name="orders.bill", retries=0)
+async def bill(context: Context, order: int) -> str:
+    return f"old bill {order}"
+
+
+@job(name="orders.label", retries=0)
+async def label(context: Context, text: str) -> str:
+    return f"old label {text}"

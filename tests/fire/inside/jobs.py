@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -132,7 +133,7 @@ async def test_of_two_schedulers_each_starts_what_the_other_did_not_though_they_
         for stage in _deaths.SCHEDULER_STAGES:
             _deaths.doom(deaths, "one process", stage, stage)
             await service.enqueue(_deaths.errand, delay=0.1)
-            await until(lambda stage=stage: asyncio.to_thread((deaths / f"{stage}.dead").exists))
+            await until(partial(asyncio.to_thread, (deaths / f"{stage}.dead").exists))
 
         async def enough() -> bool:
             return len(await select(service, "SELECT 1 FROM ticks")) >= ticks

@@ -1,6 +1,7 @@
 """Runs one job: claims it, holds its lease, ends it in time, and writes down what became of it."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -138,7 +139,9 @@ class Runner:
             return await self._fail(claim, error)
         text = reason(error)
         logger.warning("job is another release's", job_id=str(claim.id), error=text)
-        delay = max(self._settings.jobs_backoff, claim.age.total_seconds() / 10)
+        # By chance, or the same workers are handed the same jobs in the same order each time.
+        wait = random.uniform(0, claim.age.total_seconds() / 5)  # noqa: S311 (no secret)
+        delay = max(self._settings.jobs_backoff, wait)
         write = partial(ledger.postpone, claimed=claim, error=text, delay=delay)
         return await self._write(write, "postponed")
 

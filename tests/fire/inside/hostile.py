@@ -42,9 +42,7 @@ async def test_no_input_that_a_machine_thinks_of_breaks_the_contract(
     serve: Serve, tmp_path: Path, note: Note
 ) -> None:
     """Schemathesis in all its phases: examples, coverage, fuzzing, and sequences of calls."""
-    server = serve(
-        RATE_LIMIT="off", REGISTRATION_LIMIT="100000/hour", ACCESS_TOKEN_LIFETIME="3600"
-    )
+    server = serve(RATE_LIMIT="off", REGISTRATION_LIMIT="100000/hour", ACCESS_TOKEN_LIFETIME="3600")
     headers = await signed_in(server)
     command = [
         str(Path(sys.executable).with_name("schemathesis")),

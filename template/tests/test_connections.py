@@ -97,15 +97,17 @@ async def served(app: FastAPI) -> AsyncIterator[Listener]:
 
     server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
     listener.port = server.sockets[0].getsockname()[1]
-    yield listener
-    server.close()
-    for task in listener.state.tasks:
-        task.cancel()
-    for left in list(listener.state.connections):
-        left.transport.abort()
-    for client in listener.clients:
-        client.close()
-    await asyncio.sleep(0.05)
+    try:
+        yield listener
+    finally:
+        server.close()
+        for task in listener.state.tasks:
+            task.cancel()
+        for left in list(listener.state.connections):
+            left.transport.abort()
+        for client in listener.clients:
+            client.close()
+        await asyncio.sleep(0.05)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ live: .venv/complete ## Containers, processes and signals, for real
 	env -u UV_EXCLUDE_NEWER pytest -v -rs tests/live # the day would be in uv.lock, and not in the image
 
 fire: .venv/complete ## Break things while services run: processes, Postgres, Redis, networks (FULL=1: at full size)
-	FULL=$(FULL) pytest -s -v -rs tests/fire
+	FULL=$(FULL) pytest -v -rs $(if $(FULL),-s,-n 2 --maxschedchunk 1) tests/fire
 
 lint: .venv/complete ## Ruff and mypy on the generator itself
 	ruff check

@@ -124,7 +124,7 @@ def _answer_for(exchange: Exchange, error: BaseException, slow: bool) -> ASGIApp
     """Answer for an app that took too long or failed; raise if it is too late for an answer."""
     exchange.error = error
     if isinstance(error, asyncio.CancelledError):
-        if exchange.task is None or (exchange.status and not exchange.ending):
+        if not _by_us(exchange) or exchange.task is None:
             raise error
         exchange.task.uncancel()
         return _answer_for_cancelled(exchange, slow)
@@ -132,6 +132,13 @@ def _answer_for(exchange: Exchange, error: BaseException, slow: bool) -> ASGIApp
     if exchange.status:
         raise error  # the server cuts the connection, so that half an answer is not taken for one
     return problem(500, "internal_error", "Something went wrong on our side.")
+
+
+def _by_us(exchange: Exchange) -> bool:
+    """Whether a cancelled request can be answered: it was late, or the server stops."""
+    if exchange.status:
+        return exchange.ending
+    return exchange.expired or bool(exchange.scope["app"].state.draining)
 
 
 def _answer_for_cancelled(exchange: Exchange, slow: bool) -> ASGIApp:

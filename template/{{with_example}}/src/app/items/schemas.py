@@ -6,9 +6,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas import NOT_BLANK, STORABLE
+from app.schemas import NOT_BLANK, STORABLE, STRIPPED
 
-Name = Annotated[str, NOT_BLANK, Field(max_length=200)]
+Name = Annotated[str, NOT_BLANK, Field(max_length=200), STRIPPED]
 Description = Annotated[str, STORABLE, Field(max_length=10_000)]
 
 

@@ -1,3 +1,7 @@
+<%
+    after = [depends_on] if isinstance(depends_on, str) else depends_on or []
+    names = ", ".join(f'"{name}"' for name in after)
+%>\
 """${message}"""
 
 from collections.abc import Sequence
@@ -10,7 +14,7 @@ from app.revisions import present
 revision: str = ${repr(up_revision)}
 down_revision: str | Sequence[str] | None = ${repr(down_revision)}
 branch_labels: str | Sequence[str] | None = ${repr(branch_labels)}
-depends_on: str | Sequence[str] | None = ${f"present(__file__, *{depends_on!r})" if depends_on else None}
+depends_on: str | Sequence[str] | None = ${f"present(__file__, {names})" if names else None}
 
 
 def upgrade() -> None:

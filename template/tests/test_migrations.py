@@ -28,7 +28,8 @@ async def tables(url: URL) -> set[str]:
 async def test_the_migrations_make_what_the_models_say(new_database: Made, migrated: str) -> None:
     def differences(connection: Connection) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
-        return compare_metadata(context, Base.metadata)
+        found: list[Any] = compare_metadata(context, Base.metadata)
+        return found
 
     async with connected(new_database(migrated)) as connection:
         assert await connection.run_sync(differences) == []

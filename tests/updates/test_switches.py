@@ -90,6 +90,7 @@ def test_every_answer_becomes_another_and_nothing_is_lost(
     changes = edits.edit(service, example=name == "jobs")
     tests = WALKS[name] | (_features(choices) if name == "jobs" else {})
     answers = {question: service.answers().get(question, False) for question in tests}
+    tried: set[tuple[str, Any]] = set()
     for number, step in enumerate(steps(choices, answers)):
         done = service.update("--vcs-ref", ":current:", **_given(step))
         assert done.returncode == 0, done.stdout
@@ -102,7 +103,10 @@ def test_every_answer_becomes_another_and_nothing_is_lost(
             template, tmp_path / f"{number}", version="1.0.0", **_given(step)
         )
         assert _differences(service, fresh) == set(), step
-        switched = [question for question in step if step[question] != answers[question]]
+        switched = [each for each in step if step[each] != answers[each]]
+        if not FULL:  # the tests of an answer run when the walk first comes to it
+            switched = [each for each in switched if (each, step[each]) not in tried]
+            tried |= step.items()
         service.holds(OWN_TESTS, *(test for question in switched for test in tests[question]))
         world.commit(service.folder, f"{step}")
         answers = step

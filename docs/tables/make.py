@@ -69,10 +69,16 @@ def _write_figures(document: Path) -> None:
 
 
 def _figures(test: str, service: str, result: Result) -> str:
-    figures = ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in result["figures"].items()
+    figures = "; ".join(
+        f"{name.replace('_', ' ')}: {_shown(value)}" for name, value in result["figures"].items()
     )
     return f"| `{test}` | {service}{'' if result['full'] else ' (small)'} | {figures} |\n"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _write_matrix(document: Path) -> None:

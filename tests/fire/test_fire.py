@@ -2,7 +2,7 @@
 
 Each file of ``inside`` runs as tests of a rendered service, with that service's own helpers. How
 much was thrown at it, and what was lost, goes to ``build/figures.jsonl`` for ``make tables``. The
-sizes are such that all of it takes minutes; ``make fire FULL=1`` is what docs/guarantees.md shows.
+sizes are such that all of it takes minutes; ``make fire FULL=1`` takes hours.
 """
 
 import os

@@ -35,7 +35,14 @@ async def test_a_connection_to_what_became_a_replica_is_replaced(own_redis: Sett
         assert await client.client_id() != connection
 
 
-@pytest.mark.parametrize("how", [("REPLICAOF", "127.0.0.1", "1"), ("CONFIG SET", "maxmemory", "1")])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("REPLICAOF", "127.0.0.1", "1"),
+        ("CONFIG SET", "maxmemory", "1"),
+        ("CONFIG SET", "min-replicas-to-write", "1"),
+    ],
+)
 async def test_a_redis_that_takes_no_writes_is_said_to_be_away(
     own_redis: Settings, how: tuple[str, ...]
 ) -> None:
@@ -47,3 +54,12 @@ async def test_a_redis_that_takes_no_writes_is_said_to_be_away(
         await app.state.redis.execute_command(*how)
         answer = await client.get("/remember")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+
+
+async def test_a_command_that_is_wrong_is_our_mistake(settings: Settings) -> None:
+    async def remember(cache: Cache) -> None:
+        await cache.execute_command("SET", "key")
+
+    async with running(settings) as app, client_of(app) as client:
+        app.add_api_route("/remember", remember)
+        assert (await client.get("/remember")).status_code == 500

@@ -23,8 +23,9 @@ SERVICES: dict[str, dict[str, object]] = {
     "arq": {"queue": "arq", "auth": "session", "tracing": "tempo"},
     "taskiq": {"queue": "taskiq", "auth": "api_key", "tracing": "honeycomb"},
 }
+FULL = bool(os.environ.get("FULL"))
 # What is different from queue to queue; the rest is tried on the default answers.
-EVERYWHERE = {"jobs", "worker_stop"}
+EVERYWHERE = {"jobs", "worker_stop"} | ({"redis"} if FULL else set())
 CASES = [
     pytest.param(name, file, id=f"{file.stem}-{name}")
     for name in SERVICES
@@ -53,7 +54,7 @@ def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return install
 
 
-@pytest.mark.timeout(5400 if os.environ.get("FULL") else 1800)
+@pytest.mark.timeout(5400 if FULL else 1800)
 @pytest.mark.parametrize(("name", "file"), CASES)
 def test_it_holds(installed: Callable[[str], Path], name: str, file: Path) -> None:
     service = installed(name)

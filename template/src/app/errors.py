@@ -31,6 +31,9 @@ REDIS_AWAY = (
     redis.ClusterDownError,
     redis.OutOfMemoryError,
 )
+# Words with which it refuses for now: its disk is full, too few replicas follow, a script runs for
+# too long. https://redis.io/docs/latest/develop/reference/errors/all/redis/
+REDIS_BUSY = ("MISCONF", "NOREPLICAS", "BUSY")
 # Values that Postgres can't hold: out of range, bad text, bad encoding.
 UNSTORABLE = ("22",)
 
@@ -206,6 +209,12 @@ async def _redis_error(_: Request, error: Exception) -> ProblemResponse:
     return _unavailable(error, "Redis")
 
 
+async def _redis_refusal(_: Request, error: Exception) -> ProblemResponse:
+    if str(error).split(" ", 1)[0] in REDIS_BUSY:
+        return _unavailable(error, "Redis")
+    raise error
+
+
 def _unavailable(error: BaseException, what: str = "The database") -> ProblemResponse:
     logger.warning("%s unavailable: %s", what.lower(), type(error).__name__)
     headers = {"Retry-After": "1"}
@@ -236,3 +245,4 @@ def install(app: FastAPI, settings: Settings) -> None:
     app.add_exception_handler(OSError, _connection_error)
     for kind in REDIS_AWAY:
         app.add_exception_handler(kind, _redis_error)
+    app.add_exception_handler(redis.ResponseError, _redis_refusal)

@@ -4,6 +4,7 @@ Gunicorn with two workers, a job worker and a scheduler reach Redis on a way tha
 """
 
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,7 +45,8 @@ PLENTY = "100000/minute"
 @pytest.fixture
 def two() -> Iterator[tuple[Machine, Machine]]:
     """Two servers that forget everything when they end."""
-    with machine(VALKEY, durable=False) as one, machine(VALKEY, durable=False) as other:
+    options = ("--enable-debug-command", "local")
+    with machine(VALKEY, *options, durable=False) as one, machine(VALKEY, durable=False) as other:
         yield one, other
 
 
@@ -101,6 +103,34 @@ def full(one: Machine, link: Way) -> None:
     one_redis(one).config_set("maxmemory", 1)
 
 
+def without_replicas(one: Machine, link: Way) -> None:
+    one_redis(one).config_set("min-replicas-to-write", 1)
+
+
+def on_a_full_disk(one: Machine, link: Way) -> None:
+    redis = one_redis(one)
+    redis.config_set("save", "3600 1")
+    snapshot(one).unlink(missing_ok=True)
+    snapshot(one).mkdir()  # so that it can't be written
+    redis.bgsave()
+    eventually(lambda: redis.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+
+def loading(one: Machine, link: Way) -> None:
+    """Have it read its data again, slowly. It answers whatever it is asked with LOADING."""
+    redis = one_redis(one)
+    redis.mset({f"fire:{n}": "-" * 2000 for n in range(1000)})
+    redis.config_set("loading-process-events-interval-bytes", 1024)
+    redis.config_set("key-load-delay", 20_000)  # microseconds
+    with socket.create_connection(("127.0.0.1", one.port)) as connection:
+        connection.sendall(b"DEBUG RELOAD\r\n")
+        eventually(lambda: redis.info("persistence")["loading"] == 1)
+
+
+def snapshot(server: Machine) -> Path:
+    return server.folder / "data" / "dump.rdb"
+
+
 def one_redis(server: Machine) -> Redis:
     return Redis.from_url(server.url)
 
@@ -112,7 +142,12 @@ def mend(one: Machine, link: Way) -> None:
     one.signal(signal.SIGCONT)
     if not one.runs:
         one.start()
-    one_redis(one).config_set("maxmemory", 0)
+    redis = one_redis(one)
+    for setting in ("maxmemory", "min-replicas-to-write", "key-load-delay"):
+        redis.config_set(setting, 0)
+    redis.config_set("save", "")
+    if snapshot(one).is_dir():
+        snapshot(one).rmdir()
 
 
 # What readiness says of each, and whether a route that needs Redis can be answered.
@@ -121,7 +156,10 @@ FAULTS: dict[Callable[[Machine, Way], None], tuple[str, bool]] = {
     unreachable: ("degraded", False),
     hung: ("degraded", False),
     very_slow: ("degraded", False),
+    loading: ("degraded", False),
     full: ("ready", False),
+    without_replicas: ("ready", False),
+    on_a_full_disk: ("ready", False),
     slow: ("ready", True),
     flushed: ("ready", True),
 }

@@ -164,28 +164,28 @@ def create_engine(settings: Settings) -> AsyncEngine:
         connect_args["prepared_statement_name_func"] = lambda: f"__{uuid4()}__"
         connect_args["prepared_statement_cache_size"] = 0
         connect_args["statement_cache_size"] = 0
-        return create_async_engine(
-            settings.database_url.get_secret_value(),
-            hide_parameters=True,
-            poolclass=NullPool,
-            connect_args=connect_args,
-        )
-    connect_args["command_timeout"] += ANSWER_LATE
-    connect_args["server_settings"] = {
-        "application_name": about.NAME,
-        "statement_timeout": str(int(settings.db_statement_timeout * 1000)),
-        "idle_in_transaction_session_timeout": str(int(settings.request_timeout * 2000)),
-    }
+        pool: dict[str, Any] = {"poolclass": NullPool}
+    else:
+        connect_args["command_timeout"] += ANSWER_LATE
+        connect_args["server_settings"] = {
+            "application_name": about.NAME,
+            "statement_timeout": str(int(settings.db_statement_timeout * 1000)),
+            "idle_in_transaction_session_timeout": str(int(settings.request_timeout * 2000)),
+        }
+        pool = {
+            "pool_size": settings.db_pool_size,
+            "max_overflow": settings.db_max_overflow,
+            "pool_timeout": settings.db_pool_timeout,
+            "pool_recycle": settings.db_pool_recycle,
+        }
     engine = create_async_engine(
         settings.database_url.get_secret_value(),
         hide_parameters=True,  # in errors, and so in the log
-        pool_size=settings.db_pool_size,
-        max_overflow=settings.db_max_overflow,
-        pool_timeout=settings.db_pool_timeout,
-        pool_recycle=settings.db_pool_recycle,
         connect_args=connect_args,
+        **pool,
     )
-    _ping_after_idle(engine, settings.db_ping_after_idle)
+    if not settings.db_pgbouncer:
+        _ping_after_idle(engine, settings.db_ping_after_idle)
     _leave_what_fails(engine)
     return engine
 

@@ -28,6 +28,9 @@ async def service(scope, receive, send):
 def create_app():
     return service
 """
+CONNECTIONS = """
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Connection
+"""
 COMMANDS = """
 import os, signal, subprocess, sys, time
 print(f"{sys.argv[1]} is process {os.getpid()}")
@@ -104,6 +107,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(Path(app.dev.__file__).parent, package / "dev")
     (package / "__init__.py").touch()
     (package / "main.py").write_text(SERVICE)
+    (package / "connections.py").write_text(CONNECTIONS)
     (package / "__main__.py").write_text(COMMANDS)
     return tmp_path
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -33,11 +34,11 @@ class Clients:
     def answered(self) -> int:
         return self.answers.total()
 
-    def keep(self) -> None:
+    def keep(self, pause: float = 0) -> None:
         """Ask over one connection for as long as the server keeps it, then over the next."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         while not self.stop.is_set() and self._ask(connection):
-            pass
+            self.stop.wait(pause)
         connection.close()
 
     def renew(self) -> None:
@@ -65,10 +66,16 @@ class Clients:
 
 
 @contextmanager
-def asking(port: int, kept: int = 4, new: int = 4, path: str = SLOW) -> Iterator[Clients]:
-    """Run clients until the block ends, or until they find nobody."""
+def asking(
+    port: int, kept: int = 4, new: int = 4, rare: int = 0, path: str = SLOW
+) -> Iterator[Clients]:
+    """Run clients until the block ends, or until they find nobody.
+
+    ``rare``: of those who keep their connection, and ask every other second.
+    """
     clients = Clients(port, path)
-    work: list[Callable[[], None]] = [clients.keep] * kept + [clients.renew] * new
+    rarely = partial(clients.keep, 2.0)
+    work: list[Callable[[], None]] = [clients.keep] * kept + [clients.renew] * new + [rarely] * rare
     threads = [threading.Thread(target=client) for client in work]
     for thread in threads:
         thread.start()

@@ -131,7 +131,7 @@ def test_recycling_under_load_loses_nothing(serve: Serve, note: Note, workers: s
     most = "400" if FULL else "200"
     arguments = f"--max-requests {most} --max-requests-jitter 50"
     server = serve(GUNICORN_CMD_ARGS=arguments, WEB_CONCURRENCY=workers)
-    with asking(port_of(server.url)) as clients:
+    with asking(port_of(server.url), rare=4) as clients:
         wanted = 20 if FULL else 3
         server.until(lambda: server.log.read_text().count("Booting worker") >= wanted + 2, 600)
     assert server.stop(60) == 0

@@ -133,6 +133,8 @@ def _api(port: int) -> list[str]:
     return [
         *[sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory"],
         *["--reload", "--reload-dir", "src", "--host", "127.0.0.1", "--port", str(port)],
+        # Requests are read as they are in production.
+        *["--http", "app.connections:Connection"],
         *["--no-access-log", "--timeout-graceful-shutdown", str(STOP_SECONDS - 2)],
     ]
 

@@ -132,6 +132,11 @@ async def test_two_migrators_at_once_make_an_index_together(
         # Until the reader has ended none of them can change the table, so all of them meet.
         there = "FROM pg_stat_activity WHERE datname = current_database()"
         await until(url, f"SELECT 1 {there} HAVING count(*) = {many} + 2  -- the reader, and this")
+        trying = "FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE items%' AND state = 'active'"
+        await until(url, f"SELECT 1 {trying}")
+        for _ in range(20):
+            assert len(await select(url, f"SELECT 1 {trying}")) <= 1, "one at a time"
+            await asyncio.sleep(0.1)
     for migrator in migrators:
         await ended(migrator)
     assert await valid_indexes(url) == 1

@@ -171,7 +171,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         server.app, server.drain, server.grace = self.wsgi, self.drain, self.grace
         # Gunicorn's handler only notes the signal, and the process would be killed in the end.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
-        await server.serve(sockets=self.sockets)
+        # Not in Gunicorn's wrapping, which logs an error when uvloop has closed what is in it.
+        await server.serve(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
             raise SystemExit(3)  # Gunicorn's code for a worker that can't start: it stops, too
 

@@ -6,13 +6,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from app.db import Database
 from app.jobs import job, ledger, schedules
 from app.jobs.attempt import reason
 from app.jobs.commands import dead_letters, replay_dead
-from app.jobs.queue import Publisher
+from app.jobs.queue import HEAD_START, Publisher
 from app.jobs.registry import JobType, get
 from app.jobs.runner import DEPLOYMENT
 from app.jobs.scheduler import BATCH, Scheduler
@@ -249,6 +249,20 @@ async def test_what_redis_forgot_is_published_again(service: Service) -> None:
     assert await service.app.state.transport.depth() == 1
 
 
+@pytest.mark.parametrize(("waited", "later"), [(0, 10), (40, 40), (5000, 100)])
+async def test_what_waits_for_long_is_published_more_rarely(
+    service: Service, waited: float, later: float
+) -> None:
+    await service.enqueue(samples.note, text="patient")
+    await age(service, ledger.Job.due_at, waited)
+    await age(service, ledger.Job.publish_at, HEAD_START)
+    async with service.app.state.db.transaction() as session:
+        assert await ledger.take_unpublished(session, 1, again=10)
+        pause = await session.scalar(select(ledger.Job.publish_at - func.now()))
+    assert pause
+    assert pause.total_seconds() == pytest.approx(later, abs=5)
+
+
 async def test_a_flood_reaches_the_queue_in_small_portions(service: Service) -> None:
     async with service.app.state.db.transaction() as session:
         queue = service.app.state.jobs.within(session)
@@ -278,13 +292,14 @@ def scheduled(monkeypatch: pytest.MonkeyPatch) -> JobType:
 
     monkeypatch.setattr(registry, "_by_name", dict(registry._by_name))
 
-    @job(name="tests.nightly", cron="0 3 * * *")
+    @job(name="tests.nightly", cron=f"0 {NIGHT.hour} * * *")
     async def nightly(context: Any) -> None: ...
 
     return get("tests.nightly")
 
 
-NIGHT = datetime.now(UTC).replace(hour=3, minute=0, second=0, microsecond=0) + timedelta(days=1)
+# The next one that is due is in half a day, and the last one was, whenever this is run.
+NIGHT = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0, second=0, microsecond=0)
 
 
 async def test_two_schedulers_start_a_scheduled_job_once(

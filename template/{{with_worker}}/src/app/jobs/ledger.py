@@ -37,6 +37,7 @@ from app.jobs.status import JobStatus
 
 ACTIVE = text("status IN ('queued', 'running')")
 NOW = select(func.now())
+MOST_PATIENT = 10  # times as long until a job is published again, at most
 Json = dict[str, Any]
 
 
@@ -264,7 +265,9 @@ async def release(session: AsyncSession, claimed: Claim) -> bool:
 async def take_unpublished(session: AsyncSession, limit: int, again: float) -> Sequence[UUID]:
     """Return jobs that are to be published now, each to one caller, and not for ``again`` seconds.
 
-    Among them are the jobs whose lease has run out.
+    Among them are the jobs whose lease has run out. One that has waited for longer waits as long
+    again, up to ``MOST_PATIENT`` times ``again``: else a queue that is slower than that would fill
+    with copies of what waits in it, and get slower.
     """
     due = (
         select(Job.id)
@@ -274,7 +277,10 @@ async def take_unpublished(session: AsyncSession, limit: int, again: float) -> S
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    statement = update(Job).where(Job.id.in_(due)).values(publish_at=_in(again)).returning(Job.id)
+    longest = timedelta(seconds=MOST_PATIENT * again)
+    waited = func.least(func.now() - Job.due_at, longest)
+    later = func.now() + func.greatest(waited, timedelta(seconds=again))
+    statement = update(Job).where(Job.id.in_(due)).values(publish_at=later).returning(Job.id)
     return (await session.scalars(statement)).all()
 
 

@@ -25,7 +25,10 @@ class JobsSettings(BaseSettings):
     jobs_backoff_max: float = Field(600, gt=0, description="Seconds, at most, until any retry")
     jobs_poll: float = Field(1, gt=0, description="Seconds between two looks of the scheduler")
     jobs_publish_again: float = Field(
-        60, gt=0, description="Seconds after which a job that nobody started is published again"
+        60,
+        gt=0,
+        description="Seconds after which a job that nobody started is published again; for one "
+        "that has waited for longer it is as long again, up to ten times this",
     )
     jobs_queue_limit: int = Field(
         1000, ge=1, description="Jobs in the queue from which the scheduler holds back more"

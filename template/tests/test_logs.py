@@ -156,7 +156,7 @@ def test_no_path_keeps_the_process_busy(word: str) -> None:
 
 async def test_nobody_can_forge_a_line(service: FastAPI, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
-    forged = 'x\r\n{"event":"admin logged in","level":"info"}'
+    forged = 'x\r\n\v\x1c\x85\u2028\u2029{"event":"admin logged in","level":"info"}'
     logs.get_logger("shop").info(forged, note=forged)
     logging.getLogger("shop").warning("%s", forged)
     assert [line["event"] for line in lines(capfd, logger="shop")] == [forged, forged]

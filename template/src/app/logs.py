@@ -39,6 +39,9 @@ SECRET_TEXT = re.compile(
     re.IGNORECASE,
 )
 
+# What JSON may hold as it is, and some who read the log take for the end of a line.
+LINE_ENDS = ("\x85", "\u2028", "\u2029")
+
 STDOUT = 1
 
 Writer = Callable[[dict[str, Any]], None]
@@ -158,9 +161,16 @@ def _json(_: Any, __: str, event: EventDict) -> bytes:
 def to_json(event: Mapping[str, Any]) -> bytes:
     """Write an event as JSON, whatever is in it: a line that can't be written breaks nothing."""
     try:
-        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
+        line = orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
     except TypeError:  # text that is no Unicode, numbers beyond 64 bits
         return json.dumps(event, default=str).encode()
+    return line if line.isascii() else _without_line_ends(line)
+
+
+def _without_line_ends(line: bytes) -> bytes:
+    for end in LINE_ENDS:
+        line = line.replace(end.encode(), f"\\u{ord(end):04x}".encode())
+    return line
 
 
 def _processors(pretty: bool) -> list[Processor]:

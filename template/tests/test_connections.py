@@ -101,8 +101,10 @@ async def served(app: FastAPI) -> AsyncIterator[Listener]:
         yield listener
     finally:
         server.close()
-        for task in listener.state.tasks:
+        for task in (cut := set(listener.state.tasks)):
             task.cancel()
+        if cut:  # they answer, while there is somebody to answer to
+            await asyncio.wait(cut)
         for left in list(listener.state.connections):
             left.transport.abort()
         for client in listener.clients:

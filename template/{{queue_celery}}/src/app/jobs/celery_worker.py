@@ -49,6 +49,12 @@ class Channel(redis.Channel):
             logger.warning("the queue had something that is no message")
             raise Empty from None
 
+    def close(self) -> None:
+        # What was not taken yet goes back to the queue, unless Redis is gone: to try so would end
+        # the worker. The ledger has every job.
+        self.do_restore = bool(self.connection and self.connection.client)
+        super().close()  # type: ignore[no-untyped-call]
+
 
 class Child:
     """A process that runs jobs."""

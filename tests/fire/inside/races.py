@@ -69,6 +69,7 @@ async def race_for_a_row(crowd: Crowd, ask: Ask, url: URL, item_id: str) -> list
         await holder.execute(text(f"SELECT 1 FROM items WHERE id = '{item_id}' FOR UPDATE"))
         racing = asyncio.create_task(race(crowd, ask))
         while (await watcher.execute(text(waiting))).scalar_one() < 4:
+            assert not racing.done(), "nobody waited for the row"
             await watcher.rollback()
             await asyncio.sleep(0.05)
         await holder.rollback()

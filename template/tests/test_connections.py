@@ -161,6 +161,18 @@ async def test_requests_sent_far_ahead_are_not_piled_up(listener: Listener) -> N
     assert await answer(reader) in (b"", b"reset")
 
 
+async def test_who_sent_requests_ahead_and_left_is_not_answered(listener: Listener) -> None:
+    await listener.connect(LARGE + ALIVE)
+    [exchange] = listener.app.state.in_flight
+    listener.clients[-1].transport.abort()
+    for _ in range(500):
+        if not listener.state.tasks:
+            break
+        await asyncio.sleep(0.02)
+    assert not listener.state.tasks
+    assert exchange.error is None
+
+
 async def test_what_nobody_reads_is_not_kept(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

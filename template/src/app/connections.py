@@ -30,12 +30,16 @@ class Connection(Protocol):
         super().connection_made(transport)
         self.made = self.loop.time()
         self.stall: asyncio.TimerHandle | None = None
+        self.answering: Any = None
         if not self._made_room(get_settings().max_connections):
             self.app = cast(Any, _Full(self.app))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_clock()
+        if self.answering is not None:  # Uvicorn tells it only the request that was sent last
+            self.answering.disconnected = True
+            self.answering.message_event.set()
 
     @property
     def waiting(self) -> bool:
@@ -61,6 +65,10 @@ class Connection(Protocol):
         super().data_received(data)
         if len(self.pipeline) > PIPELINED:
             self.transport.abort()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -6,11 +6,13 @@ Gunicorn with two workers, a job worker and a scheduler reach Redis on a way tha
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import httpx2
 import pytest
-from redis import Redis
+from redis import Redis, RedisError, ResponseError
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
@@ -127,6 +129,26 @@ def loading(one: Machine, link: Way) -> None:
         eventually(lambda: redis.info("persistence")["loading"] == 1)
 
 
+def busy(one: Machine, link: Way) -> None:
+    """Have it run a script that does not end, and say so."""
+    redis = one_redis(one)
+    redis.config_set("busy-reply-threshold", 100)  # milliseconds
+
+    def endless() -> None:
+        with suppress(RedisError):
+            one_redis(one).eval("while true do end", 0)
+
+    Thread(target=endless).start()
+    eventually(lambda: refused(redis))
+
+
+def refused(redis: Redis) -> bool:
+    try:
+        return not redis.ping()
+    except ResponseError:
+        return True
+
+
 def snapshot(server: Machine) -> Path:
     return server.folder / "data" / "dump.rdb"
 
@@ -143,6 +165,8 @@ def mend(one: Machine, link: Way) -> None:
     if not one.runs:
         one.start()
     redis = one_redis(one)
+    with suppress(RedisError):
+        redis.script_kill()
     for setting in ("maxmemory", "min-replicas-to-write", "key-load-delay"):
         redis.config_set(setting, 0)
     redis.config_set("save", "")
@@ -159,7 +183,9 @@ FAULTS: dict[Callable[[Machine, Way], None], tuple[str, bool]] = {
     loading: ("degraded", False),
     full: ("ready", False),
     without_replicas: ("ready", False),
-    on_a_full_disk: ("degraded", False),  # where it answers no PING either
+    # These answer no PING either.
+    on_a_full_disk: ("degraded", False),
+    busy: ("degraded", False),
     slow: ("ready", True),
     flushed: ("ready", True),
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -65,6 +66,14 @@ async def slow() -> None:
     await asyncio.sleep(3600)
 
 
+async def told() -> str:
+    """Be told to stop while there is work."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.5)
+    logger.info("the work is done")
+    return "answered"
+
+
 async def behind(request: Request) -> str:
     """Answer at once, and leave a task behind."""
 
@@ -83,7 +92,7 @@ async def background(tasks: BackgroundTasks) -> str:
 
 def with_routes() -> FastAPI:
     app = create_app()
-    for route in (seen, answer, database, cache, fail, slow, behind, background):
+    for route in (seen, answer, database, cache, fail, slow, told, behind, background):
         app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
     app.add_api_route("/test/echo", echo, methods=["POST"], response_model=None)
     app.add_api_route("/test/a b/{name}", seen, response_model=None)

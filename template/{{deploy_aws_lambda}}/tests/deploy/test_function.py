@@ -211,6 +211,14 @@ def test_sigterm_stops_every_part(start: Start) -> None:
     assert "every part has stopped" in function.logged()
 
 
+def test_sigterm_during_an_event_stops_every_part_after_it(start: Start) -> None:
+    function = start()
+    function.send(http_api("GET", "/test/told"))
+    assert function.process.wait(PATIENCE) == 0
+    logged = function.logged()
+    assert 0 < logged.find("the work is done") < logged.find("every part has stopped")
+
+
 def test_what_is_wrong_with_the_environment_is_told_to_the_platform(start: Start) -> None:
     function = start("app.function", SECRET_KEY="short")
     path, error = function.result()

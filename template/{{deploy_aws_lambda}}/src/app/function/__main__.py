@@ -11,8 +11,7 @@ from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
 
 def main() -> None:
     """Answer events for as long as the platform lets this process live."""
-    # In a thread of its own, the wait for the next event keeps no signal from being heard.
-    client = LambdaRuntimeClient(os.environ["AWS_LAMBDA_RUNTIME_API"], True)
+    client = LambdaRuntimeClient(os.environ["AWS_LAMBDA_RUNTIME_API"])
     bootstrap.run("app.function.service.handle", client)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
-from types import FrameType
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 from fastapi import FastAPI
@@ -41,6 +41,7 @@ class Service:
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         self._runner = asyncio.Runner()
+        self._turn = Lock()
         self._stopping = asyncio.Event()
         self._lifespan: asyncio.Task[None] | None = None
         self._standing: set[asyncio.Task[Any]] = set()
@@ -65,9 +66,10 @@ class Service:
             await self._stopping.wait()
 
     def stop(self) -> None:
-        """Stop every part: pools are closed, the last spans leave."""
-        self._runner.run(self._stop())
-        self._runner.close()
+        """Stop every part when no event is at work: pools are closed, the last spans leave."""
+        with self._turn:
+            self._runner.run(self._stop())
+            self._runner.close()
 
     async def _stop(self) -> None:
         self._stopping.set()
@@ -77,7 +79,8 @@ class Service:
     def handle(self, event: Event, invocation: Invocation) -> Event:
         """Answer one event."""
         seconds = invocation.get_remaining_time_in_millis() / 1000 - RESERVE
-        return self._runner.run(self._handle(event, max(0.1, seconds)))
+        with self._turn:
+            return self._runner.run(self._handle(event, max(0.1, seconds)))
 
     async def _handle(self, event: Event, seconds: float) -> Event:
         deadline = asyncio.get_running_loop().time() + seconds
@@ -147,16 +150,24 @@ async def _failed(status: int) -> Event:
 
 def start() -> Service:
     """Start the service, and let it stop well when the platform says so."""
+    # A handler would interrupt whatever is done just then, which may hold a lock that it needs. So
+    # a thread waits for the signal, which no other gets.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     secrets.load()
     service = Service(create_app())
     service.start()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        service.stop()
-        os._exit(0)  # the thread that waits for the next event can't be asked to stop
-
-    signal.signal(signal.SIGTERM, stop)
+    Thread(target=_stop_when_told, args=(service,), daemon=True).start()
     return service
+
+
+def _stop_when_told(service: Service) -> None:
+    signal.sigwait({signal.SIGTERM})
+    try:
+        service.stop()
+    except Exception:
+        logger.exception("the service did not stop well")
+        os._exit(1)
+    os._exit(0)  # the wait for the next event can't be asked to stop
 
 
 def __getattr__(name: str) -> Any:

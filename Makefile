@@ -42,7 +42,7 @@ services: .venv/complete ## Install services that have every answer, and run the
 	pytest -s -rs -m "not besides" tests/suites -k "not standard"
 
 live: .venv/complete ## Containers, processes and signals, for real
-	env -u UV_EXCLUDE_NEWER pytest -v -rs tests/live # the day would be in uv.lock, and not in the image
+	env -u UV_EXCLUDE_NEWER pytest -v -rs -n 2 --dist loadgroup tests/live # the day would be in uv.lock, and not in the image
 
 fire: .venv/complete ## Break things while services run: processes, Postgres, Redis, networks (FULL=1: at full size)
 	FULL=$(FULL) pytest -v -rs $(if $(FULL),-s,-n 2 --maxschedchunk 1) tests/fire

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import generator
+from tests.live.containers import apt
 
 UV = [sys.executable, "-m", "uv"]
 INSIDE = Path(__file__).parent / "pgbouncer" / "through_pgbouncer.py"
@@ -20,12 +21,7 @@ def pgbouncer() -> None:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         pytest.skip("PgBouncer is not installed, and can't be installed by this user here")
-    subprocess.run(["apt-get", "update", "-qq"], check=True)
-    subprocess.run(
-        ["apt-get", "install", "-qq", "--no-install-recommends", "pgbouncer"],
-        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        check=True,
-    )
+    apt.install("pgbouncer")
 
 
 @pytest.mark.usefixtures("pgbouncer")

@@ -15,7 +15,6 @@ import yaml
 from tests import generator, matrix, toolbox
 from tests.renders import leftovers
 
-QUEUES = matrix.choices()["queue"]
 # Requirements that nothing imports by name, and what needs them.
 USED_OTHERWISE = {
     "asyncpg": "SQLAlchemy loads it, for postgresql+asyncpg",
@@ -29,8 +28,7 @@ USED_OTHERWISE = {
 
 def _parameter(row: matrix.Row) -> Any:
     """Let one process take all renders with a queue: its mypy knows that queue's libraries."""
-    turn = QUEUES.index(row.answers["queue"]) % 2
-    marks = [pytest.mark.xdist_group(f"renders {turn}")]
+    marks = [pytest.mark.xdist_group(f"renders {row.answers['queue']}")]
     return pytest.param(
         row, id=row.name, marks=marks + [pytest.mark.besides] * (row.name not in matrix.PRESETS)
     )

@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from tests import toolbox
+
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
@@ -49,9 +51,10 @@ def _apt(*arguments: str, config: Path | None = None, folder: Path | None = None
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
     if config:
         environment["APT_CONFIG"] = str(config)
-    done = subprocess.run(
-        ["apt-get", *arguments], env=environment, cwd=folder, capture_output=True, text=True
-    )
+    with toolbox.lock(toolbox.BUILD / "apt.lock"):  # apt gives up when another one is at work
+        done = subprocess.run(
+            ["apt-get", *arguments], env=environment, cwd=folder, capture_output=True, text=True
+        )
     if done.returncode:
         raise RuntimeError(f"apt-get {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return done.stdout

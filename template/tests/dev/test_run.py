@@ -80,6 +80,19 @@ class Dev:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.02)
 
+    def save(self, path: Path, source: str, until: Callable[[], object]) -> None:
+        """Save a file, and again each few seconds: Uvicorn serves before it looks for edits."""
+        saved = 0.0
+
+        def seen() -> object:
+            nonlocal saved
+            if time.monotonic() > saved + 5:
+                path.write_text(source)
+                saved = time.monotonic()
+            return until()
+
+        self.wait_for(seen)
+
     def wait_until_ready(self) -> None:
         self.wait_for(lambda: "Ctrl-C stops everything" in self.output)
 
@@ -175,9 +188,13 @@ def test_edits_restart_the_api_and_its_companions(start: Callable[..., Dev], pro
     package = project / "src" / "app"
     dev = start("worker")
     dev.wait_until_ready()
-    (package / "main.py").write_text(SERVICE.replace("version 1", "edited"))  # of another size:
-    # bytecode is taken for fresh when the source's size and second are the same
-    dev.wait_for(lambda: dev.get() == b"edited" and len(dev.pids("worker")) > 1)
+    # Of another size: bytecode is taken for fresh when the source's size and second are the same.
+    edited = SERVICE.replace("version 1", "edited")
+    dev.save(
+        package / "main.py",
+        edited,
+        until=lambda: dev.get() == b"edited" and len(dev.pids("worker")) > 1,
+    )
     (package / "__main__.py").write_text("broken(")
     dev.wait_for(lambda: "it starts again after the next edit" in dev.output)
     started = len(dev.pids("worker"))  # a slow disk can make two edits of one

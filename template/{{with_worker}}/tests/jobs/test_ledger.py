@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from app.db import Database
-from app.jobs import job, ledger, schedules
+from app.jobs import job, ledger, runner, schedules
 from app.jobs.attempt import reason
 from app.jobs.commands import dead_letters, replay_dead
 from app.jobs.queue import HEAD_START, Publisher
@@ -207,6 +207,22 @@ async def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(service: Se
     await second
     status = await service.status(enqueued.id)
     assert (status.status, status.result, status.attempts) == ("succeeded", 2, 2)
+
+
+async def test_a_job_that_loses_a_cancellation_ends_before_it_is_given_back(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "UNWIND", 2.0)
+    stops_at_once = service.settings.model_copy(update={"worker_grace": 0.0})
+    worker = runner.Runner(service.app, stops_at_once)
+    enqueued = await service.enqueue(samples.deaf)
+    running = asyncio.create_task(worker.run(enqueued.id))
+    await service.started("deaf")
+    worker.stop()
+    await running
+    assert samples.ENDED.is_set()
+    status = await service.status(enqueued.id)
+    assert (status.status, status.attempts) == ("queued", 0)
 
 
 async def test_a_job_that_kills_its_workers_is_given_up(service: Service) -> None:

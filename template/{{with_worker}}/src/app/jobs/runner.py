@@ -22,7 +22,7 @@ from app.settings import Settings
 
 # While one release replaces another, either meets jobs that only the other can run.
 DEPLOYMENT = timedelta(hours=1)
-UNWIND = 5.0  # seconds that a cancelled job has for its `finally` clauses
+UNWIND = 5.0  # seconds that a cancelled job has for its `finally` clauses, half of them undisturbed
 WRITE_AGAIN = (0.2, 1.0, 3.0, 10.0)  # seconds between attempts to write down how a job ended
 
 logger = get_logger(__name__)
@@ -101,9 +101,10 @@ class Runner:
                 return work.result()
             raise LeaseLost if lease.done() else Stopping
         finally:
-            for task in (work, lease, stop):
-                task.cancel()
-            await asyncio.wait({work, lease, stop}, timeout=UNWIND)
+            for _ in range(2):  # `wait_for` of Python 3.11, which redis-py uses, may lose one
+                for task in (work, lease, stop):
+                    task.cancel()
+                await asyncio.wait({work, lease, stop}, timeout=UNWIND / 2)
 
     async def _call(self, claim: Claim) -> Any:
         kind = registry.get(claim.name)

@@ -36,7 +36,7 @@ targets: .venv/complete ## What services deploy with, and their pipelines, under
 	pytest -n 2 -rs tests/ci tests/clouds tests/kubernetes
 
 updates: .venv/complete ## Update services: from past versions, with edits, through every answer (FULL=1: from each to each)
-	FULL=$(FULL) pytest -n 2 --dist worksteal tests/updates # two walks are most of it
+	FULL=$(FULL) pytest -n 2 --dist loadgroup tests/updates
 
 services: .venv/complete ## Install services that have every answer, and run their own tests
 	pytest -s -rs -m "not besides" tests/suites -k "not standard"

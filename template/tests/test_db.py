@@ -135,7 +135,7 @@ async def pids(engine: AsyncEngine) -> set[int]:
 async def test_a_server_that_is_of_no_use_is_left_with_all_connections(
     fresh_settings: Settings, first: str, then: str
 ) -> None:
-    changes = {"db_pool_size": 2, "db_max_overflow": 0, "db_statement_timeout": 0.2}
+    changes = {"db_pool_size": 2, "db_max_overflow": 0, "db_statement_timeout": 1.0}
     async with running(fresh_settings.model_copy(update=changes)) as app:
 
         async def use(session: Session) -> None:

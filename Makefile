@@ -26,23 +26,23 @@ demo: .venv/complete ## Render the default service, and serve it: Postgres, Valk
 	cd $(DEMO) && uv sync --quiet && exec uv run app dev $(if $(PORT),--port $(PORT))
 
 test: .venv/complete ## The rules, the renders, the prompts; then the default service's own tests
-	pytest -n 2 --dist loadgroup -m "not besides" tests/rules tests/renders tests/prompts
+	pytest -n 2 --dist worksteal -m "not besides" tests/rules tests/renders tests/prompts
 	pytest -s -m "not besides" tests/suites -k standard
 
 combinations: .venv/complete ## Render, lint and type-check every pair of answers, and each queue x auth x deploy
-	pytest -n 2 --dist loadgroup -m besides tests/renders
+	pytest -n 2 --dist worksteal -m besides tests/renders
 
 targets: .venv/complete ## What services deploy with, and their pipelines, under every validator for them
 	pytest -n 2 -rs tests/ci tests/clouds tests/kubernetes
 
 updates: .venv/complete ## Update services: from past versions, with edits, through every answer (FULL=1: from each to each)
-	FULL=$(FULL) pytest -n 2 --dist loadgroup tests/updates
+	FULL=$(FULL) pytest -n 2 --dist loadgroup tests/updates # one by one: the walks at the same time
 
 services: .venv/complete ## Install services that have every answer, and run their own tests
 	pytest -s -rs -m "not besides" tests/suites -k "not standard"
 
 live: .venv/complete ## Containers, processes and signals, for real
-	env -u UV_EXCLUDE_NEWER pytest -v -rs -n 2 --dist loadgroup tests/live # the day would be in uv.lock, and not in the image
+	env -u UV_EXCLUDE_NEWER pytest -v -rs tests/live # the day would be in uv.lock, and not in the image
 
 fire: .venv/complete ## Break things while services run: processes, Postgres, Redis, networks (FULL=1: at full size)
 	FULL=$(FULL) pytest -v -rs $(if $(FULL),-s,-n 2 --maxschedchunk 1) tests/fire
@@ -63,7 +63,7 @@ pictures: .venv/complete ## Make the README's pictures anew, from the real thing
 	python docs/pictures/make.py
 
 rows: .venv/complete ## Everything about some rows of the matrix: make rows ROWS="minimal or standard"
-	pytest -n 2 --dist loadgroup tests/renders/test_projects.py -k "$$ROWS"
+	pytest -n 2 --dist worksteal tests/renders/test_projects.py -k "$$ROWS"
 	WHOLE=1 pytest -s tests/suites -k "$$ROWS"
 
 tables: .venv/complete ## Write docs/matrix.md, of what was tried since `make clean`, and the table of updates

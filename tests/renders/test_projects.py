@@ -26,15 +26,17 @@ USED_OTHERWISE = {
 }
 
 
-def _parameter(row: matrix.Row) -> Any:
-    """Let one process take all renders with a queue: its mypy knows that queue's libraries."""
-    marks = [pytest.mark.xdist_group(f"renders {row.answers['queue']}")]
-    return pytest.param(
-        row, id=row.name, marks=marks + [pytest.mark.besides] * (row.name not in matrix.PRESETS)
-    )
+def _parameters() -> list[Any]:
+    """Return the rows by queue: a process takes neighbours, and its mypy knows their libraries."""
+    rows = sorted(matrix.matrix(), key=lambda row: str(row.answers["queue"]))
+    besides = [[pytest.mark.besides] * (row.name not in matrix.PRESETS) for row in rows]
+    return [
+        pytest.param(row, id=row.name, marks=marks)
+        for row, marks in zip(rows, besides, strict=True)
+    ]
 
 
-@pytest.fixture(scope="session", params=map(_parameter, matrix.matrix()))
+@pytest.fixture(scope="session", params=_parameters())
 def project(
     request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

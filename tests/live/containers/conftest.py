@@ -18,13 +18,6 @@ HERE = Path(__file__).parent
 PASSWORD = "correct horse battery staple 47"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares an engine and a stack in one process."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("containers"))
-
-
 @pytest.fixture(scope="session")
 def docker() -> Iterator[Engine]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway-containers"

@@ -9,7 +9,9 @@ from sqlalchemy import func, select
 
 from app.jobs import Context, job
 
-ENDED = asyncio.Event()  # set when `deaf` has ended in this process
+# Of `deaf`, in this process.
+LISTENS = asyncio.Event()
+ENDED = asyncio.Event()
 
 
 @job(retries=0)
@@ -66,7 +68,7 @@ async def wait(context: Context, gate: str) -> int:
 @job(retries=0)
 async def deaf(context: Context) -> None:
     """Lose the first cancellation, as happens inside `asyncio.wait_for` before Python 3.12."""
-    await context.redis.rpush("deaf:started", os.getpid())
+    LISTENS.set()
     with suppress(asyncio.CancelledError):
         await asyncio.sleep(60)
     try:

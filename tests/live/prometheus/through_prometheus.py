@@ -89,7 +89,8 @@ async def ask(fresh_settings: Settings, tmp_path: Path) -> AsyncIterator[Ask]:
     ]
 
     def query(text: str) -> list[float]:
-        found = httpx2.get(f"{url}/api/v1/query", params={"query": text}, timeout=20).json()
+        answer = httpx2.get(f"{url}/api/v1/query", params={"query": text}, timeout=20)
+        found = answer.raise_for_status().json()
         assert found["status"] == "success", found
         return [float(each["value"][1]) for each in found["data"]["result"]]
 
@@ -127,7 +128,7 @@ async def _rates(query: Ask) -> int:
     seen = 'sum by (pod) (rate(http_server_request_duration_seconds_count{route!~"/health/.*"}[2m]))'
     try:
         return sum(rate > 0 for rate in await asyncio.to_thread(query, seen))
-    except httpx2.TransportError:  # not up yet
+    except httpx2.HTTPError:  # not up yet, or up and still reading its data
         return 0
 
 

@@ -217,7 +217,8 @@ async def test_a_job_that_loses_a_cancellation_ends_before_it_is_given_back(
     worker = runner.Runner(service.app, stops_at_once)
     enqueued = await service.enqueue(samples.deaf)
     running = asyncio.create_task(worker.run(enqueued.id))
-    await service.started("deaf")
+    async with asyncio.timeout(10):
+        await samples.LISTENS.wait()
     worker.stop()
     await running
     assert samples.ENDED.is_set()

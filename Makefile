@@ -33,19 +33,19 @@ combinations: .venv/complete ## Render, lint and type-check every pair of answer
 	pytest -n 2 --dist worksteal -m besides tests/renders
 
 targets: .venv/complete ## What services deploy with, and their pipelines, under every validator for them
-	pytest -n 2 -rs tests/ci tests/clouds tests/kubernetes
+	pytest -n 2 -rfEs tests/ci tests/clouds tests/kubernetes
 
 updates: .venv/complete ## Update services: from past versions, with edits, through every answer (FULL=1: from each to each)
 	FULL=$(FULL) pytest -n 2 --dist loadgroup tests/updates # one by one: the walks at the same time
 
 services: .venv/complete ## Install services that have every answer, and run their own tests
-	pytest -s -rs -m "not besides" tests/suites -k "not standard"
+	pytest -s -rfEs -m "not besides" tests/suites -k "not standard"
 
 live: .venv/complete ## Containers, processes and signals, for real
-	env -u UV_EXCLUDE_NEWER pytest -v -rs tests/live # the day would be in uv.lock, and not in the image
+	env -u UV_EXCLUDE_NEWER pytest -v -rfEs tests/live # the day would be in uv.lock, and not in the image
 
 fire: .venv/complete ## Break things while services run: processes, Postgres, Redis, networks (FULL=1: at full size)
-	FULL=$(FULL) pytest -v -rs $(if $(FULL),-s,-n 2 --maxschedchunk 1) tests/fire
+	FULL=$(FULL) pytest -v -rfEs $(if $(FULL),-s,-n 2 --maxschedchunk 1) tests/fire
 
 lint: .venv/complete ## Ruff and mypy on the generator itself
 	ruff check

@@ -2,16 +2,13 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import generator
+from tests import generator, suite
 from tests.live.containers import apt
 
-UV = [sys.executable, "-m", "uv"]
 INSIDE = Path(__file__).parent / "prometheus" / "through_prometheus.py"
 
 
@@ -28,6 +25,4 @@ def prometheus() -> None:
 def test_the_gate_sees_what_a_version_does(template: Path, tmp_path: Path) -> None:
     service = generator.render(template, tmp_path / "service", deploy="kubernetes")
     shutil.copy(INSIDE, service / "tests" / "test_through_prometheus.py")
-    subprocess.run([*UV, "sync", "--quiet"], cwd=service, check=True)
-    test = [*UV, "run", "pytest", "-q", "tests/test_through_prometheus.py"]
-    subprocess.run(test, cwd=service, check=True)
+    suite.run(service, "tests/test_through_prometheus.py", options="-q")

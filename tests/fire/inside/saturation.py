@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.fire._clients import Send, head, port_of, rest
+from tests.fire._clients import Send, add_routes, head, port_of, rest
 from tests.fire._clients import send as send
 from tests.fire.conftest import FULL, Note
-from tests.test_serve import APP, Serve, Server
+from tests.test_serve import Serve, Server
 from tests.test_serve import serve as serve
 
 SECONDS = 30 if FULL else 4
@@ -48,9 +48,7 @@ IMPATIENT = """
 
 @pytest.fixture(autouse=True)
 def _more_routes(serve: Serve, tmp_path: Path) -> None:
-    before, found, after = APP.partition("    for route in (pid, slow, busy):")
-    assert found
-    (tmp_path / "service_under_test.py").write_text(before + IMPATIENT + found + after)
+    add_routes(tmp_path, IMPATIENT)
 
 
 def memory(server: Server) -> int:

@@ -9,10 +9,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.fire._clients import Send, asking, head, port_of, rest
+from tests.fire._clients import Send, add_routes, asking, head, port_of, rest
 from tests.fire._clients import send as send
 from tests.fire.conftest import FULL, Note
-from tests.test_serve import APP, Serve, Server
+from tests.test_serve import Serve, Server
 from tests.test_serve import serve as serve
 
 LONG = 20 if FULL else 1  # seconds of load before something happens
@@ -45,9 +45,7 @@ MORE = """
 
 @pytest.fixture(autouse=True)
 def _more_routes(serve: Serve, tmp_path: Path) -> None:
-    before, found, after = APP.partition("    routing.index(app)")
-    assert found
-    (tmp_path / "service_under_test.py").write_text(before + MORE + found + after)
+    add_routes(tmp_path, MORE)
 
 
 def clean(server: Server) -> None:

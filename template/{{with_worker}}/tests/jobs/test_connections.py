@@ -21,7 +21,12 @@ OUTAGE = 3.0  # seconds: every process has used its connections by then, and fai
 
 
 class Link:
-    """A way to a server that can be cut: what is open breaks, and nobody gets through."""
+    """A way to a server that can be cut: what is open breaks, and nobody gets through.
+
+    What clients send with ``loses`` in it does not arrive.
+    """
+
+    loses = b""
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
@@ -52,21 +57,23 @@ class Link:
             self._sessions.add(writer)
             asyncio.get_running_loop().call_later(OVERLAP, self._count)
         back.write(first)
-        await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        await asyncio.gather(self._copy(reader, back, True), self._copy(there, writer))
         self._sessions.discard(writer)
         self._open -= {writer, back}
 
     def _count(self) -> None:
         self.most = max(self.most, len(self._sessions))
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-    except ConnectionError:
-        pass
-    writer.transport.abort()
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, from_client: bool = False
+    ) -> None:
+        try:
+            while data := await reader.read(65536):
+                if not (from_client and self.loses and self.loses in data):
+                    writer.write(data)
+        except ConnectionError:
+            pass
+        writer.transport.abort()
 
 
 @pytest.fixture

@@ -39,8 +39,26 @@ DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 logger = logging.getLogger(__name__)
 
 
+class QoS(redis.QoS):
+    """Has room for the next message, also when Redis can't be told that this one is done.
+
+    Kombu keeps the room for it until the connection breaks; with no room left nothing is asked of
+    Redis, and no connection breaks. A message that Redis delivers again the ledger turns away.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        self._quick_ack(delivery_tag)
+        super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        self._quick_ack(delivery_tag)
+        super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+
+
 class Channel(redis.Channel):
     """Drops what is no message. It would end the worker, and the next one too."""
+
+    QoS = QoS
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

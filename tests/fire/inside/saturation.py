@@ -223,12 +223,14 @@ def held(server: Server) -> int:
     """How many sockets the processes of the server have open."""
     parent = server.process.pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    found = [str(file.readlink()) for child in children for file in descriptors(child)]
-    return sum(name.startswith("socket:") for name in found)
+    return sum(is_socket(file) for child in children for file in Path(f"/proc/{child}/fd").iterdir())
 
 
-def descriptors(process: str) -> list[Path]:
-    return [file for file in Path(f"/proc/{process}/fd").iterdir() if file.is_symlink()]
+def is_socket(descriptor: Path) -> bool:
+    try:
+        return str(descriptor.readlink()).startswith("socket:")
+    except FileNotFoundError:  # closed meanwhile
+        return False
 
 
 def test_a_flood_of_connections(serve: Serve, send: Send, note: Note) -> None:

@@ -167,6 +167,7 @@ def mend(one: Machine, link: Way) -> None:
     redis = one_redis(one)
     with suppress(RedisError):
         redis.script_kill()
+        eventually(lambda: not refused(redis))  # it ends a little after that is answered
     for setting in ("maxmemory", "min-replicas-to-write", "key-load-delay"):
         redis.config_set(setting, 0)
     redis.config_set("save", "")

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from threading import Thread
 
 import httpx2
@@ -121,7 +122,8 @@ def on_a_full_disk(one: Machine, link: Way) -> None:
 def loading(one: Machine, link: Way) -> None:
     """Have it read its data again, slowly. It answers whatever it is asked with LOADING."""
     redis = one_redis(one)
-    redis.mset({f"fire:{n}": "-" * 2000 for n in range(1000)})
+    # Not to be compressed: it looks who asks once for each KB that it has read.
+    redis.mset({f"fire:{n}": token_hex(1000) for n in range(1000)})
     redis.config_set("loading-process-events-interval-bytes", 1024)
     redis.config_set("key-load-delay", 100_000)  # microseconds
     with socket.create_connection(("127.0.0.1", one.port)) as connection:

@@ -20,6 +20,8 @@ from app.settings import get_settings
 HEAD_SECONDS = 20
 # What a client leaves unread for so long it does not want; nginx's send_timeout is 60.
 WRITE_SECONDS = 30
+# How long who has just connected may take to begin a request, in a process that stops.
+BEGIN_SECONDS = 2
 PIPELINED = 64  # requests sent ahead on one connection; browsers and proxies send none
 
 
@@ -111,6 +113,13 @@ class Connection(Protocol):
         if self.stall is not None:
             self.stall.cancel()
             self.stall = None
+
+
+def is_expected(connection: Any) -> bool:
+    """Whether a connection is so new that its first request may be on its way."""
+    if not isinstance(connection, Connection) or connection.scope is not None:
+        return False
+    return connection.loop.time() < connection.made + BEGIN_SECONDS
 
 
 class _Full:

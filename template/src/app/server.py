@@ -19,7 +19,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.connections import Connection, Watch
+from app.connections import Connection, Watch, is_expected
 from app.settings import Settings, get_settings
 
 # Of the seconds that Gunicorn gives a worker to stop, those for closing its pools and for the last
@@ -102,10 +102,9 @@ class DrainingServer(Server):
         return not self.told or now > self.gone_at
 
     async def shutdown(self, sockets: Any = None) -> None:
-        # First no new connections; those that are open may still say what they were opened for.
         await self._close_listeners(sockets or ())
         if self.told is not None and self.grace:
-            await asyncio.sleep(0.5)
+            await self._hear()
         for exchange in list(self.app.state.in_flight):
             exchange.end_events()
         await super().shutdown()
@@ -113,19 +112,30 @@ class DrainingServer(Server):
     async def _close_listeners(self, sockets: Iterable[Any]) -> None:
         """Close them, and take those in who were in front of the door."""
         waiting: list[socket.socket] = []
-        for listener in sockets:
-            with suppress(OSError):
-                while len(waiting) < self.config.backlog:
-                    waiting.append(listener.accept()[0])
+        doors = [listener.dup() for listener in sockets]
         for server in self.servers:
             server.close()
         for listener in sockets:
             listener.close()
+        for door in doors:
+            with suppress(OSError):
+                while len(waiting) < self.config.backlog:
+                    waiting.append(door.accept()[0])
+            door.close()  # at once: who comes in between is turned away
         for accepted in waiting:
             accepted.setblocking(False)
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._connection, accepted, ssl=self.config.ssl
             )
+
+    async def _hear(self) -> None:
+        """Let open connections say what they were opened for; new ones may take longer."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await asyncio.sleep(0.5)
+        while any(map(is_expected, self.server_state.connections)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        self.grace -= loop.time() - start
 
     def _connection(self) -> asyncio.Protocol:
         state = self.lifespan.state

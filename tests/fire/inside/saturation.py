@@ -223,7 +223,8 @@ def held(server: Server) -> int:
     """How many sockets the processes of the server have open."""
     parent = server.process.pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return sum(is_socket(file) for child in children for file in Path(f"/proc/{child}/fd").iterdir())
+    folders = (Path(f"/proc/{child}/fd") for child in children)
+    return sum(is_socket(file) for folder in folders for file in folder.iterdir())
 
 
 def is_socket(descriptor: Path) -> bool:

@@ -89,6 +89,22 @@ def test_who_asks_as_the_listener_closes_is_answered(serve: Serve, send: Send, n
     assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
 
 
+def test_who_connects_last_has_time_to_ask(serve: Serve, send: Send, note: Note) -> None:
+    server = serve(DRAIN_SECONDS="1", WEB_CONCURRENCY="1")
+    port = port_of(server.url)
+    server.process.send_signal(signal.SIGTERM)
+    server.until(lambda: server.get("/health/ready").status_code == 503, 3)
+    time.sleep(0.5)
+    late = [send(port) for _ in range(20)]
+    time.sleep(1.5)  # the listener is closed for a second by now
+    for connection in late:
+        connection.sendall(head("GET", "/test/pid"))
+    answers = [rest(connection) for connection in late]
+    assert server.process.wait(30) == 0
+    note(requests=20, lost=sum(not answer.startswith(b"HTTP/1.1 200") for answer in answers))
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+
+
 def test_what_is_open_at_sigterm_is_ended_politely(serve: Serve, send: Send) -> None:
     server = serve(DRAIN_SECONDS="1", GUNICORN_CMD_ARGS="--graceful-timeout 50")
     port = port_of(server.url)

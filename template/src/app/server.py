@@ -112,7 +112,9 @@ class DrainingServer(Server):
     async def _close_listeners(self, sockets: Iterable[Any]) -> None:
         """Close them, and take those in who were in front of the door."""
         waiting: list[socket.socket] = []
-        doors = [listener.dup() for listener in sockets]
+        doors: list[socket.socket] = []
+        with suppress(OSError):  # without descriptors nobody can be let in either
+            doors += [listener.dup() for listener in sockets]
         for server in self.servers:
             server.close()
         for listener in sockets:

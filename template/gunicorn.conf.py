@@ -11,17 +11,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from app import logs
-from app.checks import refuse_too_many_connections
-from app.cpus import available_cpus
+from app.platform.observability import logs
+from app.platform.server.checks import refuse_too_many_connections
+from app.platform.base.cpus import available_cpus
 from app.settings import get_settings
 
 settings = get_settings()
 logs.configure(settings)
 
 wsgi_app = "app.main:create_app()"
-worker_class = "app.server.Worker"
-logger_class = "app.server.GunicornLogger"
+worker_class = "app.platform.server.gunicorn_worker.Worker"
+logger_class = "app.platform.server.gunicorn_worker.GunicornLogger"
 loglevel = settings.log_level.lower()
 accesslog = None  # middleware.py writes a line for each request
 

@@ -71,7 +71,7 @@ def bare() -> FastAPI:
 
 def service() -> FastAPI:
     """This service, with fifty more routes."""
-    from app import routing
+    from app.platform.http import routing
     from app.main import create_app
 
     app = create_app()
@@ -91,7 +91,7 @@ def service() -> FastAPI:
 
 
 def _five_routes(name: str) -> APIRouter:
-    from app.db import Reads
+    from app.platform.data.database import Reads
 
     by_id = select(ROWS.c.id, ROWS.c.name).where(ROWS.c.id == bindparam("id"))
 
@@ -286,7 +286,7 @@ def free_port() -> int:
 @contextmanager
 def environment() -> Iterator[dict[str, str]]:
     """Postgres with a table, Valkey, a collector, and the variables that name them."""
-    from app.dev.servers import services
+    from app.platform.dev.servers import services
 
     compile_all()
     with services() as urls, collector() as endpoint:

@@ -18,9 +18,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 import app.main  # noqa: F401  (imports every model)
-from app.db import Base, create_engine
-from app.migrating import LOCK_TIMEOUT
-from app.revisions import of_present_parts
+from app.platform.data.database import Base, create_engine
+from app.platform.data.migrations import LOCK_TIMEOUT
+from app.platform.data.revisions import of_present_parts
 from app.settings import get_settings
 
 BRANCH = "app"

@@ -23,8 +23,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
-from app.db import Database, Reader
-from app.dev.servers import services
+from app.platform.data.database import Database, Reader
+from app.platform.dev.servers import services
 from app.main import create_app
 from app.settings import Settings, get_settings
 from tests.actors import prepare, sign_in

@@ -21,11 +21,11 @@ def extended(tmp_path: Path) -> Path:
         dependencies=["toyqueue>=1.2"],
         provides=["worker"],
         companions={"toy-worker": "runs the toys"},
-        servers=["app.dev.toys"],
+        servers=["app.platform.dev.toys"],
         env=[{"name": "TOY_URL", "comment": "Where the toys are", "example": "https://toys.test"}],
     )
-    (queue / "src/app/jobs").mkdir(parents=True)
-    (queue / "src/app/jobs/toy.py").write_text('"""Toys."""\n')
+    (queue / "src/app/platform/jobs").mkdir(parents=True)
+    (queue / "src/app/platform/jobs/toy.py").write_text('"""Toys."""\n')
     generator.manifest(template / "{{auth_toy}}", label="Toy key")
     for name in ("chat", "files"):
         feature = generator.manifest(
@@ -44,14 +44,14 @@ def test_a_new_queue_renders(extended: Path, tmp_path: Path) -> None:
     service = generator.render(extended, tmp_path / "service", queue="toy", auth="toy")
     project = tomllib.loads((service / "pyproject.toml").read_text())["project"]
     assert "toyqueue>=1.2" in project["dependencies"]
-    assert (service / "src/app/jobs/toy.py").read_text() == '"""Toys."""\n'
+    assert (service / "src/app/platform/jobs/toy.py").read_text() == '"""Toys."""\n'
     assert "# Where the toys are: https://toys.test\n#TOY_URL=\n" in (
         (service / ".env.example").read_text()
     )
     assert '    "TOY_URL": "https://toys.test",\n' in (service / "tests/required.py").read_text()
-    servers = (service / "src/app/dev/servers.py").read_text()
-    assert "import app.dev.toys\n" in servers
-    assert "    VALKEY,\n    app.dev.toys.SERVER,\n)" in servers
+    servers = (service / "src/app/platform/dev/servers.py").read_text()
+    assert "import app.platform.dev.toys\n" in servers
+    assert "    VALKEY,\n    app.platform.dev.toys.SERVER,\n)" in servers
     assert "toy-worker:" in (service / "compose.yaml").read_text()
     assert not (service / "option.yml").exists()
 

@@ -166,7 +166,7 @@ def options_can_be_asked_for(root: Path) -> list[str]:
 
 
 def migrations_say_whose_they_are(root: Path) -> list[str]:
-    """By this a service knows a part that is gone: its ``app.revisions``."""
+    """By this a service knows a part that is gone: its ``app.platform.data.revisions``."""
     return [
         f"{path.relative_to(root)}: a part's revision would be `<branch>_0001`, and begin its file"
         for path in (root / "template").glob("*/migrations/versions/*.py")

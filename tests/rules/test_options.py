@@ -93,9 +93,9 @@ def test_requirements_with_a_lower_bound_are_fine(template: Path, requirement: s
 
 
 def test_an_option_may_not_own_a_path_of_the_core(template: Path) -> None:
-    own(template, "src/app/db.py")
-    own(template / "{{queue_fast}}", "src/app/db.py")
-    assert refused(template) == "queue_fast: src/app/db.py belongs to the core already."
+    own(template, "src/app/platform/data/database.py")
+    own(template / "{{queue_fast}}", "src/app/platform/data/database.py")
+    assert refused(template) == "queue_fast: src/app/platform/data/database.py belongs to the core already."
 
 
 def test_a_suffix_does_not_hide_the_owner(template: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_suffix_does_not_hide_the_owner(template: Path) -> None:
 
 def test_two_choices_of_one_question_may_own_one_path(template: Path) -> None:
     for name in ("{{queue_fast}}", "{{queue_none}}"):
-        own(template / name, "src/app/jobs/transport.py")
+        own(template / name, "src/app/platform/jobs/transport.py")
     assert len(load(template)) == 2
 
 

@@ -93,7 +93,7 @@ def _overlapping(service: Service) -> str:
 def _deleted(service: Service) -> str:
     done = _commit_and_update(service)
     assert "gone now" not in done.stdout
-    return "it is still there" if service.has("src/app/cpus.py") else "it is gone"
+    return "it is still there" if service.has("src/app/platform/base/cpus.py") else "it is gone"
 
 
 LOST = "your changes are kept beside it, in a `.rej` file; the update lists it and how to undo that"
@@ -112,21 +112,21 @@ def _kept_beside(service: Service, done: Output, path: str) -> str:
 
 @case("the template deleted a file that you changed", LOST)
 def _deleted_and_changed(service: Service) -> str:
-    service.write("src/app/cpus.py", service.read("src/app/cpus.py") + MINE)
-    return _kept_beside(service, _commit_and_update(service), "src/app/cpus.py")
+    service.write("src/app/platform/base/cpus.py", service.read("src/app/platform/base/cpus.py") + MINE)
+    return _kept_beside(service, _commit_and_update(service), "src/app/platform/base/cpus.py")
 
 
 @case("the template renamed a file that you changed", LOST)
 def _renamed_and_changed(service: Service) -> str:
-    service.write("src/app/hosts.py", service.read("src/app/hosts.py") + MINE)
-    result = _kept_beside(service, _commit_and_update(service), "src/app/hosts.py")
+    service.write("src/app/platform/http/hosts.py", service.read("src/app/platform/http/hosts.py") + MINE)
+    result = _kept_beside(service, _commit_and_update(service), "src/app/platform/http/hosts.py")
     assert service.has("src/app/host_names.py")
     return result
 
 
 @case("you changed a file of an answer, and answer otherwise", LOST)
 def _answered_otherwise(service: Service) -> str:
-    path = "src/app/jobs/celery_worker.py"
+    path = "src/app/platform/jobs/celery_worker.py"
     service.write(path, service.read(path) + MINE)
     return _kept_beside(service, _commit_and_update(service, queue="none"), path)
 
@@ -141,9 +141,9 @@ def _both_have_it(service: Service) -> str:
 
 @case("you deleted a file", "it stays deleted, also when the template changed it")
 def _you_deleted(service: Service) -> str:
-    (service.folder / "src/app/pagination.py").unlink()
+    (service.folder / "src/app/platform/http/pagination.py").unlink()
     _commit_and_update(service)
-    assert not service.has("src/app/pagination.py")
+    assert not service.has("src/app/platform/http/pagination.py")
     return "it stays deleted, also when the template changed it"
 
 

@@ -22,8 +22,8 @@ def dev(port: int) -> None:
 
     DATABASE_URL and REDIS_URL are used where they are set.
     """
-    from app.dev.run import run
-    from app.jobs import COMPANIONS
+    from app.platform.dev.run import run
+    from app.platform.jobs import COMPANIONS
 
     sys.exit(run(port=port, companions=[[name] for name in COMPANIONS]))
 
@@ -56,8 +56,8 @@ def migrate(target: str, sql: bool) -> None:
 @click.option("--empty", is_flag=True, help="Even if the models say nothing new: to move data.")
 def migration(message: str, empty: bool) -> None:
     """Write a migration, called MESSAGE, for what changed in the models. It needs no database."""
-    from app.dev.migration import judge, write
-    from app.dev.servers import ServerError
+    from app.platform.dev.migration import judge, write
+    from app.platform.dev.servers import ServerError
 
     if not message.strip():
         raise click.UsageError("Say what it does, such as `add orders`.")
@@ -74,7 +74,7 @@ def migration(message: str, empty: bool) -> None:
 @cli.command()
 def check() -> None:
     """Say what is right and wrong with the environment."""
-    from app.checks import examine
+    from app.platform.server.checks import examine
 
     sys.exit(asyncio.run(examine()))
 

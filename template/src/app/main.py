@@ -5,7 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import about, api, errors, routing
+from app import api
+from app.platform.base import about, errors
+from app.platform.http import routing
 from app.parts import PARTS
 from app.settings import Settings, get_settings
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from sqlalchemy import URL, delete, func, insert, update
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app import signing
+from app.platform.base import signing
 from app.auth import key_text, keys
 from app.auth.models import ApiKey
 

@@ -8,7 +8,7 @@ import httpx2
 from fastapi import FastAPI
 from sqlalchemy import URL, func, update
 
-from app import signing
+from app.platform.base import signing
 from app.auth import sessions, tokens
 from app.auth.models import LoginSession
 from tests.accounts import AUTH, PASSWORD, REVOCATIONS, allow, register

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import app.main
-import tests.jobs.samples
-from app.jobs import Context, job
+import tests.platform.jobs.samples
+from app.platform.jobs import Context, job
 
 Right = datetime.datetime
 true_time = time.time
@@ -35,7 +35,7 @@ async def tick(context: Context) -> None:
 
 
 assert app.main
-assert tests.jobs.samples
+assert tests.platform.jobs.samples
 time.time = wrong_time
 datetime.datetime = Wrong  # type: ignore[misc]
 # Those that have their own name for it already; what is imported from now on gets the wrong one.

@@ -13,9 +13,9 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app.jobs import Context, job, ledger
-from app.jobs.runner import Runner
-from app.jobs.transport import Transport
+from app.platform.jobs import Context, job, store
+from app.platform.jobs.runner import Runner
+from app.platform.jobs.transport import Transport
 
 # Where a worker dies on the way of one job, and how often the job's work is committed then.
 STAGES = {

@@ -1,6 +1,6 @@
 """The job of which very many wait."""
 
-from app.jobs import Context, job
+from app.platform.jobs import Context, job
 
 
 @job(retries=0)

@@ -11,7 +11,7 @@ MIGRATION = """
 import sqlalchemy as sa
 from alembic import op
 
-from app import migrating
+from app.platform.data import migrations
 
 revision = "{revision}"
 down_revision = {down!r}

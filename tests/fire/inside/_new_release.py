@@ -1,6 +1,6 @@
 """The jobs of the release that replaces it: a new job, a new argument, and one that changed."""
 
-from app.jobs import Context, job
+from app.platform.jobs import Context, job
 
 
 @job(name="orders.bill", retries=0)

@@ -1,6 +1,6 @@
 """The jobs of a release that is being replaced."""
 
-from app.jobs import Context, job
+from app.platform.jobs import Context, job
 
 
 @job(name="orders.bill", retries=0)

@@ -17,10 +17,10 @@ from typing import Any
 
 import httpx2
 
-from app.dev import guard
-from app.dev.plan import Kind
+from app.platform.dev import guard
+from app.platform.dev.plan import Kind
 from tests.conftest import ROOT
-from tests.test_serve import Server, free_port
+from tests.system.test_serve import Server, free_port
 
 PATIENCE = 60.0  # seconds; the machine may be busy
 # Seconds that no answer may take: the time-outs of the pool, of a statement and of its connection's
@@ -29,13 +29,14 @@ BOUND = 29.0
 
 # Routes that only these tests need, in an app that is otherwise the real one.
 APP = """
-from app import main, routing
-from app.db import Session
+from app import main
+from app.platform.http import routing
+from app.platform.data.database import Session
 from app.items import service
 from app.items.jobs import export_items
 from app.items.schemas import ItemCreate
-from app.jobs import Jobs
-from app.redis import Cache
+from app.platform.jobs import Jobs
+from app.platform.data.redis import Cache
 from sqlalchemy import text
 
 def create_app():

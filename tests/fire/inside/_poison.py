@@ -4,7 +4,7 @@ import math
 import os
 import signal
 
-from app.jobs import Context, job
+from app.platform.jobs import Context, job
 
 
 @job(retries=1)

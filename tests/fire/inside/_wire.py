@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Self
 
-from tests.test_serve import Server
+from tests.system.test_serve import Server
 
 
 def request(

@@ -13,12 +13,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from app.jobs import JobStatus, ledger
-from app.jobs.queue import Publisher
+from app.platform.jobs import JobStatus, store
+from app.platform.jobs.queue import Publisher
 from tests.fire import _deaths, _flood, _poison
 from tests.fire.conftest import FULL, Note
-from tests.jobs import conftest, samples
-from tests.jobs.conftest import PATIENCE, Process, Service, Start
+from tests.platform.jobs import conftest, samples
+from tests.platform.jobs.conftest import PATIENCE, Process, Service, Start
 
 service, start = conftest.service, conftest.start
 QUICK = {"JOBS_PUBLISH_AGAIN": "1"}
@@ -66,9 +66,9 @@ async def until(holds: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 
 async def enqueue_as(service: Service, name: str, **arguments: Any) -> JobStatus:
     """Enqueue a job as another release of the API would."""
-    new = ledger.New(name, arguments, None, None, "", {})
+    new = store.New(name, arguments, None, None, "", {})
     async with service.app.state.db.transaction() as session:
-        status, _ = await ledger.add(session, new)
+        status, _ = await store.add(session, new)
     return status
 
 

@@ -17,7 +17,7 @@ from tests.actors import sign_in
 from tests.conftest import connected
 from tests.fire._wire import Caller, children, request, resident
 from tests.fire.conftest import FULL, Note
-from tests.test_serve import Serve, Server, serve
+from tests.system.test_serve import Serve, Server, serve
 
 __all__ = ["serve"]
 

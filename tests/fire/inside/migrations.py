@@ -14,15 +14,15 @@ import pytest
 from sqlalchemy import URL, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import Base
+from app.platform.data.database import Base
 from tests import test_serve
 from tests.actors import sign_in
 from tests.conftest import connected, migrate
 from tests.fire import _migrations
 from tests.fire._migrations import Release
 from tests.fire.conftest import FULL, Note
-from tests.test_migrations import lint
-from tests.test_serve import Serve, Server
+from tests.platform.data.test_migrations import lint
+from tests.system.test_serve import Serve, Server
 
 PATIENCE = 120.0  # seconds
 HELD = 20 if FULL else 8  # seconds that somebody's transaction is in the way

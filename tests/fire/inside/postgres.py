@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from app.dev.postgres import POSTGRES
+from app.platform.dev.postgres import POSTGRES
 from tests.conftest import connected, migrate, wait_for
 from tests.fire._outages import (
     BOUND,
@@ -39,7 +39,7 @@ from tests.fire._outages import (
 )
 from tests.fire._pgbouncer import pgbouncer
 from tests.fire.conftest import FULL, Note
-from tests.test_serve import Server
+from tests.system.test_serve import Server
 
 BOTH, READ = "/api/v1/fire/both", "/api/v1/fire/read"
 POOL = 4  # connections of each of the two workers

@@ -17,8 +17,8 @@ from redis import Redis, RedisError, ResponseError
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from app.dev.valkey import VALKEY
-from app.jobs.transport import QUEUE
+from app.platform.dev.valkey import VALKEY
+from app.platform.jobs.transport import QUEUE
 from tests.conftest import connected, wait_for
 from tests.fire._outages import (
     PATIENCE,
@@ -34,8 +34,8 @@ from tests.fire._outages import (
     way,
 )
 from tests.fire.conftest import FULL, Note
-from tests.jobs.conftest import Process
-from tests.test_serve import Server
+from tests.platform.jobs.conftest import Process
+from tests.system.test_serve import Server
 
 BOTH, NOTHING, CACHE = "/api/v1/fire/both", "/api/v1/fire/nothing", "/api/v1/fire/cache"
 MANY = 600 if FULL else 60  # requests that are answered during each fault

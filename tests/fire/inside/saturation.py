@@ -18,8 +18,8 @@ import pytest
 from tests.fire._clients import Send, add_routes, head, port_of, rest
 from tests.fire._clients import send as send
 from tests.fire.conftest import FULL, Note
-from tests.test_serve import Serve, Server
-from tests.test_serve import serve as serve
+from tests.system.test_serve import Serve, Server
+from tests.system.test_serve import serve as serve
 
 SECONDS = 30 if FULL else 4
 SLOW_CLIENTS = 500 if FULL else 150
@@ -28,8 +28,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 # What the bounds are is tested in test_connections.py; here nobody wants to wait for them.
 IMPATIENT = """
     import fastapi
-    from app import connections
-    connections.HEAD_SECONDS = connections.WRITE_SECONDS = 4
+    from app.platform.server import connection_limits
+    connection_limits.HEAD_SECONDS = connection_limits.WRITE_SECONDS = 4
 
     async def take(request: fastapi.Request) -> int:
         return len(await request.body())

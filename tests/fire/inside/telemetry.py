@@ -13,11 +13,11 @@ from statistics import median
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from app import metrics
+from app.platform.observability import metrics
 from tests.fire._wire import Caller, children, request, resident
 from tests.fire.conftest import FULL, Note
-from tests.test_serve import Serve, Server, serve
-from tests.tracing.receiver import Collector
+from tests.system.test_serve import Serve, Server, serve
+from tests.platform.observability.tracing.receiver import Collector
 
 __all__ = ["serve"]
 

@@ -3,12 +3,12 @@
 import asyncio
 import time
 
-from app.jobs import JobStatus
+from app.platform.jobs import JobStatus
 from tests.fire.conftest import FULL, Note
-from tests.jobs import samples
-from tests.jobs.conftest import PATIENCE, Service, Start
-from tests.jobs.conftest import service as service
-from tests.jobs.conftest import start as start
+from tests.platform.jobs import samples
+from tests.platform.jobs.conftest import PATIENCE, Service, Start
+from tests.platform.jobs.conftest import service as service
+from tests.platform.jobs.conftest import start as start
 
 JOBS = 2000 if FULL else 150
 STOPS = 6 if FULL else 2

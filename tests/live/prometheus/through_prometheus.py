@@ -20,7 +20,7 @@ import uvicorn
 import yaml
 from fastapi import FastAPI
 
-from app import routing
+from app.platform.http import routing
 from app.items.jobs import export_items
 from app.settings import Settings
 from tests.conftest import ROOT, running

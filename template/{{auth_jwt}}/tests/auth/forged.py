@@ -10,7 +10,7 @@ from typing import Any
 
 import jwt
 
-from app import about, signing
+from app.platform.base import about, signing
 from app.settings import Settings
 
 Claims = dict[str, Any]

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import func, select, update
 
-from app import signing
+from app.platform.base import signing
 from app.auth.models import Account, LoginSession
 from app.settings import Settings
 from tests.accounts import log_in, register

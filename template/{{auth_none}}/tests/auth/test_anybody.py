@@ -3,7 +3,7 @@ from typing import Annotated
 from fastapi import FastAPI
 
 from app.auth import CurrentUser, User, require, user_id
-from app.limits import limit
+from app.platform.http.rate_limit import limit
 from app.settings import Settings
 from tests.conftest import client_of, running
 

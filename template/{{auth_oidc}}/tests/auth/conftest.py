@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.dev.provider import Provider, create_app
+from app.platform.dev.provider import Provider, create_app
 from app.settings import Settings
 from tests.conftest import running
 

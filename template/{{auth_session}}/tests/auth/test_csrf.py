@@ -8,7 +8,7 @@ from fastapi import FastAPI, WebSocket
 
 from app.auth import CurrentUser
 from app.auth.scheme import Shown, identify
-from app.errors import Forbidden
+from app.platform.base.errors import Forbidden
 from app.settings import Settings
 from tests.accounts import AUTH, PASSWORD, register
 from tests.auth.browser import EMAIL, browser_of, cookies_set, logged_in, status

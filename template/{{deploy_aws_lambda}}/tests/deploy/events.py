@@ -4,7 +4,7 @@ import json
 from base64 import b64encode
 from typing import Any
 
-from app.function.events import body_of
+from app.platform.server.function.events import body_of
 
 Event = dict[str, Any]
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from fastapi import BackgroundTasks, Cookie, FastAPI, Request, Response
 from sqlalchemy import func, select
 
-from app import routing
-from app.db import Reads, Session
-from app.function import __main__, service
-from app.logs import get_logger
+from app.platform.http import routing
+from app.platform.data.database import Reads, Session
+from app.platform.server.function import __main__, service
+from app.platform.observability.logs import get_logger
 from app.main import create_app
 
 logger = get_logger(__name__)

@@ -11,7 +11,7 @@ LONGEST_WAIT = 30  # seconds that an HTTP API waits for an integration, at most
 
 
 def test_variables_are_settings_with_values_that_they_take() -> None:
-    own = {"SECRETS_FROM"}  # of app.function.secrets
+    own = {"SECRETS_FROM"}  # of app.platform.server.function.secrets
     fields = {name.upper() for name in Settings.model_fields}
     assert set(VARIABLES) - fields == own
     given = dict(REQUIRED)
@@ -30,7 +30,7 @@ def test_no_secret_is_a_variable() -> None:
 
 
 def test_the_service_gives_up_before_the_function_and_that_before_the_caller() -> None:
-    from app.function.service import RESERVE
+    from app.platform.server.function.service import RESERVE
 
     timeout = FUNCTION["Timeout"]
     assert float(VARIABLES["REQUEST_TIMEOUT"]) < timeout - RESERVE < timeout < LONGEST_WAIT

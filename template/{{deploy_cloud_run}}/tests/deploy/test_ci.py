@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app import jobs
+from app.platform import jobs
 from tests.conftest import ROOT
 
 IMAGE = "europe-west1-docker.pkg.dev/project/images/service@sha256:feed"

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from app import jobs
+from app.platform import jobs
 from app.cli import cli
-from app.server import LIFESPAN_TIMEOUT
+from app.platform.server.gunicorn_worker import LIFESPAN_TIMEOUT
 from app.settings import Settings
 from tests.conftest import ROOT
 from tests.required import REQUIRED

@@ -43,7 +43,7 @@ def test_targets_that_leave_may_finish_their_requests() -> None:
 
 
 def test_a_task_that_drains_is_noticed_while_it_still_serves() -> None:
-    from app.server import drain_seconds
+    from app.platform.server.gunicorn_worker import drain_seconds
 
     settings = Settings.model_construct(drain_seconds=None, environment="production")
     assert TARGETS["HealthCheckIntervalSeconds"] <= drain_seconds(settings)

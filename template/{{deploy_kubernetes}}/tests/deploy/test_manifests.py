@@ -17,10 +17,10 @@ import httpx2
 import pytest
 import yaml
 
-from app import jobs
+from app.platform import jobs
 from app.cli import cli
-from app.jobs import registry
-from app.journal import PROBES
+from app.platform.jobs import registry
+from app.platform.http.access_log import PROBES
 from app.settings import Settings, get_settings
 from tests.conftest import ROOT, running
 
@@ -181,7 +181,7 @@ def test_a_worker_is_given_the_time_that_its_longest_job_needs(
     name: str, settings_there: Settings
 ) -> None:
     registry.discover()
-    runner = importlib.import_module("app.jobs.runner")
+    runner = importlib.import_module("app.platform.jobs.runner")
     grace = settings_there.model_dump()["worker_grace"]
     ours = [kind for kind in registry.kinds() if kind.function.__module__.startswith("app.")]
     for kind in ours:

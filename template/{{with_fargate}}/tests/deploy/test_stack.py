@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from app import jobs
+from app.platform import jobs
 from app.cli import cli
 from app.settings import Settings
 from tests.deploy import stack
@@ -84,7 +84,7 @@ async def test_health_checks_ask_for_pages_that_there_are(client: httpx2.AsyncCl
         if name == "migrate":
             assert not asked
         elif name in jobs.COMPANIONS:
-            assert asked == f"CMD python -m app.alive {name}"
+            assert asked == f"CMD python -m app.platform.base.heartbeat {name}"
         else:
             assert f"http://127.0.0.1:{FIELDS['PORT'].default}/health/live" in asked
     assert (await client.get("/health/live")).status_code == 200

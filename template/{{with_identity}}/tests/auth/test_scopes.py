@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import event
 
 from app.auth import CurrentUser, User, require, scheme, user_id
-from app.limits import limit
+from app.platform.http.rate_limit import limit
 from app.settings import Settings
 from tests.actors import sign_in_with
 from tests.conftest import client_of, running

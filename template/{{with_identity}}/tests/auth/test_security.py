@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.settings import Settings
-from app.settings.rates import Rate
+from app.platform.settings.rates import Rate
 from tests.actors import REVOCATIONS, hostile_credentials, sign_in
 from tests.conftest import client_of, running
 

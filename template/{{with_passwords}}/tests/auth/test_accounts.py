@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 
 from app.auth.models import Account
 from app.settings import Settings
-from app.settings.rates import Rate
+from app.platform.settings.rates import Rate
 from tests.accounts import PASSWORD, log_in, register
 from tests.actors import sign_in
 from tests.conftest import client_of, running

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-from app.revisions import present
+from app.platform.data.revisions import present
 
 revision: str = "8c1d0f6e2a5b"
 down_revision: str | Sequence[str] | None = None

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth import keys as service
 from app.auth.models import ApiKey
 from app.auth.schemas import OWNER, SCOPE
-from app.db import opened
-from app.errors import AppError
+from app.platform.data.database import opened
+from app.platform.base.errors import AppError
 from app.settings import get_settings
 
 T = TypeVar("T")

@@ -5,14 +5,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app import audit
+from app.platform.http import audit
 from app.auth import keys
 from app.auth.current import CurrentUser, require
 from app.auth.identity import User
 from app.auth.models import ApiKey
 from app.auth.schemas import KeyCreate, KeyMade, KeyRead, KeyRotate, Me, Owner
-from app.db import Session
-from app.errors import Conflict, Forbidden, NotFound, Unauthorized, responses
+from app.platform.data.database import Session
+from app.platform.base.errors import Conflict, Forbidden, NotFound, Unauthorized, responses
 from app.settings import Settings
 
 OWN = "keys"

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth import key_text
 from app.auth.models import ApiKey
-from app.errors import Conflict, NotFound
+from app.platform.base.errors import Conflict, NotFound
 
 
 def alive() -> ColumnElement[bool]:

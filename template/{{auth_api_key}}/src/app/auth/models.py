@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import ARRAY, DateTime, LargeBinary, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base
+from app.platform.data.database import Base
 
 
 class ApiKey(Base):

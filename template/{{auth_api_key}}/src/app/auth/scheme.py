@@ -13,7 +13,7 @@ from app.auth import key_text
 from app.auth.identity import NotBelieved, User
 from app.auth.keys import alive
 from app.auth.models import ApiKey
-from app.db import Database, Reader
+from app.platform.data.database import Database, Reader
 
 WANTED = "Send an API key: Authorization: Bearer key_..."
 NOTED_EVERY = timedelta(minutes=1)  # a key's use is written down no more often

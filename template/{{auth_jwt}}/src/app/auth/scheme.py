@@ -11,7 +11,7 @@ from app.auth.identity import NotBelieved, User
 from app.auth.models import Account, LoginSession
 from app.auth.sessions import alive
 from app.auth.tokens import Tokens
-from app.db import Reader
+from app.platform.data.database import Reader
 
 WANTED = "Send an access token."
 

@@ -9,15 +9,15 @@ from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import audit
+from app.platform.http import audit
 from app.auth import sessions
 from app.auth.account_routes import AllAccounts, Login
 from app.auth.current import CurrentUser
 from app.auth.identity import NotBelieved
 from app.auth.models import Account
 from app.auth.tokens import Access, Tokens
-from app.db import Database, Session
-from app.errors import TooManyRequests, Unauthorized, responses
+from app.platform.data.database import Database, Session
+from app.platform.base.errors import TooManyRequests, Unauthorized, responses
 from app.settings import Settings
 
 NOT_VALID = "The refresh token is not valid."

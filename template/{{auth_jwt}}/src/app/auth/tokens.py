@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import jwt
 
-from app import about, signing
+from app.platform.base import about, signing
 from app.auth.identity import NotBelieved
 from app.auth.sessions import SECRET
 from app.settings import Settings

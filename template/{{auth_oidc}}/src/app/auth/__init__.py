@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import FastAPI
 
-from app import docs
+from app.platform.http import openapi
 from app.auth import discovery
 from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
@@ -20,7 +20,7 @@ from app.auth.keys import Keys
 from app.auth.revocations import Revocations
 from app.auth.routes import router
 from app.auth.tokens import Tokens
-from app.lifespan import Lifespan
+from app.platform.base.components import Lifespan
 from app.settings import Settings
 
 __all__ = ["CurrentUser", "User", "current_user", "install", "require", "router", "user_id"]
@@ -32,7 +32,7 @@ def install(app: FastAPI, settings: Settings) -> Lifespan:
     app.state.tokens = Tokens(settings, keys)
     if settings.oidc_client_id and settings.oidc_issuer:
         issuer = urlsplit(settings.oidc_issuer)
-        app.state.docs_login = docs.Login(
+        app.state.docs_login = openapi.Login(
             settings.oidc_client_id,
             f"{issuer.scheme}://{issuer.netloc}",
             dict(parse_qsl(settings.oidc_login_parameters)),

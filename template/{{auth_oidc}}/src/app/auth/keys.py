@@ -15,7 +15,7 @@ from contextvars import Context
 import jwt
 
 from app.auth.discovery import Metadata, ProviderError, Published
-from app.errors import Unavailable
+from app.platform.base.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.auth.tokens import Access, Logout
-from app.errors import Unavailable
+from app.platform.base.errors import Unavailable
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)

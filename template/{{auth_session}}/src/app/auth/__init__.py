@@ -9,7 +9,7 @@ logout, a disabled account or a scope that was taken away is felt at once.
 
 from fastapi import APIRouter, FastAPI
 
-from app import cors
+from app.platform.http import cors
 from app.auth import account_routes, csrf, session_routes
 from app.auth.accounts import Accounts
 from app.auth.current import CurrentUser, current_user, require, user_id

@@ -13,8 +13,9 @@ from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
-from app import audit, signing
-from app.errors import Forbidden
+from app.platform.base import signing
+from app.platform.http import audit
+from app.platform.base.errors import Forbidden
 from app.settings import Settings
 
 HEADER = "X-CSRF-Token"

@@ -15,8 +15,8 @@ from app.auth import cookies, sessions, tokens
 from app.auth.csrf import HEADER, Csrf
 from app.auth.identity import NotBelieved, User
 from app.auth.models import Account, LoginSession
-from app.caching import PRIVATE
-from app.db import Database, Reader
+from app.platform.http.conditional import PRIVATE
+from app.platform.data.database import Database, Reader
 from app.settings import Settings
 
 WANTED = "Log in first."

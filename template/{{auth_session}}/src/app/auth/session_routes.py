@@ -9,14 +9,14 @@ from fastapi import APIRouter, Form, Request, Response
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import audit
+from app.platform.http import audit
 from app.auth import cookies, sessions, tokens
 from app.auth.account_routes import AllAccounts, Login
 from app.auth.accounts import Accounts, Identity
 from app.auth.csrf import Csrf
 from app.auth.current import CurrentUser
-from app.db import Database, Session
-from app.errors import Forbidden, TooManyRequests, Unauthorized, responses
+from app.platform.data.database import Database, Session
+from app.platform.base.errors import Forbidden, TooManyRequests, Unauthorized, responses
 from app.settings import Settings
 
 router = APIRouter()

@@ -2,7 +2,7 @@
 
 from app.items import service
 from app.items.schemas import Export
-from app.jobs import Context, job
+from app.platform.jobs import Context, job
 
 PAGE = 1000
 # The result is kept in the job's row: what is larger belongs into a file store.

@@ -7,14 +7,14 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Response
 
 from app.auth import CurrentUser
-from app.caching import PRIVATE, Caching
-from app.db import Reads, Session
-from app.errors import Conflict, NotFound, PreconditionFailed, Unauthorized, responses
+from app.platform.http.conditional import PRIVATE, Caching
+from app.platform.data.database import Reads, Session
+from app.platform.base.errors import Conflict, NotFound, PreconditionFailed, Unauthorized, responses
 from app.items import service
 from app.items.jobs import export_items
 from app.items.schemas import ItemCreate, ItemPatch, ItemRead
-from app.jobs import Jobs, JobStatus
-from app.pagination import Page, Paging, paging
+from app.platform.jobs import Jobs, JobStatus
+from app.platform.http.pagination import Page, Paging, paging
 
 router = APIRouter(prefix="/items", tags=["items"], responses=responses(Unauthorized))
 

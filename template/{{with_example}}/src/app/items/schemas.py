@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas import NOT_BLANK, STORABLE, STRIPPED
+from app.platform.http.schemas import NOT_BLANK, STORABLE, STRIPPED
 
 Name = Annotated[str, NOT_BLANK, Field(max_length=200), STRIPPED]
 Description = Annotated[str, STORABLE, Field(max_length=10_000)]

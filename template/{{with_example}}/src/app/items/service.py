@@ -8,8 +8,8 @@ from sqlalchemy import bindparam, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
 
-from app.db import Reader
-from app.errors import Conflict, NotFound
+from app.platform.data.database import Reader
+from app.platform.base.errors import Conflict, NotFound
 from app.items.models import Item
 from app.items.schemas import ItemCreate, ItemPatch, ItemRead
 

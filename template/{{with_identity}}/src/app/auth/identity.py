@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.errors import Unauthorized
+from app.platform.base.errors import Unauthorized
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
-from app import audit
+from app.platform.http import audit
 from app.auth import sessions
 from app.auth.accounts import Accounts, NewEmail
 from app.auth.current import CurrentUser
 from app.auth.models import Account
 from app.auth.passwords import GivenPassword, NewPassword
-from app.db import Reads, Session
-from app.errors import Conflict, Forbidden, TooManyRequests, Unauthorized, responses
-from app.schemas import STORABLE
+from app.platform.data.database import Reads, Session
+from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unauthorized, responses
+from app.platform.http.schemas import STORABLE
 
 router = APIRouter()
 

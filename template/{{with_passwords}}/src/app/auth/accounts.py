@@ -12,12 +12,12 @@ from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app import audit, limits
+from app.platform.http import audit, rate_limit
 from app.auth.models import Account
 from app.auth.passwords import Passwords
-from app.buckets import Limiter
-from app.db import Database, Reader
-from app.errors import Conflict, Forbidden, Unauthorized
+from app.platform.http.gcra import Limiter
+from app.platform.data.database import Database, Reader
+from app.platform.base.errors import Conflict, Forbidden, Unauthorized
 from app.settings import Settings
 
 
@@ -67,8 +67,8 @@ class Accounts:
         """
         if not self._settings.registration_open:
             raise Forbidden("Accounts are made by an administrator here.")
-        client = await limits.client(request)
-        await limits.enforce(request, "registration", self._settings.registration_limit, client)
+        client = await rate_limit.client(request)
+        await rate_limit.enforce(request, "registration", self._settings.registration_limit, client)
         account_id = uuid4()
         values = {"id": account_id, "email": email}
         values["password_hash"] = await self._passwords.hash(password)
@@ -109,12 +109,12 @@ class Accounts:
 
     async def _limit(self, request: Request, key: str) -> None:
         """Count a try for the client and for the account; the headers tell of the client's only."""
-        client = await limits.client(request)
-        await limits.enforce(request, "login", self._settings.login_limit_client, client)
+        client = await rate_limit.client(request)
+        await rate_limit.enforce(request, "login", self._settings.login_limit_client, client)
         spent = await self._limiter.spend("login-account", self._settings.login_limit_account, key)
         if not spent.allowed:
             audit.refused(request, "login", "limited")
-            raise limits.refusal(spent)
+            raise rate_limit.refusal(spent)
 
     @property
     def _database(self) -> Database:

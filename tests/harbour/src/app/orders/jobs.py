@@ -1,6 +1,6 @@
 """Work on orders that nobody waits for."""
 
-from app.jobs import Context, job
+from app.platform.jobs import Context, job
 
 
 @job(retries=2, timeout=30)

@@ -8,12 +8,12 @@ from sqids import Sqids
 from sqlalchemy import bindparam, select
 
 from app.auth import CurrentUser
-from app.db import Reads, Session
-from app.errors import Unauthorized, responses
-from app.jobs import Jobs, JobStatus
+from app.platform.data.database import Reads, Session
+from app.platform.base.errors import Unauthorized, responses
+from app.platform.jobs import Jobs, JobStatus
 from app.orders.jobs import weigh
 from app.orders.models import Order
-from app.schemas import NOT_BLANK
+from app.platform.http.schemas import NOT_BLANK
 
 router = APIRouter(prefix="/orders", tags=["orders"], responses=responses(Unauthorized))
 OWN = select(Order.id, Order.what).where(Order.owner == bindparam("owner")).order_by(Order.id)

@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 
 from app.auth import tickets
 from app.auth.current import CurrentUser
-from app.errors import Unauthorized, responses
-from app.schemas import NOT_BLANK, STORABLE
+from app.platform.base.errors import Unauthorized, responses
+from app.platform.http.schemas import NOT_BLANK, STORABLE
 
 router = APIRouter()
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.auth.identity import NotBelieved, User
 from app.settings import Settings
-from app.signing import derive_key, seal, unseal
+from app.platform.base.signing import derive_key, seal, unseal
 
 
 class Ticket(BaseModel):

@@ -3,7 +3,7 @@
 from sqlalchemy import Identity
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base
+from app.platform.data.database import Base
 
 
 class Tide(Base):

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from sqlalchemy import func, select
 
-from app.db import Reads
+from app.platform.data.database import Reads
 from app.tides.models import Tide
 
 router = APIRouter(prefix="/tides", tags=["tides"])

@@ -1,0 +1,50 @@
+"""Redis: one client a process, with time-outs, for limits, caches and whatever may be lost."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from app.platform.observability import tracing
+from app.platform.base.components import Lifespan
+from app.settings import Settings
+
+
+async def _client(request: Request) -> Redis:
+    client: Redis = request.app.state.redis
+    return client
+
+
+Cache = Annotated[Redis, Depends(_client)]
+
+
+def create_client(settings: Settings) -> Redis:
+    """Make the client. It connects when it is first used; who finds no free connection waits."""
+    pool = BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_timeout,
+        max_connections=settings.redis_max_connections,
+        timeout=settings.redis_timeout,
+        decode_responses=True,
+        # A connection that a restart of Redis has closed is replaced, and one to what is only a
+        # replica now; nobody waits twice.
+        retry=Retry(NoBackoff(), 1, (exceptions.ConnectionError, exceptions.ReadOnlyError)),
+    )
+    client: Redis = Redis.from_pool(pool)
+    return client
+
+
+def install(app: FastAPI, settings: Settings) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with create_client(settings) as app.state.redis:
+            tracing.watch_redis(app.state.redis)
+            yield
+
+    return lifespan

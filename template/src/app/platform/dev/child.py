@@ -1,0 +1,87 @@
+"""One of the processes that `app dev` runs: under a guard, its output marked with its name."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.platform.dev import guard
+
+STOP_SECONDS = 5  # for requests and jobs in progress; then they are cut off
+LONGEST_LINE = 1 << 24  # bytes; a traceback in a JSON log is one line
+
+
+class DevError(Exception):
+    """`app dev` can't go on. The message says why."""
+
+
+class Child:
+    """A process by name. `label` is what each line of its output begins with."""
+
+    def __init__(
+        self, name: str, argv: Sequence[str], label: str, folder: Path, environment: dict[str, str]
+    ) -> None:
+        self.name = name
+        self.argv = argv
+        self.label = label
+        self.folder = folder
+        self.environment = environment
+        self.edited = asyncio.Event()
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def run(self) -> int:
+        """Run once; return the exit code. When cancelled, stop it and wait until it is gone."""
+        self.process = await asyncio.create_subprocess_exec(
+            *guard.command(self.argv, patience=STOP_SECONDS),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            limit=LONGEST_LINE,
+            cwd=self.folder,
+            env=self.environment,
+            start_new_session=True,
+        )
+        try:
+            await self._show_output()
+            return await self.process.wait()
+        finally:
+            self.stop()
+            await self._show_output()
+            await self.process.wait()
+
+    async def keep(self) -> None:
+        """Run until cancelled, and again after each edit. Raise `DevError` when it just ends.
+
+        One that an edit has broken waits for the next edit, which may be the repair.
+        """
+        after_edit = False
+        while True:
+            code = await self.run()
+            if not self.edited.is_set():
+                if not after_edit:
+                    raise DevError(f"{self.name} ended with exit code {code}, so the rest stopped")
+                self.show(f"ended with exit code {code}; it starts again after the next edit")
+            await self.edited.wait()
+            self.edited.clear()
+            after_edit = True
+
+    def restart(self) -> None:
+        """End the process, for `keep` to start it with the edited source."""
+        self.edited.set()
+        self.stop()
+
+    def stop(self) -> None:
+        """Let its guard stop it; don't wait."""
+        if self.process and self.process.stdin:
+            self.process.stdin.close()
+
+    def show(self, line: str) -> None:
+        """Write a line under the name of this process."""
+        sys.stdout.write(f"{self.label}{line}\n")
+        sys.stdout.flush()
+
+    async def _show_output(self) -> None:
+        assert self.process
+        assert self.process.stderr
+        async for line in self.process.stderr:
+            self.show(line.decode(errors="replace").rstrip("\n"))

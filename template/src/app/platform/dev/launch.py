@@ -1,0 +1,140 @@
+"""One server's way from a plan to an address and back: port, start, readiness, errors, stop."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from app.platform.dev import guard
+from app.platform.dev.lock import locked
+from app.platform.dev.plan import Kind, Unavailable
+
+START_SECONDS = 60  # recovering a large database after a crash takes longer than any usual start
+PORT_ATTEMPTS = 5
+
+
+class ServerError(Exception):
+    """A server can't be used. The message says why, and what can be done instead."""
+
+
+@contextmanager
+def running(kinds: Iterable[Kind], data: Path | None) -> Iterator[dict[str, str]]:
+    """Run servers side by side; yield their URLs, by the variables that they are for.
+
+    With `data`, each keeps its state in a folder of its own below it. Raises `ServerError`.
+    """
+    servers = [_Server(kind, data and data / kind.name.lower()) for kind in kinds]
+    try:
+        for server in servers:
+            server.start()
+        yield {server.kind.variable: server.url() for server in servers}
+    finally:
+        for server in servers:
+            server.release()
+        for server in servers:
+            server.join()
+
+
+class _Server:
+    def __init__(self, kind: Kind, data: Path | None) -> None:
+        self.kind = kind
+        self.data = data
+        self.resources = ExitStack()
+        self.guard: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start a guard for the server, which starts the server; don't wait for either."""
+        if os.name == "nt":
+            raise self._error("the servers that come with this project need Linux or macOS")
+        try:
+            self._prepare()
+        except (Unavailable, OSError) as error:
+            raise self._error(str(error)) from None
+
+    def _prepare(self) -> None:
+        locks = []
+        if self.data:
+            self.data.mkdir(parents=True, exist_ok=True)
+            locks.append(self.resources.enter_context(locked(self.data)))
+        folder = Path(tempfile.mkdtemp(prefix=f"{self.kind.name.lower()}-"))
+        self.resources.callback(shutil.rmtree, folder, ignore_errors=True)
+        self.log = self.resources.enter_context(_log(self.data))
+        self.plan = plan = self.kind.plan(_free_port(), folder, self.data)
+        self.guard = subprocess.Popen(  # noqa: S603
+            guard.command(plan.argv, before=plan.before, stop=plan.stop, folder=str(folder)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            cwd="/",
+            # No PG* variable, locale or time zone of the developer's may change what tests see.
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+            start_new_session=True,
+            pass_fds=locks,
+        )
+
+    def url(self) -> str:
+        """Wait until the server answers. Raises `ServerError`."""
+        for _ in range(PORT_ATTEMPTS):
+            if self._answers():
+                return self.plan.url
+            if "Address already in use" not in (log := self._log_tail()):
+                raise self._error(f"its log ends with\n\n{log}\n\n")
+            self.release()  # another program was faster to take the port
+            self.join()
+            self.start()
+        raise self._error(f"{PORT_ATTEMPTS} free ports were taken before it could use them")
+
+    def _answers(self) -> bool:
+        assert self.guard
+        assert self.guard.stdout
+        pid = int(self.guard.stdout.readline() or 0)
+        deadline = time.monotonic() + START_SECONDS
+        while self.guard.poll() is None and time.monotonic() < deadline:
+            if self.plan.ready(pid):
+                return True
+            time.sleep(0.01)
+        return False
+
+    def release(self) -> None:
+        """Tell the guard to stop the server; don't wait for it."""
+        if self.guard and self.guard.stdin:
+            self.guard.stdin.close()
+
+    def join(self) -> None:
+        """Wait until the server is gone."""
+        if self.guard and self.guard.stdout:
+            self.guard.wait()
+            self.guard.stdout.close()
+        self.resources.close()
+
+    def _log_tail(self) -> str:
+        size = os.fstat(self.log).st_size
+        text = os.pread(self.log, 4000, max(0, size - 4000)).decode(errors="replace")
+        return "\n".join(f"    {line}" for line in text.splitlines()[-12:])
+
+    def _error(self, reason: str) -> ServerError:
+        end = "" if reason.endswith("\n") else ". "
+        hint = f", delete {self.data} to begin with an empty one" if self.data else ""
+        return ServerError(
+            f"{self.kind.name} can't be started: {reason}{end}"
+            f"Repair that{hint}, or set {self.kind.variable} to the URL of a server of yours."
+        )
+
+
+@contextmanager
+def _log(data: Path | None) -> Iterator[int]:
+    """Yield the file for the server's log: kept beside its data, or without a name."""
+    with (data / "log").open("w+b") if data else tempfile.TemporaryFile() as log:
+        yield log.fileno()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,189 @@
+"""`app dev`: the whole service on one machine, from one command, gone with one Ctrl-C.
+
+Every process is in a session of its own, so Ctrl-C reaches only this one, which stops the others
+in order. When this one is killed, their guards stop them.
+"""
+
+import asyncio
+import http.client
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dotenv import load_dotenv
+from watchfiles import PythonFilter, awatch
+
+from app.platform.dev.child import STOP_SECONDS, Child, DevError
+from app.platform.dev.servers import KINDS, ServerError, services
+
+PROJECT = Path(__file__).resolve().parents[3]
+LOCAL = PROJECT / ".local"
+SHARED = ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "SECRET_KEY_FILE")
+COLOURS = (36, 35, 33, 34, 32)
+
+
+def run(*, port: int = 8000, companions: Sequence[Sequence[str]] = ()) -> int:
+    """Serve the API on `port`, with `python -m app <companion>` beside it; return the exit code.
+
+    Ctrl-C and SIGTERM are how it is meant to end, so they give 0; everything else gives 1.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    load_dotenv(PROJECT / ".env")
+    try:
+        _refuse(port)
+        with services(LOCAL) as urls:
+            environment = _environment(port, urls)
+            with _written_down(environment):
+                asyncio.run(_run(port, companions, environment))
+    except (DevError, ServerError) as error:
+        sys.stderr.write(f"app dev: {error}\n")
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        pass
+    return 0
+
+
+def _refuse(port: int) -> None:
+    if os.name == "nt":
+        raise DevError("it needs Linux or macOS; on Windows, run it in WSL")
+    if os.environ.get("ENVIRONMENT") == "production":
+        raise DevError("ENVIRONMENT is production: unset it, or start the service with `app serve`")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise DevError(
+                f"port {port} can't be used ({error.strerror}): stop what runs there, or choose "
+                "another one with --port"
+            ) from None
+
+
+def _environment(port: int, urls: dict[str, str]) -> dict[str, str]:
+    """Return the environment of the processes: the developer's own, and what it leaves open."""
+    defaults = {"ENVIRONMENT": "development", "PYTHONUNBUFFERED": "1"}
+    if sys.stdout.isatty():
+        defaults["FORCE_COLOR"] = "1"  # they write to a pipe and can't see the terminal
+    if "SECRET_KEY_FILE" not in os.environ:
+        defaults["SECRET_KEY"] = _secret_key()
+    return {**defaults, **os.environ, **urls, "PORT": str(port)}
+
+
+@contextmanager
+def _written_down(environment: dict[str, str]) -> Iterator[None]:
+    """Let other commands find what runs here, while it does: `uv run --env-file` this file."""
+    path = LOCAL / "environment"
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    names = [name for name in SHARED if name in environment]
+    path.write_text("".join(f"{name}='{environment[name]}'\n" for name in names))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _secret_key() -> str:
+    """Return this working copy's key: the same one each time, so that tokens stay valid."""
+    path = LOCAL / "secret-key"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+    return path.read_text()
+
+
+async def _run(port: int, companions: Sequence[Sequence[str]], environment: dict[str, str]) -> None:
+    """Migrate, then serve until cancelled. Raise `DevError` when a process ends by itself."""
+    _cancel_on(signal.SIGINT, signal.SIGTERM)
+    commands = {"migrate": _app("migrate"), "api": _api(port)}
+    commands |= {words[0]: _app(*words) for words in companions}
+    migrate, api, *workers = _children(commands, environment)
+    if code := await migrate.run():
+        raise DevError(f"the migrations failed with exit code {code}: see above")
+    try:
+        async with asyncio.TaskGroup() as group:
+            for child in (api, *workers):
+                group.create_task(child.keep())
+            group.create_task(_restart_after_edits(workers))
+            group.create_task(_announce(port, environment))
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+def _cancel_on(*signals: signal.Signals) -> None:
+    task = asyncio.current_task()
+    assert task
+    for number in signals:
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+def _app(*words: str) -> list[str]:
+    return [sys.executable, "-m", "app", *words]
+
+
+def _api(port: int) -> list[str]:
+    return [
+        *[sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory"],
+        *["--reload", "--reload-dir", "src", "--host", "127.0.0.1", "--port", str(port)],
+        # Requests are read as they are in production.
+        *["--http", "app.platform.server.connection_limits:Connection"],
+        *["--no-access-log", "--timeout-graceful-shutdown", str(STOP_SECONDS - 2)],
+    ]
+
+
+def _children(commands: dict[str, list[str]], environment: dict[str, str]) -> list[Child]:
+    width = max(map(len, commands))
+    coloured = "FORCE_COLOR" in environment and "NO_COLOR" not in environment
+    children = []
+    for number, (name, argv) in enumerate(commands.items()):
+        label = f"{name:<{width}} | "
+        if coloured:
+            label = f"\x1b[{COLOURS[number % len(COLOURS)]}m{label}\x1b[0m"
+        children.append(Child(name, argv, label, PROJECT, environment))
+    return children
+
+
+async def _restart_after_edits(children: Sequence[Child]) -> None:
+    async for _ in awatch(PROJECT / "src", watch_filter=PythonFilter()):
+        for child in children:
+            child.restart()
+
+
+async def _announce(port: int, environment: dict[str, str]) -> None:
+    """Say where everything is, once the service answers that it is ready."""
+    while not await asyncio.to_thread(_is_ready, port):  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    servers = (f"\n  {kind.name:<10} {_shown(environment[kind.variable])}" for kind in KINDS)
+    sys.stdout.write(
+        f"\n  API        http://127.0.0.1:{port}"
+        f"\n  docs       http://127.0.0.1:{port}/docs"
+        f"{''.join(servers)}"
+        "\n\n  Ctrl-C stops everything.\n\n"
+    )
+    sys.stdout.flush()
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _shown(url: str) -> str:
+    """Write a URL as `psql` and `redis-cli` take it, and without its password."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.partition("+")[0]
+    return url.replace(parts.scheme, scheme, 1).replace(f":{parts.password}@", ":***@")

@@ -1,0 +1,97 @@
+"""HTTP caching: what a client may keep, and how it asks whether that is still right."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request, Response
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Receive, Scope, Send
+
+from app.platform.base.errors import PreconditionFailed
+from app.settings import Settings
+
+# May be kept by the caller alone, and is asked for again each time: the answer is personal.
+PRIVATE = "private, no-cache"
+COMPRESSED_FROM = 1024  # bytes; below, the headers and the work cost more than is saved
+COMPRESSED_BY = 4  # of 9; above, it takes longer and saves little more
+
+
+class NotModified(Exception):
+    """What the client has is still right."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self.headers = headers
+
+
+class Conditional:
+    """The conditions of one request, and the validators of its answer."""
+
+    def __init__(self, request: Request, response: Response) -> None:
+        self._request = request
+        self._response = response
+
+    def validate(
+        self, etag: str, modified: datetime | None = None, cache_control: str = PRIVATE
+    ) -> None:
+        """Send the validators along; raise ``NotModified`` if the client already has this."""
+        headers = {"ETag": f'"{etag}"', "Cache-Control": cache_control}
+        if modified:
+            headers["Last-Modified"] = format_datetime(modified.astimezone(UTC), usegmt=True)
+        if self._is_fresh(headers["ETag"], modified):
+            raise NotModified(headers)
+        self._response.headers.update(headers)
+
+    def require(self, etag: str) -> None:
+        """Raise ``PreconditionFailed`` if the client changes something else than it last read."""
+        condition = self._request.headers.get("if-match")
+        if condition and condition != "*" and f'"{etag}"' not in _tags(condition):
+            raise PreconditionFailed("It was changed since you read it; read it again.")
+
+    def _is_fresh(self, etag: str, modified: datetime | None) -> bool:
+        if condition := self._request.headers.get("if-none-match"):
+            return condition == "*" or etag in (tag.removeprefix("W/") for tag in _tags(condition))
+        since = _date(self._request.headers.get("if-modified-since"))
+        # The header has whole seconds.
+        return bool(modified and since and modified.replace(microsecond=0) <= since)
+
+
+def _tags(header: str) -> Iterable[str]:
+    return (tag.strip() for tag in header.split(","))
+
+
+def _date(header: str | None) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(header) if header else None
+    except (ValueError, OverflowError):
+        return None
+    return date if date and date.tzinfo else None
+
+
+async def _conditional(request: Request, response: Response) -> Conditional:
+    return Conditional(request, response)
+
+
+Caching = Annotated[Conditional, Depends(_conditional)]
+
+
+async def _not_modified(_: Request, error: Exception) -> Response:
+    assert isinstance(error, NotModified)
+    return Response(status_code=304, headers=error.headers)
+
+
+class Compression(GZipMiddleware):
+    """Compresses for those who ask for it. The others pay nothing."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for name, value in scope.get("headers", ()):
+            if name == b"accept-encoding" and b"gzip" in value:
+                await super().__call__(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    app.add_exception_handler(NotModified, _not_modified)
+    app.add_middleware(Compression, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSED_BY)

@@ -1,0 +1,61 @@
+"""Keyset pagination: a page starts after the last row of the one before, however deep it is.
+
+The cursor is that row's key, signed: a caller can't make one up. It is tied to one list by name.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Query, Request
+from pydantic import BaseModel, Field, TypeAdapter
+from pydantic_core import to_json
+
+from app.platform.base.errors import BadRequest
+from app.platform.base.signing import derive_key, seal, unseal
+
+MAX_LIMIT = 100
+
+T = TypeVar("T")
+Key = TypeVar("Key", bound=tuple[Any, ...])
+
+
+class Page(BaseModel, Generic[T]):
+    """Some rows, and the cursor of the next page when there is one."""
+
+    items: list[T]
+    next: str | None = Field(None, description="Pass it as `cursor` to get the next page")
+
+
+class Paging(Generic[Key]):
+    """What a caller asked for: ``limit`` rows after ``after``."""
+
+    def __init__(self, limit: int, after: Key | None, key: bytes) -> None:
+        self.limit = limit
+        self.after = after
+        self._key = key
+
+    def page(self, rows: Sequence[T], position: Callable[[T], Key]) -> Page[T]:
+        """Make the page from up to ``limit + 1`` rows: the one too many tells of a next page."""
+        items = list(rows[: self.limit])
+        last = to_json(position(items[-1])) if len(rows) > self.limit else None
+        return Page(items=items, next=seal(self._key, last) if last else None)
+
+
+def paging(name: str, position: type[Key]) -> Callable[..., Paging[Key]]:
+    """Return the dependency for the list ``name`` whose rows are ordered by ``position``."""
+    adapter = TypeAdapter(position)
+
+    async def dependency(
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 20,
+        cursor: Annotated[str | None, Query(max_length=512)] = None,
+    ) -> Paging[Key]:
+        key = derive_key(request.app.state.settings, f"cursor:{name}")
+        if cursor is None:
+            return Paging(limit, None, key)
+        try:
+            return Paging(limit, adapter.validate_json(unseal(key, cursor)), key)
+        except ValueError:
+            raise BadRequest("The cursor is not one that this list gave out.") from None
+
+    return dependency  # type: ignore[return-value]

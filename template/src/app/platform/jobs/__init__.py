@@ -1,0 +1,31 @@
+"""Background jobs, the same whichever queue runs them. Features import from here alone.
+
+A job is a plain ``async def`` in its feature's ``jobs.py``; a route takes ``Jobs`` and enqueues it:
+
+    @job(retries=3, timeout=120)
+    async def export_items(context: Context, owner: str) -> Export: ...
+
+    status = await jobs.enqueue(export_items, owner=user.id, unique=f"export:{user.id}")
+"""
+
+from app.platform.jobs.commands import COMPANIONS, add_commands
+from app.platform.jobs.context import Context
+from app.platform.jobs.pools import connections
+from app.platform.jobs.queue import JobQueue, Jobs, install
+from app.platform.jobs.registry import job
+from app.platform.jobs.router import location, router
+from app.platform.jobs.status import JobStatus
+
+__all__ = [
+    "COMPANIONS",
+    "Context",
+    "JobQueue",
+    "JobStatus",
+    "Jobs",
+    "add_commands",
+    "connections",
+    "install",
+    "job",
+    "location",
+    "router",
+]

@@ -1,0 +1,66 @@
+"""What a running job is given: the resources that a route gets from its dependencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.platform.data.database import Reader
+from app.platform.observability.logs import get_logger
+
+if TYPE_CHECKING:
+    import httpx2
+    from redis.asyncio import Redis
+
+    from app.platform.jobs.queue import JobQueue
+
+
+class Context:
+    """One attempt at one job.
+
+    ``attempt`` counts from 1. A job may run more than once, also after it succeeded (its worker
+    may die before it can say so): use ``job_id`` to make the second time harmless.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        job_id: UUID,
+        name: str,
+        attempt: int,
+        jobs: Callable[[AsyncSession], JobQueue],
+    ) -> None:
+        self._app = app
+        self._jobs = jobs
+        self.job_id = job_id
+        self.attempt = attempt
+        self.logger = get_logger(f"app.platform.jobs.{name}")
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open a session that commits at the end, or rolls back when anything was raised."""
+        transaction: AbstractAsyncContextManager[AsyncSession] = self._app.state.db.transaction()
+        return transaction
+
+    def jobs(self, session: AsyncSession) -> JobQueue:
+        """Return the queue, to enqueue further jobs as part of the transaction of ``session``."""
+        return self._jobs(session)
+
+    @property
+    def reader(self) -> Reader:
+        reader: Reader = self._app.state.reader
+        return reader
+
+    @property
+    def redis(self) -> Redis:
+        redis: Redis = self._app.state.redis
+        return redis
+
+    @property
+    def http(self) -> httpx2.AsyncClient:
+        http: httpx2.AsyncClient = self._app.state.http
+        return http

@@ -1,0 +1,218 @@
+"""Prometheus metrics: rate, errors and duration of each route, and how full this process is.
+
+Under Gunicorn each worker keeps its numbers in a file of its own, and whichever worker is asked
+adds them up. Other parts add what they know with ``register``.
+"""
+
+import asyncio
+import logging
+import os
+import platform
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
+
+from fastapi import FastAPI, Request
+from prometheus_client import CollectorRegistry, Gauge, Histogram, values
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.platform.base import about
+from app.platform.base.components import Lifespan
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PATH = "/metrics"
+OPENMETRICS = "application/openmetrics-text"
+DURATION = "http_server_request_duration_seconds"
+# https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+# The label of whatever no route matched: a scanner must not make a series of each path it tries.
+UNMATCHED = "unmatched"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+INTERVAL = 1.0  # seconds between two looks at the event loop and the pools
+SOURCE_TIMEOUT = 2.0  # seconds that a source of metrics has to answer
+
+Source = Callable[[], Awaitable[Iterable[Metric]]]
+Labels = tuple[str, str, int]
+
+
+class Metrics:
+    """The numbers of this process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._durations = Histogram(
+            DURATION,
+            "Duration of requests, until the last byte of the answer.",
+            ["method", "route", "status"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._children: dict[Labels, Histogram] = {}
+        self._exemplars: dict[tuple[str, str, str, float], Exemplar] = {}
+        self.in_flight = self._gauge("http_server_active_requests", "Requests being worked on.")
+        self.lag = self._gauge(
+            "event_loop_lag_seconds", "How late the event loop last was.", "livemax"
+        )
+        self.pool_size = self._gauge("db_pool_connections", "Connections that the pools may open.")
+        self.pool_used = self._gauge("db_pool_connections_used", "Connections in use.")
+
+    def _gauge(
+        self, name: str, text: str, over_workers: Literal["livesum", "livemax"] = "livesum"
+    ) -> Gauge:
+        return Gauge(name, text, registry=self.registry, multiprocess_mode=over_workers)
+
+    def observe(
+        self, method: str, route: str, status: int, seconds: float, trace_id: str = ""
+    ) -> None:
+        """Count a request; ``trace_id`` names an example that was recorded."""
+        labels = (method, route, status)
+        child = self._children.get(labels)
+        if child is None:
+            child = self._child(labels)
+        child.observe(seconds)
+        if trace_id:
+            bucket = next((bound for bound in BUCKETS if seconds <= bound), float("inf"))
+            example = Exemplar({"trace_id": trace_id}, seconds, time.time())
+            self._exemplars[method, route, str(status), bucket] = example
+
+    def _child(self, labels: Labels) -> Histogram:
+        method, route, status = labels
+        method = method if method in METHODS else "other"
+        child = self._durations.labels(method, route or UNMATCHED, str(status))
+        if method != "other":
+            self._children[labels] = child
+        return child
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of all workers, with the examples that this one remembers."""
+        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        for metric in self._source(directory).collect():
+            if metric.name == DURATION:
+                metric.samples = [self._with_exemplar(sample) for sample in metric.samples]
+            yield metric
+
+    def _source(self, directory: str | None) -> Collector:
+        if directory is None:
+            return self.registry
+        return MultiProcessCollector(None, directory)  # type: ignore[no-untyped-call]
+
+    def _with_exemplar(self, sample: Sample) -> Sample:
+        if "le" not in sample.labels:
+            return sample
+        labels = sample.labels
+        key = (labels["method"], labels["route"], labels["status"], float(labels["le"]))
+        return sample._replace(exemplar=self._exemplars.get(key))
+
+
+class Scrape:
+    """What one scrape collected, in the form that the encoders want."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+def register(app: FastAPI, source: Source) -> None:
+    """Ask ``source`` at each scrape, for what no process knows alone: the depth of a queue.
+
+    It has 2 seconds; without an answer its metrics are missing from that scrape.
+    """
+    app.state.metric_sources.append(source)
+
+
+async def _ask(source: Source) -> Iterable[Metric]:
+    try:
+        async with asyncio.timeout(SOURCE_TIMEOUT):
+            return await source()
+    except Exception as error:  # noqa: BLE001 (the other metrics are worth having)
+        logger.warning("metrics are missing: %s: %s", type(error).__name__, error)
+        return ()
+
+
+def _build_info() -> Metric:
+    metric = GaugeMetricFamily("build_info", "What is running.", labels=["version", "python"])
+    metric.add_metric([about.release(), platform.python_version()], 1)
+    return metric
+
+
+async def scrape(request: Request) -> Response:
+    """Answer Prometheus, as OpenMetrics (with examples) if it asks for that."""
+    state = request.app.state
+    state.journal.flush()
+    _look(request.app)
+    answers = await asyncio.gather(*map(_ask, state.metric_sources))
+    collected = Scrape([_build_info(), *state.metrics.collect(), *(m for a in answers for m in a)])
+    # Whether, and no more: the library stumbles over versions that nobody has heard of.
+    asked = OPENMETRICS if OPENMETRICS in request.headers.get("accept", "") else ""
+    encoder, content_type = choose_encoder(asked)
+    return Response(encoder(collected), headers={"content-type": content_type})
+
+
+def _look(app: FastAPI) -> None:
+    """Read what is only known by looking."""
+    state = app.state
+    state.metrics.in_flight.set(len(state.in_flight))
+    pool = state.db.engine.pool
+    if hasattr(pool, "checkedout"):  # NullPool, in front of which stands PgBouncer, has none
+        state.metrics.pool_used.set(pool.checkedout())
+        state.metrics.pool_size.set(pool.size() + state.settings.db_max_overflow)
+
+
+async def _watch(app: FastAPI) -> None:
+    """Measure how late the event loop wakes up: code that blocks it shows here."""
+    while True:
+        due = time.monotonic() + INTERVAL
+        await asyncio.sleep(INTERVAL)
+        app.state.metrics.lag.set(max(0.0, time.monotonic() - due))
+        _look(app)
+
+
+class SeparatePort:
+    """Serves the metrics on their own port, and nothing else there."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self.app = app
+        self.port = port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            here = (scope.get("server") or ("", 0))[1] == self.port
+            if here != (scope["path"] == PATH):
+                await Response(status_code=404)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def install(app: FastAPI, settings: Settings) -> Lifespan:
+    app.state.metric_sources = []
+    app.add_route(PATH, scrape, include_in_schema=False)
+    if settings.metrics_port:
+        app.add_middleware(SeparatePort, port=settings.metrics_port)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            # A worker takes over the files of the one that it replaces, so they don't pile up.
+            slot = os.environ["WORKER_SLOT"]
+            values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+        app.state.metrics = Metrics()
+        watch = asyncio.create_task(_watch(app))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+
+    return lifespan

@@ -1,0 +1,254 @@
+"""`app dev`, with real processes: a small service in a folder of its own stands in for this one."""
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+
+import app.platform.dev
+
+SECONDS = 60  # until a test gives up, on the slowest machine
+
+SERVICE = """
+async def service(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"version 1"})
+
+def create_app():
+    return service
+"""
+CONNECTIONS = """
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Connection
+"""
+COMMANDS = """
+import os, signal, subprocess, sys, time
+print(f"{sys.argv[1]} is process {os.getpid()}")
+match sys.argv[1]:
+    case "dev":
+        from app.platform.dev.run import run
+        sys.exit(run(port=int(sys.argv[2]), companions=[[name] for name in sys.argv[3:]]))
+    case "migrate":
+        print("key", os.environ["SECRET_KEY"])
+        sys.exit(os.environ["ENVIRONMENT"] == "test")
+    case "worker":
+        subprocess.Popen(["sleep", "600"])  # what it leaves behind has to go, too
+        signal.pause()
+    case "sick":
+        time.sleep(0.2)
+        sys.exit(7)
+"""
+
+
+class Dev:
+    """A running `app dev`, and what it has written so far."""
+
+    def __init__(self, project: Path, port: int, *companions: str, **environment: str) -> None:
+        given = {"DATABASE_URL": "postgresql+asyncpg://me:hidden@db/mine", "REDIS_URL": "redis://r"}
+        self.port = port
+        self.log = project / "output"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app", "dev", str(port), *companions],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=project,
+                env={**given, "PATH": os.environ["PATH"], "PYTHONPATH": "src", **environment},
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def pids(self, name: str) -> list[int]:
+        return [int(pid) for pid in re.findall(rf"\b{name} is process (\d+)", self.output)]
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.02)
+
+    def save(self, path: Path, source: str, until: Callable[[], object]) -> None:
+        """Save a file, and again each few seconds: Uvicorn serves before it looks for edits."""
+        saved = 0.0
+
+        def seen() -> object:
+            nonlocal saved
+            if time.monotonic() > saved + 5:
+                path.write_text(source)
+                saved = time.monotonic()
+            return until()
+
+        self.wait_for(seen)
+
+    def wait_until_ready(self) -> None:
+        self.wait_for(lambda: "Ctrl-C stops everything" in self.output)
+
+    def get(self) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            return b""
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    package = tmp_path / "src" / "app"
+    shutil.copytree(Path(app.platform.dev.__file__).parent, package / "dev")
+    (package / "__init__.py").touch()
+    (package / "main.py").write_text(SERVICE)
+    (package / "connections.py").write_text(CONNECTIONS)
+    (package / "__main__.py").write_text(COMMANDS)
+    return tmp_path
+
+
+@pytest.fixture
+def start(project: Path, port: int) -> Iterator[Callable[..., Dev]]:
+    """Start `app dev`; its guards end what a failed test leaves."""
+    started = []
+
+    def start(*companions: str, port: int = port, **environment: str) -> Dev:
+        started.append(Dev(project, port, *companions, **environment))
+        return started[-1]
+
+    yield start
+    for dev in started:
+        dev.process.kill()
+        dev.process.wait()
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_everything_runs_and_ctrl_c_stops_it(start: Callable[..., Dev], port: int) -> None:
+    dev = start("worker", REDIS_URL="")
+    dev.wait_until_ready()
+    output = dev.output
+    assert output.index("migrate | migrate is process") < output.index("worker  | worker is")
+    assert f"http://127.0.0.1:{port}/docs" in output
+    assert "postgresql://me:***@db/mine\n" in output
+    redis = int(re.findall(r"Redis +redis://127\.0\.0\.1:(\d+)/0", output)[0])
+    with socket.create_connection(("127.0.0.1", redis)):
+        pass
+    os.killpg(dev.process.pid, signal.SIGINT)
+    assert dev.process.wait(SECONDS) == 0
+    assert "Traceback" not in dev.output
+    assert gone(dev.pids("worker")[0])
+    for address in (port, redis):
+        with (
+            pytest.raises(ConnectionRefusedError),
+            socket.create_connection(("127.0.0.1", address)),
+        ):
+            pass
+
+
+def test_other_commands_can_find_what_runs(start: Callable[..., Dev], project: Path) -> None:
+    dev = start()
+    dev.wait_until_ready()
+    file = project / ".local" / "environment"
+    found = dotenv_values(file)
+    assert found["DATABASE_URL"] == "postgresql+asyncpg://me:hidden@db/mine"
+    assert found["ENVIRONMENT"] == "development"
+    assert found["SECRET_KEY"] == (project / ".local" / "secret-key").read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    dev.process.terminate()
+    assert dev.process.wait(SECONDS) == 0
+    assert not file.exists()
+
+
+def test_edits_restart_the_api_and_its_companions(start: Callable[..., Dev], project: Path) -> None:
+    package = project / "src" / "app"
+    dev = start("worker")
+    dev.wait_until_ready()
+    # Of another size: bytecode is taken for fresh when the source's size and second are the same.
+    edited = SERVICE.replace("version 1", "edited")
+    dev.save(
+        package / "main.py",
+        edited,
+        until=lambda: dev.get() == b"edited" and len(dev.pids("worker")) > 1,
+    )
+    (package / "__main__.py").write_text("broken(")
+    dev.wait_for(lambda: "it starts again after the next edit" in dev.output)
+    started = len(dev.pids("worker"))  # a slow disk can make two edits of one
+    (package / "__main__.py").write_text(COMMANDS)
+    dev.wait_for(lambda: len(dev.pids("worker")) > started)
+    dev.process.terminate()
+    assert dev.process.wait(SECONDS) == 0
+    assert all(gone(pid) for pid in dev.pids("worker"))
+
+
+def test_when_one_process_ends_the_rest_stops(start: Callable[..., Dev]) -> None:
+    dev = start("worker", "sick")
+    assert dev.process.wait(SECONDS) == 1
+    assert dev.output.endswith("app dev: sick ended with exit code 7, so the rest stopped\n")
+    assert gone(dev.pids("worker")[0])
+    assert dev.get() == b""
+
+
+def test_nothing_outlives_a_killed_app_dev(start: Callable[..., Dev]) -> None:
+    dev = start("worker")
+    dev.wait_until_ready()
+    os.killpg(dev.process.pid, signal.SIGKILL)
+    dev.process.wait()
+    dev.wait_for(lambda: gone(dev.pids("worker")[0]) and dev.get() == b"")
+
+
+def test_failed_migrations_stop_the_start_and_the_secret_key_stays(
+    start: Callable[..., Dev], project: Path
+) -> None:
+    keys = []
+    for _ in range(2):
+        dev = start("worker", ENVIRONMENT="test")
+        assert dev.process.wait(SECONDS) == 1
+        assert "the migrations failed with exit code 1" in dev.output
+        assert dev.pids("worker") == []
+        keys += re.findall("key ([0-9a-f]{64})", dev.output)
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+    assert (project / ".local" / "secret-key").stat().st_mode & 0o077 == 0
+
+
+def test_production_is_refused_also_when_a_file_says_so(
+    start: Callable[..., Dev], project: Path
+) -> None:
+    (project / ".env").write_text("ENVIRONMENT=production\n")
+    dev = start()
+    assert dev.process.wait(SECONDS) == 1
+    assert "app dev: ENVIRONMENT is production: unset it, or" in dev.output
+    assert dev.pids("migrate") == []
+
+
+def test_a_port_in_use_is_named(start: Callable[..., Dev]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dev = start(port=taken.getsockname()[1])
+        assert dev.process.wait(SECONDS) == 1
+    assert f"port {dev.port} can't be used (Address already in use)" in dev.output
+    assert "--port" in dev.output

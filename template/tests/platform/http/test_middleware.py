@@ -1,0 +1,191 @@
+"""The layer around every request: ids, headers, limits, the last resort."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI, Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+
+from app.platform.base import context
+from app.platform.http import routing
+from app.settings import Settings
+from tests.conftest import client_of, running
+
+SLOW = 0.4  # seconds: longer than the deadline of these tests
+
+
+@pytest.fixture
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    """An app with a short deadline, room for two requests, and routes that misbehave."""
+    changes = {"request_timeout": 0.2, "max_in_flight": 2, "max_body_size": 1000}
+    async with running(settings.model_copy(update=changes)) as app:
+        app.state.release = asyncio.Event()
+
+        async def ids() -> dict[str, str]:
+            return {"request_id": context.current().request_id}
+
+        async def wait(request: Request) -> str:
+            await request.app.state.release.wait()
+            return "done"
+
+        async def fail() -> None:
+            raise RuntimeError("the password is hunter2")
+
+        async def own_headers() -> PlainTextResponse:
+            return PlainTextResponse("", headers={"Content-Security-Policy": "default-src 'self'"})
+
+        async def stream() -> StreamingResponse:
+            async def parts() -> AsyncIterator[str]:
+                yield "first "
+                await asyncio.sleep(SLOW)
+                yield "last"
+
+            return StreamingResponse(parts())
+
+        async def restless() -> StreamingResponse:
+            async def parts() -> AsyncIterator[str]:
+                for _ in range(100):
+                    yield "part "
+
+            return StreamingResponse(parts())
+
+        async def length(request: Request) -> int:
+            return len(await request.body())
+
+        for path in (ids, wait, fail, own_headers, stream, restless):
+            app.add_api_route(f"/test/{path.__name__}", path, response_model=None)
+        app.add_api_route("/test/length", length, methods=["POST"])
+        routing.index(app)
+        yield app
+
+
+@pytest.fixture
+async def client(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_of(service) as client:
+        yield client
+
+
+async def test_the_callers_request_id_is_kept(client: httpx2.AsyncClient) -> None:
+    answer = await client.get("/test/ids", headers={"X-Request-ID": "order-7.retry_1"})
+    assert answer.headers["x-request-id"] == "order-7.retry_1"
+    assert answer.json() == {"request_id": "order-7.retry_1"}
+
+
+@pytest.mark.parametrize("given", ["", "a" * 65, "two words", 'quote"', "näive", "a\\nb"])
+async def test_a_request_id_that_could_forge_a_line_is_replaced(
+    client: httpx2.AsyncClient, given: str
+) -> None:
+    answer = await client.get("/test/ids", headers={"X-Request-ID": given.encode()})
+    assert answer.headers["x-request-id"] != given
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("path", ["/test/ids", "/nowhere", "/test/fail"])
+async def test_every_answer_has_the_security_headers(client: httpx2.AsyncClient, path: str) -> None:
+    headers = (await client.get(path)).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "strict-transport-security" not in headers  # that is for production
+    assert len(headers["x-request-id"]) == 32
+
+
+async def test_production_asks_for_https(settings: Settings) -> None:
+    async with (
+        running(settings.model_copy(update={"environment": "production"})) as app,
+        client_of(app) as client,
+    ):
+        headers = (await client.get("/health/live")).headers
+    assert headers["strict-transport-security"] == "max-age=63072000; includeSubDomains"
+
+
+async def test_a_route_may_have_headers_of_its_own(client: httpx2.AsyncClient) -> None:
+    headers = (await client.get("/test/own_headers")).headers
+    assert headers.get_list("content-security-policy") == ["default-src 'self'"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+async def test_an_unhandled_error_is_a_problem_that_tells_nothing(
+    client: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = await client.get("/test/fail")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert "hunter2" not in answer.text
+    assert "RuntimeError" in capfd.readouterr().out
+
+
+async def test_a_request_past_its_deadline_is_given_up(
+    client: httpx2.AsyncClient, service: FastAPI
+) -> None:
+    answer = await asyncio.wait_for(client.get("/test/wait"), 2)
+    assert answer.status_code == 504
+    assert answer.json()["code"] == "timeout"
+    assert not service.state.in_flight
+    assert (await client.get("/test/ids")).status_code == 200
+
+
+async def test_an_answer_that_has_begun_may_take_its_time(client: httpx2.AsyncClient) -> None:
+    assert (await client.get("/test/stream")).text == "first last"
+
+
+async def test_a_stream_that_never_waits_does_not_hold_up_others(
+    client: httpx2.AsyncClient,
+) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    answer = await client.get("/test/restless")
+    task.cancel()
+    assert answer.text == "part " * 100
+    assert turns > 100
+
+
+async def test_more_requests_than_allowed_are_turned_away_and_probes_are_not(
+    client: httpx2.AsyncClient, service: FastAPI
+) -> None:
+    waiting = [asyncio.create_task(client.get("/test/wait")) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    turned_away = await client.get("/test/ids")
+    assert turned_away.status_code == 503
+    assert turned_away.headers["retry-after"] == "1"
+    assert turned_away.json()["code"] == "overloaded"
+    assert (await client.get("/health/live")).status_code == 200
+    service.state.release.set()
+    assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200, 200]
+    assert (await client.get("/test/ids")).status_code == 200
+
+
+async def test_a_body_of_the_allowed_size_is_read(client: httpx2.AsyncClient) -> None:
+    assert (await client.post("/test/length", content=b"x" * 1000)).json() == 1000
+
+
+async def _chunks() -> AsyncIterator[bytes]:
+    for _ in range(11):
+        yield b"x" * 100
+
+
+@pytest.mark.parametrize("path", ["/test/length", "/nowhere"])
+async def test_a_body_that_says_that_it_is_too_large_is_refused(
+    client: httpx2.AsyncClient, path: str
+) -> None:
+    answer = await client.post(path, content=b"x" * 1001)
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == 413
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_body_that_turns_out_to_be_too_large_is_refused(client: httpx2.AsyncClient) -> None:
+    answer = await client.post("/test/length", content=_chunks())
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"

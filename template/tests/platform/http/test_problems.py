@@ -1,0 +1,167 @@
+"""Every error is a problem document, and tells nothing that is nobody's business."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel, SecretStr
+from sqlalchemy import text
+
+from app.platform.data.database import Session
+from app.platform.base.errors import Conflict, Problem
+from app.platform.data.redis import Cache
+from app.settings import Settings
+from tests.conftest import client_of, running
+
+PROBLEM = "application/problem+json"
+
+
+class Body(BaseModel):
+    password: str
+    count: int
+
+
+async def take(body: Body) -> int:
+    return body.count
+
+
+async def refuse() -> None:
+    raise Conflict("The tide is out.")
+
+
+async def fail() -> None:
+    raise RuntimeError("hunter2 went wrong")
+
+
+async def query(session: Session, sql: str) -> None:
+    await session.execute(text(sql))
+
+
+async def remember(cache: Cache) -> None:
+    await cache.set("key", "value")
+
+
+@pytest.fixture(scope="module")
+async def routes(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with running(settings) as app:
+        app.add_api_route("/take", take, methods=["POST"])
+        app.add_api_route("/refuse", refuse)
+        app.add_api_route("/fail", fail)
+        app.add_api_route("/query", query)
+        yield app
+
+
+@pytest.fixture
+async def client(routes: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_of(routes) as client:
+        yield client
+
+
+def problem(answer: httpx2.Response) -> Problem:
+    assert answer.headers["Content-Type"] == PROBLEM, answer.text
+    document = Problem.model_validate(answer.json())
+    assert document.status == answer.status_code
+    assert document.request_id == answer.headers["X-Request-ID"]
+    return document
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"password": "hunter2"', b'{"password": "hunter2", "count": "many"}', b'["hunter2"]', b""],
+)
+async def test_a_wrong_body_is_named_and_not_repeated(
+    client: httpx2.AsyncClient, content: bytes
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = await client.post("/take", content=content, headers=headers)
+    document = problem(answer)
+    assert (document.status, document.code) == (422, "invalid")
+    assert document.errors
+    assert "hunter2" not in answer.text
+
+
+async def test_a_feature_says_what_was_wrong(client: httpx2.AsyncClient) -> None:
+    document = problem(await client.get("/refuse"))
+    assert (document.status, document.code) == (409, "conflict")
+    assert document.detail == "The tide is out."
+
+
+async def test_an_unknown_route_and_a_wrong_method_are_problems(
+    client: httpx2.AsyncClient,
+) -> None:
+    assert problem(await client.get("/nowhere")).status == 404
+    answer = await client.get("/take")
+    assert problem(answer).status == 405
+    assert answer.headers["Allow"] == "POST"
+
+
+async def test_nobody_is_led_where_the_host_header_says(client: httpx2.AsyncClient) -> None:
+    answer = await client.get("/fail/", headers={"Host": "evil.test"})
+    assert problem(answer).status == 404
+    assert "evil.test" not in str(answer.headers)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_large_body_is_refused(client: httpx2.AsyncClient, announced: bool) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 1_048_576
+
+    headers = {"Content-Length": str(20 * 1_048_576)} if announced else {}
+    answer = await client.post("/take", content=body(), headers=headers)
+    assert problem(answer).status == 413
+
+
+async def test_a_mistake_of_ours_is_a_plain_500(client: httpx2.AsyncClient) -> None:
+    answer = await client.get("/fail")
+    assert problem(answer).code == "internal_error"
+    assert "hunter2" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("sql", "status"),
+    [
+        ("SELECT nonsense", 500),
+        ("SELECT 1/0", 422),
+        ("SELECT 'x'::int", 422),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", 503),
+        ("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '57014'; END $$", 503),
+        ("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '40P01'; END $$", 503),
+        ("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '53300'; END $$", 503),
+    ],
+)
+async def test_what_the_database_says_stays_inside(
+    client: httpx2.AsyncClient, sql: str, status: int
+) -> None:
+    answer = await client.get("/query", params={"sql": sql})
+    assert problem(answer).status == status
+    assert not any(word in answer.text for word in ("SELECT", "SQLSTATE", "asyncpg", "sqlalche"))
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[int]:
+    """The port of a server that takes connections and says nothing."""
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the other side gives up
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize("answers", [False, True])
+async def test_redis_that_is_away_is_said_to_be(
+    settings: Settings, silent: int, answers: bool
+) -> None:
+    address = f"redis://127.0.0.1:{silent if answers else 1}/0"
+    changes = {"redis_url": SecretStr(address), "redis_timeout": 0.2}
+    async with running(settings.model_copy(update=changes)) as app, client_of(app) as client:
+        app.add_api_route("/remember", remember)
+        answer = await client.get("/remember")
+    assert (problem(answer).status, answer.headers["Retry-After"]) == (503, "1")
+    assert "127.0.0.1" not in answer.text

@@ -1,0 +1,324 @@
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import httpx2
+import pytest
+from fastapi import FastAPI, Header
+from pydantic import SecretStr
+
+from app.platform.http import gcra
+from app.platform.http.gcra import Limiter
+from app.platform.http.rate_limit import limit
+from app.platform.data.redis import create_client
+from app.settings import Settings, SettingsError, get_settings
+from app.platform.settings.rates import Rate
+from tests.conftest import running
+
+URL = "/api/v1/counted"
+
+
+async def counted() -> None:
+    """A route like any other."""
+
+
+@asynccontextmanager
+async def limited(settings: Settings, **changes: object) -> AsyncIterator[FastAPI]:
+    async with running(settings.model_copy(update=changes)) as app:
+        app.add_api_route(URL, counted)
+        yield app
+
+
+@asynccontextmanager
+async def calling(app: FastAPI, address: str = "192.0.2.1") -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(app, client=(address, 1), raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def statuses(client: httpx2.AsyncClient, times: int) -> list[int]:
+    return [(await client.get(URL)).status_code for _ in range(times)]
+
+
+@pytest.fixture
+async def empty_redis(settings: Settings) -> Settings:
+    async with create_client(settings) as redis:
+        await redis.flushdb()
+    return settings
+
+
+async def test_a_client_that_asks_too_much_is_told_when_to_come_back(empty_redis: Settings) -> None:
+    async with limited(empty_redis, rate_limit=Rate(3, 60)) as app, calling(app) as client:
+        first, _, third, refused = [await client.get(URL) for _ in range(4)]
+
+    assert [first.status_code, third.status_code, refused.status_code] == [200, 200, 429]
+    assert first.headers["RateLimit-Policy"] == '"default";q=3;w=60'
+    assert first.headers["RateLimit"] == '"default";r=2;t=20'
+    assert third.headers["RateLimit"] == '"default";r=0;t=20'
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert refused.headers["Retry-After"] == "20"
+    assert refused.headers["RateLimit"] == '"default";r=0;t=20'
+    assert refused.json()["code"] == "too_many_requests"
+
+
+async def test_errors_count_and_carry_the_headers(empty_redis: Settings) -> None:
+    async with limited(empty_redis, rate_limit=Rate(1, 60)) as app, calling(app) as client:
+        missing = await client.get("/api/v1/no-such-thing")
+        refused = await client.get("/api/v1/no-such-thing")
+
+    assert missing.status_code == 404
+    assert missing.headers["RateLimit"] == '"default";r=0;t=60'
+    assert refused.status_code == 429
+
+
+async def test_probes_are_not_limited(empty_redis: Settings) -> None:
+    async with limited(empty_redis, rate_limit=Rate(1, 60)) as app, calling(app) as client:
+        answers = [await client.get("/health/live") for _ in range(5)]
+
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_a_limit_refills_evenly(empty_redis: Settings) -> None:
+    async with limited(empty_redis, rate_limit=Rate(4, 1)) as app, calling(app) as client:
+        assert await statuses(client, 5) == [200, 200, 200, 200, 429]
+        await asyncio.sleep(0.3)  # one comes back each 0.25 s
+        assert await statuses(client, 2) == [200, 429]
+
+
+async def test_each_client_has_a_limit_of_its_own(empty_redis: Settings) -> None:
+    async with (
+        limited(empty_redis, rate_limit=Rate(1, 60)) as app,
+        calling(app, "192.0.2.1") as one,
+        calling(app, "192.0.2.2") as other,
+    ):
+        assert await statuses(one, 2) == [200, 429]
+        assert await statuses(other, 1) == [200]
+
+
+async def test_an_ipv6_network_is_one_client(empty_redis: Settings) -> None:
+    async with (
+        limited(empty_redis, rate_limit=Rate(1, 60)) as app,
+        calling(app, "2001:db8:1:1::1") as one,
+        calling(app, "2001:db8:1:1:ffff::9") as neighbour,
+        calling(app, "2001:db8:1:2::1") as stranger,
+    ):
+        assert await statuses(one, 1) == [200]
+        assert await statuses(neighbour, 1) == [429]
+        assert await statuses(stranger, 1) == [200]
+
+
+async def test_ipv4_over_ipv6_is_not_one_network(empty_redis: Settings) -> None:
+    async with (
+        limited(empty_redis, rate_limit=Rate(1, 60)) as app,
+        calling(app, "::ffff:192.0.2.1") as one,
+        calling(app, "192.0.2.1") as the_same,
+        calling(app, "::ffff:192.0.2.2") as other,
+    ):
+        assert await statuses(one, 1) == [200]
+        assert await statuses(the_same, 1) == [429]
+        assert await statuses(other, 1) == [200]
+
+
+async def test_processes_share_a_limit_exactly(empty_redis: Settings) -> None:
+    # However slow the machine is: with the usual time-out a process might count for itself.
+    patient = {"rate_limit": Rate(30, 3600), "rate_limit_timeout": 30}
+    async with (
+        limited(empty_redis, **patient) as app,
+        limited(empty_redis, **patient) as other,
+        calling(app) as client,
+        calling(other) as client_of_other,
+    ):
+        answers = await asyncio.gather(
+            *(c.get(URL) for _ in range(50) for c in (client, client_of_other))
+        )
+
+    assert [answer.status_code for answer in answers].count(200) == 30
+    assert {answer.status_code for answer in answers} == {200, 429}
+
+
+async def test_who_comes_while_redis_is_asked_is_answered_too(settings: Settings) -> None:
+    async with limited(settings, rate_limit_timeout=30) as app:
+        limiter: Limiter = app.state.limiter
+
+        async def later(turns: int) -> bool:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return (await limiter.spend("late", Rate(100, 3600), "x")).allowed
+
+        async with asyncio.timeout(20):
+            answers = await asyncio.gather(*(later(turns) for turns in range(200)))
+
+    assert answers.count(True) == 100
+
+
+async def test_a_request_that_is_given_up_takes_no_other_with_it(settings: Settings) -> None:
+    async with limited(settings) as app:
+        limiter: Limiter = app.state.limiter
+        given_up, other = (
+            asyncio.create_task(limiter.spend("given up", Rate(9, 3600), name)) for name in "ab"
+        )
+        await asyncio.sleep(0)
+        given_up.cancel()
+        async with asyncio.timeout(20):
+            spent = await other
+
+    assert spent.remaining == 8
+
+
+async def test_off_is_off(empty_redis: Settings) -> None:
+    async with limited(empty_redis, rate_limit=None) as app, calling(app) as client:
+        answer = await client.get(URL)
+
+    assert answer.status_code == 200
+    assert "RateLimit" not in answer.headers
+
+
+async def test_a_route_has_a_limit_by_whatever_a_dependency_says(empty_redis: Settings) -> None:
+    async def tenant(x_tenant: Annotated[str, Header()]) -> str:
+        return x_tenant
+
+    exports = limit("exports", "1/hour", by=tenant)
+    async with limited(empty_redis) as app, calling(app) as client:
+        for path in ("/api/v1/first", "/api/v1/second"):
+            app.add_api_route(path, counted, dependencies=[exports])
+        first = await client.get("/api/v1/first", headers={"X-Tenant": "a"})
+        same = await client.get("/api/v1/second", headers={"X-Tenant": "a"})
+        other = await client.get("/api/v1/second", headers={"X-Tenant": "b"})
+
+    assert [first.status_code, same.status_code, other.status_code] == [200, 429, 200]
+    assert first.headers.get_list("RateLimit") == ['"default";r=599;t=1', '"exports";r=0;t=3600']
+    assert same.headers["Retry-After"] == "3600"
+
+
+async def test_without_redis_a_process_counts_for_itself(
+    empty_redis: Settings, dead_redis: SecretStr
+) -> None:
+    async with (
+        limited(empty_redis, rate_limit=Rate(3, 3600), redis_url=dead_redis) as app,
+        calling(app, "192.0.2.1") as one,
+        calling(app, "192.0.2.2") as other,
+    ):
+        assert await statuses(one, 5) == [200, 200, 200, 429, 429]
+        assert await statuses(other, 1) == [200]
+
+
+async def test_without_redis_requests_are_refused_if_that_is_wanted(
+    empty_redis: Settings, dead_redis: SecretStr
+) -> None:
+    async with (
+        limited(empty_redis, rate_limit_fail_open=False, redis_url=dead_redis) as app,
+        calling(app) as client,
+    ):
+        answer = await client.get(URL)
+
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"] == "5"
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+async def test_a_redis_that_hangs_costs_a_moment_once(
+    empty_redis: Settings, hanging_redis: SecretStr
+) -> None:
+    async with (
+        limited(empty_redis, redis_url=hanging_redis, rate_limit_timeout=0.3) as app,
+        calling(app) as client,
+    ):
+        start = time.monotonic()
+        answers = await asyncio.gather(*(client.get(URL) for _ in range(10)))
+        assert {answer.status_code for answer in answers} == {200}
+        waited = time.monotonic() - start
+        start = time.monotonic()
+        assert set(await statuses(client, 50)) == {200}
+        waited_then = time.monotonic() - start
+
+    assert waited >= 0.3
+    assert waited_then < 50 * 0.3 / 10
+
+
+async def test_redis_counts_again_when_it_is_back(
+    empty_redis: Settings, dead_redis: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "TRY_AGAIN", 0.05)
+    async with (
+        limited(empty_redis, rate_limit=Rate(1, 3600), redis_url=dead_redis) as app,
+        calling(app) as client,
+    ):
+        assert await statuses(client, 2) == [200, 429]  # by the process's own count
+        async with forwarding(dead_redis, empty_redis.redis_url):
+            await asyncio.sleep(0.06)
+            assert await statuses(client, 2) == [200, 429]  # by that of Redis
+
+
+@asynccontextmanager
+async def forwarding(source: SecretStr, target: SecretStr) -> AsyncIterator[None]:
+    """Let what comes to the address of ``source`` through to ``target``."""
+    to = httpx2.URL(target.get_secret_value())
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            writer.write(data)
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(to.host, to.port)
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    port = httpx2.URL(source.get_secret_value()).port
+    server = await asyncio.start_server(forward, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "limit_", "window"),
+    [("100/minute", 100, 60), ("10/15 minutes", 10, 900), ("1/day", 1, 86400)],
+)
+def test_rates_are_read(text: str, limit_: int, window: int) -> None:
+    assert Rate.parse(text) == Rate(limit_, window)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "many", "0/minute", "-1/minute", "10", "10/fortnight", "1/0 s"]
+)
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write it as"):
+        Rate.parse(text)
+
+
+async def test_the_setting_is_read_from_the_environment(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RATE_LIMIT", "off")
+    assert get_settings().rate_limit is None
+    get_settings.cache_clear()
+    monkeypatch.setenv("RATE_LIMIT", "a lot")
+    with pytest.raises(SettingsError, match=r"RATE_LIMIT: is no rate; write it as 100/minute"):
+        get_settings()
+
+
+@pytest.fixture
+def dead_redis() -> SecretStr:
+    """The URL of a Redis that is away."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return SecretStr(f"redis://127.0.0.1:{unused.getsockname()[1]}/0")
+
+
+@pytest.fixture
+async def hanging_redis() -> AsyncIterator[SecretStr]:
+    """The URL of a Redis that takes connections and never answers."""
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    async with server:
+        yield SecretStr(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")

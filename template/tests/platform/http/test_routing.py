@@ -1,0 +1,130 @@
+"""The index of routes decides nothing that the framework's own search would not."""
+
+from typing import Annotated, Any
+
+import httpx2
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Form
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
+
+from app.platform.http import routing
+from tests.conftest import client_of
+
+
+def _answer(name: str) -> Any:
+    async def answer() -> str:
+        return name
+
+    answer.__name__ = name.replace(" ", "_")
+    return answer
+
+
+def build() -> FastAPI:
+    """An app with whatever makes the order of routes matter."""
+    app = FastAPI(openapi_url=None)
+    things, parts = APIRouter(prefix="/things"), APIRouter(prefix="/{thing}/parts")
+    things.add_api_route("/new", _answer("new"))
+    things.add_api_route("/{thing:int}", _answer("by number"))
+    things.add_api_route("/{thing}", _answer("by name"))
+    things.add_api_route("/{thing}", _answer("deleted"), methods=["DELETE"])
+    things.add_api_route("/latest", _answer("never reached"))
+    things.add_api_route("", _answer("list"))
+    things.add_api_route("", _answer("created"), methods=["POST"])
+    parts.add_api_route("/{part}", _answer("part"))
+    things.include_router(parts)
+
+    async def form(name: str = Form()) -> str:
+        return name
+
+    things.add_api_route("/form/{thing}", form, methods=["POST"])
+    app.include_router(things, prefix="/api/v1")
+    app.add_api_route("/api/{version}/things/{thing}/notes", _answer("notes"))
+    app.router.routes.append(Mount("/api/v1/mounted", app=PlainTextResponse("mounted")))
+    app.add_api_route("/api/v1/mounted/{thing}", _answer("hidden by the mount"))
+    app.add_api_route("/", _answer("root"))
+    app.add_api_route("/{anything:path}", _answer("anything"), methods=["PUT"])
+    return app
+
+
+REQUESTS = [
+    *(
+        ("GET", path)
+        for path in (
+            "/", "/api/v1/things", "/api/v1/things/", "/api/v1/things/new", "/api/v1/things/7",
+            "/api/v1/things/x", "/api/v1/things/latest", "/api/v1/things/x/parts/y",
+            "/api/v1/things/x/parts", "/api/v1/things/x/notes", "/api/v2/things/x/notes",
+            "/api/v1/mounted/x", "/api/v1/mounted", "/api/v1/nothing", "/api/v1", "/a/b/c/d/e",
+            "//", "/api//v1/things", "/api/v1/things/%2F", "/api/v1/things/x%20y",
+        )
+    ),
+    ("POST", "/api/v1/things"), ("DELETE", "/api/v1/things/x"), ("PATCH", "/api/v1/things/x"),
+    ("HEAD", "/api/v1/things"), ("OPTIONS", "/api/v1/things/x"), ("DELETE", "/"),
+    ("PUT", "/a/b"), ("PUT", "/api/v1/things/x"), ("POST", "/api/v1/things/form/x"),
+    ("POST", "/nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+async def test_the_index_answers_as_the_search_does(method: str, path: str) -> None:
+    searched, indexed = build(), build()
+    routing.index(indexed)
+    one, other = [await _ask(app, method, path) for app in (searched, indexed)]
+    assert (one.status_code, one.text) == (other.status_code, other.text)
+    assert one.headers.get("location") == other.headers.get("location")
+
+
+async def _ask(app: FastAPI, method: str, path: str) -> httpx2.Response:
+    async with client_of(app) as client:
+        return await client.request(method, path)
+
+
+async def test_a_wrong_method_is_told_all_that_are_right() -> None:
+    app = build()
+    routing.index(app)
+    answer = await _ask(app, "PATCH", "/api/v1/things")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, POST, PUT"
+
+
+async def test_a_route_that_came_later_is_found_without_and_with_a_new_index() -> None:
+    app = build()
+    routing.index(app)
+    app.add_api_route("/api/v1/later", _answer("later"))
+    assert (await _ask(app, "GET", "/api/v1/later")).json() == "later"
+    routing.index(app)
+    assert (await _ask(app, "GET", "/api/v1/later")).json() == "later"
+    assert sum(isinstance(route, routing.RouteIndex) for route in app.router.routes) == 1
+
+
+async def test_overrides_of_dependencies_reach_indexed_routes() -> None:
+    def real() -> str:
+        return "real"
+
+    router = APIRouter()
+
+    async def show(value: Annotated[str, Depends(real)]) -> str:
+        return value
+
+    router.add_api_route("/show", show)
+    app = FastAPI(openapi_url=None)
+    app.include_router(router, prefix="/api/v1")
+    routing.index(app)
+    assert (await _ask(app, "GET", "/api/v1/show")).json() == "real"
+    app.dependency_overrides[real] = lambda: "override"
+    assert (await _ask(app, "GET", "/api/v1/show")).json() == "override"
+
+
+def test_the_index_does_not_show_in_the_api_document() -> None:
+    plain, indexed = build(), build()
+    routing.index(indexed)
+    assert plain.openapi() == indexed.openapi()
+
+
+async def test_the_index_finds_the_route_without_the_search() -> None:
+    app = build()
+    routing.index(app)
+    del app.router.routes[1:]
+    assert (await _ask(app, "GET", "/api/v1/things/x/parts/y")).json() == "part"
+    assert (await _ask(app, "GET", "/")).json() == "root"
+    assert (await _ask(app, "GET", "/api/v2/things/x/notes")).json() == "notes"

@@ -1,0 +1,58 @@
+"""A deprecated version of the API says so in every answer and in the API document."""
+
+from datetime import UTC, datetime
+
+import pytest
+from fastapi import APIRouter, FastAPI
+
+from app import api
+from app.platform.http import versioning
+from app.platform.base.errors import NotFound
+from app.settings import Settings
+from tests.conftest import client_of, running
+
+router = APIRouter()
+
+
+@router.get("/thing")
+async def thing() -> int:
+    return 1
+
+
+@router.get("/gone")
+async def gone() -> int:
+    raise NotFound("Gone.")
+
+
+@pytest.fixture
+def two_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = versioning.Version(
+        "v1",
+        (router,),
+        versioning.Deprecation(
+            since=datetime(2026, 1, 1, tzinfo=UTC),
+            sunset=datetime(2027, 1, 1, tzinfo=UTC),
+            successor="/api/v2",
+        ),
+    )
+    monkeypatch.setattr(api, "VERSIONS", (old, versioning.Version("v2", (router,))))
+
+
+@pytest.mark.usefixtures("two_versions")
+async def test_a_deprecated_version_says_so(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+        for path in ("thing", "gone", "nowhere"):
+            old = await client.get(f"/api/v1/{path}")
+            assert old.headers["Deprecation"] == "@1767225600"
+            assert old.headers["Sunset"] == "Fri, 01 Jan 2027 00:00:00 GMT"
+            assert old.headers["Link"] == '</api/v2>; rel="successor-version"'
+            new = await client.get(f"/api/v2/{path}")
+            assert new.status_code == old.status_code
+            assert "Deprecation" not in new.headers
+        paths = app.openapi()["paths"]
+        assert paths["/api/v1/thing"]["get"]["deprecated"] is True
+        assert "deprecated" not in paths["/api/v2/thing"]["get"]
+
+
+async def test_a_current_version_costs_nothing(app: FastAPI) -> None:
+    assert versioning.DeprecationHeaders not in [m.cls for m in app.user_middleware]

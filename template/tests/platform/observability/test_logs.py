@@ -1,0 +1,186 @@
+"""The log: one JSON line for each event, in one shape, without secrets."""
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, HTTPException
+
+from app.platform.base import context
+from app.platform.http import routing
+from app.platform.observability import logs
+from app.settings import Settings
+from tests.conftest import client_of, running
+
+
+def lines(capfd: pytest.CaptureFixture[str], **having: str) -> list[dict[str, Any]]:
+    """The lines that have these values; the app that all tests share may write others meanwhile."""
+    written = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    return [line for line in written if having.items() <= line.items()]
+
+
+@pytest.fixture
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with running(settings) as app:
+
+        async def show(thing: str) -> str:
+            context.current().user_id = "user-7"
+            return thing
+
+        async def refuse() -> None:
+            raise HTTPException(403)
+
+        async def fail() -> None:
+            raise RuntimeError("postgresql://joe:hunter2@db/app said no to joe@example.org")
+
+        app.add_api_route("/things/{thing}", show)
+        app.add_api_route("/refuse", refuse, response_model=None)
+        app.add_api_route("/fail", fail, response_model=None)
+        routing.index(app)
+        yield app
+
+
+async def request_lines(
+    service: FastAPI, capfd: pytest.CaptureFixture[str], *paths: str
+) -> list[dict[str, Any]]:
+    capfd.readouterr()
+    async with client_of(service) as client:
+        for path in paths:
+            await client.get(path, headers={"X-Request-ID": "r-1", "Cookie": "session=s3cret"})
+    service.state.journal.flush()
+    return lines(capfd, event="request", request_id="r-1")
+
+
+async def test_a_request_is_one_line_that_says_what_was_asked_and_answered(
+    service: FastAPI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    [line] = await request_lines(service, capfd, "/things/7?token=s3cret")
+    assert line["method"] == "GET"
+    assert line["route"] == "/things/{thing}"
+    assert line["path"] == "/things/7"
+    assert line["status"] == 200
+    assert 0 < line["duration_ms"] < 5000
+    assert line["request_id"] == "r-1"
+    assert line["user_id"] == "user-7"
+    assert line["level"] == "info"
+    assert line["timestamp"].endswith("Z")
+    assert "s3cret" not in json.dumps(line)
+
+
+async def test_an_unknown_path_has_no_route(
+    service: FastAPI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    [line] = await request_lines(service, capfd, "/nowhere/joe@example.org")
+    assert (line["route"], line["status"]) == ("", 404)
+    assert line["path"] == "/nowhere/[redacted]"
+
+
+async def test_a_failed_request_is_written_at_once_and_so_is_its_traceback(
+    service: FastAPI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    async with client_of(service) as client:
+        await client.get("/fail", headers={"X-Request-ID": "r-2"})
+    error, request = lines(capfd, request_id="r-2")
+    assert request["status"] == 500
+    assert request["level"] == error["level"] == "error"
+    assert "RuntimeError" in error["exception"]
+    assert "hunter2" not in error["exception"]
+    assert "joe@example.org" not in error["exception"]
+
+
+async def test_requests_that_went_well_can_be_sampled_and_others_not(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with running(settings.model_copy(update={"log_request_share": 0.0})) as app:
+        found = await request_lines(app, capfd, "/openapi.json", "/nowhere", "/openapi.json")
+    assert [line["status"] for line in found] == [404]
+
+
+async def test_probes_are_not_worth_a_line(
+    service: FastAPI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert await request_lines(service, capfd, "/health/live", "/metrics") == []
+
+
+async def test_ids_stand_in_every_line_of_a_request_whoever_writes_it(
+    service: FastAPI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    with context.use(request_id="r-3", trace_id="t", span_id="s", user_id="u"):
+        logs.get_logger("shop").info("order placed", order_id=7)
+        logging.getLogger("uvicorn.error").warning("slow %s", "client")
+    ours, theirs = lines(capfd, request_id="r-3")
+    assert (ours["event"], ours["logger"], ours["order_id"]) == ("order placed", "shop", 7)
+    assert (theirs["event"], theirs["logger"]) == ("slow client", "uvicorn.error")
+    for line in (ours, theirs):
+        assert line["trace_id"] == "t"
+        assert line["span_id"] == "s"
+        assert line["user_id"] == "u"
+        assert set(line) >= {"timestamp", "level"}
+
+
+async def test_secrets_and_personal_values_are_taken_out(
+    service: FastAPI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJqb2UifQ.c2lnbmF0dXJl"
+    logs.get_logger("shop").warning(
+        "call to https://joe:hunter2@api.example.org failed for joe@example.org",
+        password="hunter2",
+        headers={"Authorization": "Bearer hunter2", "Cookie": "hunter2", "Accept": "text/html"},
+        callers=[{"api_key": "hunter2", "e-mail": "joe@example.org"}],
+        url="https://example.org/?page=2&token=hunter2&x=1",
+        note=f"Authorization was bearer {token}",
+        amount=7,
+    )
+    [line] = lines(capfd, logger="shop")
+    text = json.dumps(line)
+    assert "hunter2" not in text
+    assert "joe@example.org" not in text
+    assert token not in text
+    assert line["headers"]["Accept"] == "text/html"
+    assert line["amount"] == 7
+    assert line["url"] == "https://example.org/?page=2&token=[redacted]&x=1"
+
+
+@pytest.mark.parametrize("word", ["a", "-", "-eyJ", "eyJ.", "eyJa.", "a@", "a.", "://", "a@b."])
+def test_no_path_keeps_the_process_busy(word: str) -> None:
+    """A path may be so long. Each of these took up to half a minute, once."""
+    started = time.monotonic()
+    for path in (f"/{word * 60_000}"[:60_000], f"/{word * 60_000}"[:60_000] + "@-"):
+        logs.scrub_path(path + "@")
+    assert time.monotonic() - started < 3
+
+
+async def test_nobody_can_forge_a_line(service: FastAPI, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
+    forged = 'x\r\n\v\x1c\x85\u2028\u2029{"event":"admin logged in","level":"info"}'
+    logs.get_logger("shop").info(forged, note=forged)
+    logging.getLogger("shop").warning("%s", forged)
+    assert [line["event"] for line in lines(capfd, logger="shop")] == [forged, forged]
+
+
+async def test_less_severe_lines_are_left_out(
+    service: FastAPI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    logs.get_logger("shop").debug("detail")
+    logging.getLogger("shop").debug("detail")
+    assert lines(capfd, logger="shop") == []
+
+
+async def test_what_json_does_not_know_is_written_as_text(
+    service: FastAPI, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pytest's own would keep what is no Unicode for its report, which can't be sent.
+    root = logging.getLogger()
+    ours = [handler for handler in root.handlers if isinstance(handler, logs.OutputHandler)]
+    monkeypatch.setattr(root, "handlers", ours)
+    capfd.readouterr()
+    logs.get_logger("shop").info("odd", kind=ValueError("no"), bad="\ud800", keys={1: 2**70})
+    logging.getLogger("shop").warning("%s", "\ud800")
+    assert len(lines(capfd, logger="shop")) == 2

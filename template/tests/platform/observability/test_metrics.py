@@ -1,0 +1,148 @@
+"""The metrics: right labels, right sums, and an example of each bucket."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+import httpx2
+import pytest
+from fastapi import FastAPI, Form
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from app.platform.http import routing
+from app.platform.observability import metrics
+from app.settings import Settings
+from tests.conftest import client_of, running
+
+COUNT = f"{metrics.DURATION}_count"
+
+
+@pytest.fixture
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with running(settings) as app:
+
+        async def show(thing: str) -> str:
+            return thing
+
+        async def fill_in(thing: str, name: str = Form()) -> str:
+            return thing
+
+        app.add_api_route("/things/{thing}", show)
+        app.add_api_route("/forms/{thing}", fill_in, methods=["POST"])
+        routing.index(app)
+        yield app
+
+
+@pytest.fixture
+async def client(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_of(service) as client:
+        yield client
+
+
+async def scrape(client: httpx2.AsyncClient) -> dict[tuple[str, frozenset[str]], float]:
+    text = (await client.get("/metrics")).text
+    return {
+        (sample.name, frozenset(sample.labels.values())): sample.value
+        for family in parse(text)
+        for sample in family.samples
+    }
+
+
+async def test_requests_are_counted_by_route_method_and_status(client: httpx2.AsyncClient) -> None:
+    for path in ("/things/1", "/things/2", "/nowhere/1", "/nowhere/2"):
+        await client.get(path)
+    await client.delete("/things/1")
+    await client.post("/forms/1", data={"name": "x"})
+    await client.request("BREW", "/things/1")
+    found = await scrape(client)
+    assert found[COUNT, frozenset({"GET", "/things/{thing}", "200"})] == 2
+    assert found[COUNT, frozenset({"GET", "unmatched", "404"})] == 2
+    assert found[COUNT, frozenset({"POST", "/forms/{thing}", "200"})] == 1
+    assert found[COUNT, frozenset({"DELETE", "/things/{thing}", "405"})] == 1
+    assert found[COUNT, frozenset({"other", "/things/{thing}", "405"})] == 1
+    assert not [name for name in found if "/things/1" in name[1]]
+
+
+async def test_it_is_said_what_runs_and_how_full_it_is(
+    client: httpx2.AsyncClient, service: FastAPI, settings: Settings
+) -> None:
+    async with service.state.db.engine.connect():
+        found = {name: value for (name, _), value in (await scrape(client)).items()}
+    assert found["build_info"] == 1
+    assert found["db_pool_connections_used"] == 1
+    assert found["db_pool_connections"] == settings.db_pool_size + settings.db_max_overflow
+    assert found["http_server_active_requests"] == 1  # this one
+
+
+async def test_code_that_blocks_the_event_loop_shows(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    import time
+
+    monkeypatch.setattr(metrics, "INTERVAL", 0.1)
+    lags = []
+    async with running(settings) as app, client_of(app) as own:
+        for _ in range(20):  # the answer may come after the next, smaller, measurement
+            await asyncio.sleep(0.05)
+            time.sleep(0.4)  # noqa: ASYNC251 (what is measured)
+            await asyncio.sleep(0.01)
+            found = {name: value for (name, _), value in (await scrape(own)).items()}
+            lags.append(found["event_loop_lag_seconds"])
+            if lags[-1] > 0.2:
+                break
+    assert 0.2 < lags[-1] < 2
+
+
+async def test_a_bucket_names_a_trace_that_fell_into_it(
+    client: httpx2.AsyncClient, service: FastAPI
+) -> None:
+    service.state.metrics.observe("GET", "/things/{thing}", 200, 0.06, "a" * 32)
+    answer = await client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    [family] = [f for f in parse_openmetrics(answer.text) if f.name == metrics.DURATION]
+    [example] = [sample for sample in family.samples if sample.exemplar]
+    assert example.labels["le"] == "0.075"
+    assert example.exemplar.labels == {"trace_id": "a" * 32}
+    assert example.exemplar.value == 0.06
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text;version=x.y", "text/plain;version=1.x", ";=,;version"]
+)
+async def test_whatever_a_scraper_says_it_accepts_it_is_answered(
+    client: httpx2.AsyncClient, accept: str
+) -> None:
+    answer = await client.get("/metrics", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert "build_info" in answer.text
+
+
+async def test_a_part_adds_what_it_knows_and_one_that_fails_takes_nothing_else_along(
+    client: httpx2.AsyncClient, service: FastAPI
+) -> None:
+    async def depth() -> Iterable[Metric]:
+        metric = GaugeMetricFamily("queue_depth", "Jobs that wait.")
+        metric.add_metric([], 7)
+        return [metric]
+
+    async def broken() -> Iterable[Metric]:
+        raise ConnectionError
+
+    metrics.register(service, depth)
+    metrics.register(service, broken)
+    found = await scrape(client)
+    assert found["queue_depth", frozenset()] == 7
+    assert found["build_info", next(labels for name, labels in found if name == "build_info")] == 1
+
+
+async def test_metrics_can_have_a_port_of_their_own(settings: Settings) -> None:
+    async with running(settings.model_copy(update={"metrics_port": 9100})) as app:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport) as client:
+            assert (await client.get("http://test:80/metrics")).status_code == 404
+            assert (await client.get("http://test:80/health/live")).status_code == 200
+            assert (await client.get("http://test:9100/metrics")).status_code == 200
+            assert (await client.get("http://test:9100/health/live")).status_code == 404

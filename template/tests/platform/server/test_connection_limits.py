@@ -1,0 +1,235 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from fastapi import FastAPI, Request, WebSocket
+from starlette.responses import StreamingResponse
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from app.platform.http import routing
+from app.platform.server import connection_limits
+from app.platform.server.connection_limits import HEAD_SECONDS, Connection, Watch
+from app.settings import Settings
+from tests.conftest import running
+
+KEEP_ALIVE = 75
+ALIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
+SLOW = b"GET /test/slow HTTP/1.1\r\nHost: test\r\n\r\n"
+LARGE = b"GET /test/large HTTP/1.1\r\nHost: test\r\n\r\n"
+BODY = b"POST /test/take HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
+
+
+async def slow() -> None:
+    await asyncio.sleep(60)
+
+
+async def take(request: Request) -> str:
+    return (await request.body()).decode()
+
+
+async def large() -> StreamingResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 65_536
+
+    return StreamingResponse(parts())
+
+
+async def talk(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.receive()
+
+
+class Listener:
+    """The app behind connections of ours, without a process around it."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self.config = Config(app, http=Connection, lifespan="off", timeout_keep_alive=KEEP_ALIVE)
+        self.config.load()
+        self.state = ServerState()
+        self.watch = Watch(KEEP_ALIVE)
+        self.port = 0
+        self.clients: list[asyncio.StreamWriter] = []
+
+    async def connect(self, data: bytes = b"") -> asyncio.StreamReader:
+        """Open a connection and send something; wait until it has arrived."""
+        known = set(self.state.connections)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.clients.append(writer)
+        writer.write(data)
+        for _ in range(500):
+            if self.state.connections - known or reader.at_eof():
+                break
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        return reader
+
+    def pass_time(self, seconds: float) -> None:
+        now = asyncio.get_running_loop().time()
+        for later in (0, seconds):
+            self.watch.look(self.state.connections, now + later)
+
+
+@asynccontextmanager
+async def listening(settings: Settings, **changes: object) -> AsyncIterator[Listener]:
+    settings = settings.model_copy(update=changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connections, "get_settings", lambda: settings)
+        async with running(settings) as app, served(app) as listener:
+            yield listener
+
+
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncIterator[Listener]:
+    for route in (slow, large):
+        app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
+    app.add_api_route("/test/take", take, methods=["POST"])
+    app.add_api_websocket_route("/test/talk", talk)
+    routing.index(app)
+    listener = Listener(app)
+
+    def connection() -> Connection:
+        return Connection(listener.config, listener.state, {})
+
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    listener.port = server.sockets[0].getsockname()[1]
+    try:
+        yield listener
+    finally:
+        server.close()
+        for task in (cut := set(listener.state.tasks)):
+            task.cancel()
+        if cut:  # they answer, while there is somebody to answer to
+            await asyncio.wait(cut)
+        for left in list(listener.state.connections):
+            left.transport.abort()
+        for client in listener.clients:
+            client.close()
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def listener(settings: Settings) -> AsyncIterator[Listener]:
+    changes = {"max_connections": 4, "max_websockets": 1}
+    async with listening(settings, **changes) as listener:
+        yield listener
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """Return what comes until the connection is closed."""
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    except ConnectionResetError:
+        return b"reset"
+
+
+async def status(reader: asyncio.StreamReader) -> bytes:
+    return (await asyncio.wait_for(reader.readline(), 10)).split()[1]
+
+
+async def test_a_head_that_does_not_end_is_given_up(listener: Listener) -> None:
+    reader = await listener.connect(ALIVE[:20])
+    listener.pass_time(HEAD_SECONDS - 1)
+    assert listener.state.connections
+    listener.pass_time(HEAD_SECONDS + 1)
+    given_up = await answer(reader)
+    assert given_up.startswith(b"HTTP/1.1 408")
+    assert b"application/problem+json" in given_up
+
+
+async def test_a_connection_that_says_nothing_is_closed(listener: Listener) -> None:
+    reader = await listener.connect()
+    listener.pass_time(KEEP_ALIVE - 1)
+    assert listener.state.connections
+    listener.pass_time(KEEP_ALIVE + 1)
+    assert await answer(reader) in (b"", b"reset")
+
+
+async def test_a_kept_connection_is_not_taken_for_a_slow_one(listener: Listener) -> None:
+    reader = await listener.connect(ALIVE)
+    assert await status(reader) == b"200"
+    listener.pass_time(HEAD_SECONDS + 1)
+    assert len(listener.state.connections) == 1
+
+
+async def test_requests_sent_far_ahead_are_not_piled_up(listener: Listener) -> None:
+    reader = await listener.connect(SLOW + ALIVE * 1000)
+    assert await answer(reader) in (b"", b"reset")
+
+
+async def test_who_sent_requests_ahead_and_left_is_not_answered(listener: Listener) -> None:
+    await listener.connect(LARGE + ALIVE)
+    [exchange] = listener.app.state.in_flight
+    listener.clients[-1].transport.abort()
+    for _ in range(500):
+        if not listener.state.tasks:
+            break
+        await asyncio.sleep(0.02)
+    assert not listener.state.tasks
+    assert exchange.error is None
+
+
+async def test_what_nobody_reads_is_not_kept(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.2)
+    await listener.connect(LARGE)
+    for _ in range(500):
+        if not listener.state.connections:
+            break
+        await asyncio.sleep(0.02)
+    assert not listener.state.connections
+
+
+async def test_who_has_asked_nothing_makes_room(listener: Listener) -> None:
+    silent = await listener.connect()
+    kept = [await listener.connect(ALIVE) for _ in range(3)]
+    late = await listener.connect(ALIVE)
+    assert await status(late) == b"200"
+    assert await answer(silent) in (b"", b"reset")
+    assert [await status(reader) for reader in kept] == [b"200"] * 3
+
+
+async def test_without_room_probes_are_answered_and_others_told_to_come_back(
+    listener: Listener,
+) -> None:
+    for _ in range(4):
+        await listener.connect(SLOW)
+    assert await status(await listener.connect(ALIVE)) == b"200"
+    refused = await answer(await listener.connect(SLOW))
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1" in refused
+
+
+async def test_who_sends_or_reads_slowly_takes_nobodys_place(settings: Settings) -> None:
+    async with listening(settings, max_in_flight=1) as listener:
+        for slowly in (BODY, BODY, LARGE):
+            await listener.connect(slowly)
+        working = await listener.connect(SLOW)
+        assert len(listener.app.state.in_flight) == 4
+        assert await status(await listener.connect(SLOW)) == b"503"
+        assert not working.at_eof()
+
+
+async def test_there_is_an_end_to_websockets(listener: Listener) -> None:
+    url = f"ws://127.0.0.1:{listener.port}/test/talk"
+    async with connect(url) as first:
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url)
+        assert refused.value.response.status_code == 503
+        assert refused.value.response.headers["retry-after"] == "1"
+        await first.send("goodbye")
+        await first.wait_closed()
+    async with connect(url):
+        pass
+
+
+async def test_a_body_that_is_late_is_a_408(settings: Settings) -> None:
+    async with listening(settings, request_timeout=0.2) as listener:
+        late = await answer(await listener.connect(BODY))
+    assert late.startswith(b"HTTP/1.1 408")

@@ -1,0 +1,274 @@
+"""The server as in production: Gunicorn, several workers, signals, a kill."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+ROOT = Path(__file__).parent.parent
+Serve = Callable[..., "Server"]
+
+# Routes that only these tests need, in an app that is otherwise the real one.
+APP = """
+import asyncio, os, threading
+from fastapi import Request
+from app import main
+from app.platform.http import routing
+
+def create_app():
+    app = main.create_app()
+
+    async def pid() -> int:
+        return os.getpid()
+
+    async def slow(seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return os.getpid()
+
+    async def stream():
+        from starlette.responses import StreamingResponse
+        async def parts():
+            while True:
+                yield "part "
+                await asyncio.sleep(0.1)
+        return StreamingResponse(parts())
+
+    async def busy(seconds: float) -> None:
+        import time
+        time.sleep(seconds)
+
+    async def echo(request: Request) -> list[str]:
+        return [(await request.body()).decode(), *request.headers.keys()]
+
+    app.add_api_route("/test/echo", echo, methods=["POST"])
+    for route in (pid, slow, busy):
+        app.add_api_route(f"/test/{route.__name__}", route)
+    app.add_api_route("/test/stream", stream, response_model=None)
+    routing.index(app)
+    assert threading.active_count() == 1, "threads do not survive the fork"
+    return app
+"""
+
+
+class Server:
+    """Gunicorn with two workers, and what it wrote."""
+
+    def __init__(self, process: "subprocess.Popen[str]", port: int, log: Path) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+
+    def get(self, path: str, **headers: str) -> httpx2.Response:
+        return httpx2.get(self.url + path, headers=headers, timeout=10)
+
+    def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
+        """Wait until something holds, and fail with the log when it does not."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                if holds():
+                    return
+            except httpx2.TransportError:
+                pass
+            time.sleep(0.05)
+        pytest.fail(f"it did not come about; the log is\n{self.log.read_text()}")
+
+    def answers_or_ended(self) -> bool:
+        return self.process.poll() is not None or self.get("/health/live").is_success
+
+    def workers(self) -> set[int]:
+        """The processes that answer."""
+        return {self.get("/test/pid").json() for _ in range(16)}
+
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def stop(self, seconds: float = 20) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+@pytest.fixture
+def serve(environment: dict[str, str], tmp_path: Path) -> Iterator[Serve]:
+    (tmp_path / "service_under_test.py").write_text(APP)
+    started: list[Server] = []
+
+    def start(**changes: str) -> Server:
+        port = free_port()
+        changes = {"PORT": str(port), "WEB_CONCURRENCY": "2", "PYTHONPATH": str(tmp_path)} | changes
+        log = tmp_path / f"log-{port}"
+        output = log.open("w")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "service_under_test:create_app()"],
+            cwd=ROOT, env=environment | changes, text=True, stdout=output, stderr=output,
+        )  # fmt: skip
+        output.close()
+        server = Server(process, port, log)
+        started.append(server)
+        server.until(server.answers_or_ended, 60)
+        return server
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def load(server: Server, path: str = "/test/slow?seconds=0.01") -> Iterator["Counter[str]"]:
+    """Ask all the time, over connections that are kept, and count what comes back."""
+    answers: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx2.Client(base_url=server.url, timeout=10) as client:
+            while not stop.is_set():
+                try:
+                    answers[str(client.get(path).status_code)] += 1
+                except httpx2.TransportError as error:
+                    answers[f"lost: {error!r}"] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_two_workers_answer_and_the_log_has_one_shape(serve: Serve) -> None:
+    server = serve()
+    server.until(lambda: len(server.workers()) == 2)
+    assert server.stop() == 0
+    lines = server.lines()
+    assert {"gunicorn.error", "uvicorn.error", "app.request"} <= {line["logger"] for line in lines}
+    assert all({"timestamp", "level", "event", "logger"} <= set(line) for line in lines)
+    assert not [line for line in lines if line["level"] in ("warning", "error")]
+
+
+def test_after_sigterm_no_request_is_lost(serve: Serve) -> None:
+    server = serve(DRAIN_SECONDS="3")
+    with load(server) as answers:
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        server.until(lambda: server.get("/health/ready").status_code == 503, 3)
+        assert server.get("/test/pid").headers["connection"] == "close"
+        time.sleep(1)  # until a load balancer has noticed
+    assert server.process.poll() is None
+    assert set(answers) == {"200"}, answers
+    assert server.process.wait(20) == 0
+
+
+def test_a_request_in_flight_is_answered_after_sigterm(serve: Serve) -> None:
+    server = serve()
+    found: list[httpx2.Response] = []
+    asking = threading.Thread(target=lambda: found.append(server.get("/test/slow?seconds=2")))
+    asking.start()
+    time.sleep(0.7)
+    assert server.stop() == 0
+    asking.join()
+    assert found[0].status_code == 200
+
+
+def test_a_stream_that_never_ends_does_not_keep_the_pools_from_being_closed(serve: Serve) -> None:
+    server = serve(GUNICORN_CMD_ARGS="--graceful-timeout 9")  # two seconds for what is in flight
+    with httpx2.stream("GET", server.url + "/test/stream") as answer:
+        next(answer.iter_bytes())
+        assert server.stop() == 0
+    events = [line["event"] for line in server.lines()]
+    assert events.count("Application shutdown complete.") == 2
+    assert not [event for event in events if "SIGKILL" in str(event)]
+
+
+def test_sighup_replaces_the_workers_and_loses_nothing(serve: Serve) -> None:
+    server = serve(DRAIN_SECONDS="3")
+    server.until(lambda: len(server.workers()) == 2)
+    before = server.workers()
+    with load(server) as answers:
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGHUP)
+        server.until(lambda: len(server.workers() - before) == 2, 40)
+        server.until(lambda: not server.workers() & before, 40)
+    assert set(answers) == {"200"}, answers
+    assert server.stop() == 0
+
+
+def test_a_killed_worker_is_replaced_and_its_counts_stay(serve: Serve) -> None:
+    server = serve()
+    server.until(lambda: len(server.workers()) == 2)
+    before = server.workers()
+    time.sleep(0.5)  # until the workers have written down what they answered
+    counted = requests_counted(server)
+    victim = before.pop()
+    os.kill(victim, signal.SIGKILL)
+    server.until(lambda: len(server.workers() - {victim}) == 2)
+    time.sleep(0.5)
+    assert requests_counted(server) >= counted + 16
+    assert len({requests_counted(server) for _ in range(10)}) == 1, "each worker answers for all"
+    assert server.stop() == 0
+
+
+def requests_counted(server: Server) -> float:
+    """How often /test/pid was answered, as /metrics says."""
+    text = server.get("/metrics").text
+    wanted = 'request_duration_seconds_count{method="GET",route="/test/pid",status="200"} '
+    return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if wanted in line)
+
+
+def test_gauges_are_those_of_the_workers_alive(serve: Serve) -> None:
+    server = serve(DB_POOL_SIZE="3", DB_MAX_OVERFLOW="1")
+    server.until(lambda: len(server.workers()) == 2)
+    for _ in range(2):
+        time.sleep(1.2)
+        text = server.get("/metrics").text
+        assert "db_pool_connections 8.0" in text
+        os.kill(server.workers().pop(), signal.SIGKILL)
+        server.until(lambda: len(server.workers()) == 2)
+
+
+def test_metrics_can_have_a_port_of_their_own(serve: Serve) -> None:
+    port = free_port()
+    server = serve(METRICS_PORT=str(port))
+    assert server.get("/metrics").status_code == 404
+    assert "build_info" in httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+    assert httpx2.get(f"http://127.0.0.1:{port}/test/pid").status_code == 404
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(serve: Serve) -> None:
+    server = serve(GUNICORN_CMD_ARGS="--timeout 5")
+    server.until(lambda: len(server.workers()) == 2)
+    before = server.workers()
+    with pytest.raises(httpx2.TransportError):
+        server.get("/test/busy?seconds=60")
+    server.until(lambda: bool(server.workers() - before))
+
+
+def test_an_environment_that_can_not_be_used_starts_nothing(serve: Serve) -> None:
+    server = serve(SECRET_KEY="short", DATABASE_URL="mysql://nope")
+    assert server.process.wait(10) != 0
+    text = server.log.read_text()
+    assert "SECRET_KEY" in text
+    assert "DATABASE_URL" in text
+    assert "Booting worker" not in text

@@ -1,0 +1,45 @@
+"""How a worker takes job ids from TaskIQ."""
+
+import logging
+from typing import Any
+
+from redis.asyncio import Redis
+from taskiq.acks import AcknowledgeType
+from taskiq.receiver import Receiver
+
+from app.platform.jobs.transport import QUEUE, TASK, create_broker
+from app.platform.jobs.worker import Worker
+from app.settings import Settings
+
+# Two lines for each job, which say less than the runner's one.
+logging.getLogger("taskiq.receiver.receiver").setLevel(logging.WARNING)
+
+
+async def consume(settings: Settings, worker: Worker) -> None:
+    """Take jobs until the worker stops; raise when Redis does not answer."""
+
+    async def run_job(*message: Any, **_: Any) -> None:
+        await worker.run(*message[:1])
+
+    broker = create_broker(settings)
+    broker.is_worker_process = True
+    broker.register_task(run_job, task_name=TASK)
+    receiver = Receiver(
+        broker,
+        validate_params=False,
+        max_async_tasks=worker.concurrency,
+        run_startup=True,
+        # What a killed worker was given is given to another.
+        ack_type=AcknowledgeType.WHEN_EXECUTED,
+    )
+    try:
+        await receiver.listen(worker.stopping)
+    except ExceptionGroup as errors:
+        error = errors.exceptions[0]
+        if isinstance(error, KeyError):
+            # Somebody's garbage, over which TaskIQ would stumble for ever. The ledger has all jobs.
+            async with Redis(connection_pool=broker.connection_pool) as redis:
+                await redis.delete(QUEUE)
+        raise error from None
+    finally:
+        await broker.shutdown()

@@ -1,0 +1,112 @@
+"""Traces, as they are printed where people develop; and that none is elsewhere."""
+
+import re
+
+import pytest
+from fastapi import FastAPI, Request
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from app.platform.base import context
+from app.platform.http import routing
+from app.platform.observability import tracing
+from app.settings import Settings
+from app.platform.observability.tracing import backend
+from tests.conftest import client_of, running
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was printed: a text for each trace."""
+    traces: list[str] = []
+    printer = backend.Printer
+    monkeypatch.setattr(backend, "Printer", lambda: printer(traces.append))
+    return traces
+
+
+@pytest.fixture
+def development(settings: Settings) -> Settings:
+    return settings.model_copy(update={"environment": "development"})
+
+
+def prepare(app: FastAPI) -> None:
+    async def ask(request: Request) -> str:
+        async with request.app.state.db.engine.connect() as connection:
+            await connection.execute(text("SELECT :thing"), {"thing": "s3cret"})
+        await request.app.state.redis.set("key", "s3cret")
+        return context.current().trace_id
+
+    async def fail() -> None:
+        raise RuntimeError("the password is s3cret")
+
+    app.add_api_route("/things/{thing}", ask)
+    app.add_api_route("/fail", fail, response_model=None)
+    routing.index(app)
+
+
+async def test_a_request_is_printed_with_what_it_asked_for(
+    development: Settings, printed: list[str]
+) -> None:
+    async with running(development) as app, client_of(app) as client:
+        prepare(app)
+        await client.get("/things/7")  # the engine asks Postgres what it is
+        trace_id = (await client.get("/things/7?token=s3cret", headers=PARENT)).json()
+    head, request, statement, command = printed[-1].splitlines()
+    assert head == f"trace {TRACE}" == f"trace {trace_id}"
+    assert re.fullmatch(r"   +[0-9.]+ ms  GET /things/\{thing\}  200", request)
+    assert re.fullmatch(r"     +[0-9.]+ ms  SELECT  SELECT \$1", statement)
+    assert re.fullmatch(r"     +[0-9.]+ ms  SET.*", command)
+    assert "s3cret" not in "".join(printed)
+
+
+async def test_a_failure_is_marked(development: Settings, printed: list[str]) -> None:
+    async with running(development) as app, client_of(app) as client:
+        prepare(app)
+        await client.get("/fail")
+    assert printed[-1].endswith("GET /fail  500 RuntimeError FAILED\n")
+
+
+async def test_a_job_is_printed_in_the_trace_of_its_request(
+    development: Settings, printed: list[str]
+) -> None:
+    async with running(development):
+        with tracing.job_span("items.export", PARENT):
+            pass
+    [trace] = printed
+    assert trace.startswith(f"trace {TRACE}\n")
+    assert trace.endswith("items.export\n")
+
+
+@pytest.mark.parametrize("environment", ["production", "test"])
+async def test_nothing_is_printed_elsewhere(
+    settings: Settings, printed: list[str], environment: str
+) -> None:
+    elsewhere = settings.model_copy(
+        update={
+            "environment": environment,
+            "otel_traces_sampler": "always_on",
+            "secret_key": SecretStr("4b1d9c0e7f3a5268" * 4),
+        }
+    )
+    async with running(elsewhere) as app, client_of(app) as client:
+        prepare(app)
+        trace_id = (await client.get("/things/7", headers=PARENT)).json()
+    assert trace_id == TRACE
+    assert printed == []
+
+
+def test_traces_that_never_end_are_forgotten(printed: list[str]) -> None:
+    printer = backend.Printer()
+    tracer = TracerProvider().get_tracer("test")
+    for _ in range(backend.WAITING + 50):
+        with tracer.start_as_current_span("never ends"):
+            child = tracer.start_span("child")
+            child.end()
+        assert isinstance(child, ReadableSpan)
+        printer.export([child])
+    assert len(printer.waiting) == backend.WAITING
+    assert printed == []

@@ -1,0 +1,28 @@
+"""What tests of traces can ask for."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.platform.observability.tracing.receiver import Collector
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.released.set()
+    collector.server.shutdown()
+    collector.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def clean_environment() -> Iterator[None]:
+    """The SDK is told by way of the environment; no test may leave something there."""
+    before = dict(os.environ)
+    for name in [name for name in before if name.startswith("OTEL_")]:
+        del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -1,0 +1,7 @@
+"""Settings of tracing: OpenTelemetry's own."""
+
+from app.platform.settings.otlp import OtlpSettings
+
+
+class TracingSettings(OtlpSettings):
+    """Nothing more is to be set."""

@@ -1,7 +1,0 @@
-"""Settings of tracing: OpenTelemetry's own."""
-
-from app.settings.otlp import OtlpSettings
-
-
-class TracingSettings(OtlpSettings):
-    """Nothing more is to be set."""

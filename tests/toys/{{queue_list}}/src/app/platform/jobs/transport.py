@@ -1,0 +1,34 @@
+"""A list in Redis as the carrier of job ids."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from app.platform.base import about
+from app.settings import Settings
+
+QUEUE = f"{about.NAME}.jobs"
+
+
+class Transport:
+    """Publishes job ids from an event loop."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._redis: Redis = app.state.redis
+
+    async def publish(self, ids: Sequence[UUID]) -> None:
+        """Hand over jobs, each to one worker that is free; raise when Redis does not answer."""
+        await self._redis.rpush(QUEUE, *map(str, ids))
+
+    async def depth(self) -> int:
+        """Return how many jobs wait for a worker."""
+        return int(await self._redis.llen(QUEUE))
+
+
+def run_worker(settings: Settings) -> int:
+    """Run jobs until SIGTERM; return the exit code."""
+    from app.platform.jobs import list_worker, worker
+
+    return worker.run(settings, list_worker.consume)

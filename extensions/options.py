@@ -98,10 +98,10 @@ class Option(BaseModel):
     was: frozenset[Slug] = frozenset()  # choices of earlier versions that are this one now
     dependencies: tuple[Requirement, ...] = ()
     dev_dependencies: tuple[Requirement, ...] = ()
-    parts: tuple[Module, ...] = ()
+    components: tuple[Module, ...] = ()
     routers: tuple[Module, ...] = ()
     servers: tuple[Module, ...] = ()  # run beside Postgres and Redis in development; each a SERVER
-    companions: dict[Slug, Line] = Field(default_factory=dict)
+    processes: dict[Slug, Line] = Field(default_factory=dict)
     env: tuple[Variable, ...] = ()
     compose: dict[Slug, Any] = Field(default_factory=dict)
     compose_environment: dict[EnvName, str] = Field(default_factory=dict)
@@ -314,14 +314,26 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "deploy_token": next((o.deploy_token for o in chosen if o.deploy_token), None),
         "deploy_image": next((o.deploy_image for o in chosen if o.deploy_image), None),
         "has": lambda fact: any(fact in option.provides for option in chosen),
-        "part_imports": [f"import {module}" for module in gather(chosen, "parts")],
-        "part_names": [f"{module}," for module in gather(chosen, "parts")],
-        "router_imports": [f"import {module}.router" for module in gather(chosen, "routers")],
-        "router_names": [f"{module}.router.router," for module in gather(chosen, "routers")],
+        "component_imports": [_import(module) for module in gather(chosen, "components")],
+        "component_names": [f"{_leaf(module)}," for module in gather(chosen, "components")],
+        "router_imports": [
+            f"from {module} import router as {_leaf(module)}"
+            for module in gather(chosen, "routers")
+        ],
+        "router_names": [f"{_leaf(module)}.router," for module in gather(chosen, "routers")],
         "required_variables": gather(chosen, "required_variables"),
-        "server_imports": [f"import {module}" for module in gather(chosen, "servers")],
-        "server_names": [f"{module}.SERVER," for module in gather(chosen, "servers")],
+        "server_imports": [_import(module) for module in gather(chosen, "servers")],
+        "server_names": [f"{_leaf(module)}.SERVER," for module in gather(chosen, "servers")],
     }
+
+
+def _import(module: str) -> str:
+    package, _, name = module.rpartition(".")
+    return f"from {package} import {name}"
+
+
+def _leaf(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def choices(options: tuple[Option, ...]) -> dict[str, str]:

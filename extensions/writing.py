@@ -1,34 +1,60 @@
-"""How templates are written: slots in Python files, and text that every format reads alike."""
+"""Extensions of Jinja: slots in Python files, and text that every format reads alike."""
 
+import ast
 import json
 import re
+from collections import defaultdict
 from functools import cache
 from typing import Any
 
 from jinja2.ext import Extension
 
 SLOT = re.compile(r"^( *)# \{\{ (\w+) \}\}\n", re.MULTILINE)
+IMPORTS = re.compile(r"^# \{\{ (\w+_imports) \}\}\n((?:.+\n)*)", re.MULTILINE)
+LINE_LENGTH = 100  # of a generated service
 
 
 class PythonSlots(Extension):
-    """Lets a Python file of the template hold a list in a comment of its own: ``# {{ names }}``.
+    """Slots for lists in Python files, written as a comment: ``# {{ names }}``.
 
-    Each item becomes a line, as far indented as the comment; an empty list leaves nothing. So every
-    Python file of the template parses, lints and formats as it stands.
+    Each item becomes a line, indented like the comment; an empty list leaves nothing. So every
+    Python file of the template parses, lints and formats as it stands. A slot whose name ends with
+    ``_imports`` stands above ``from`` imports and is merged with them, in the order that Ruff asks
+    for.
     """
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         environment.filters["indented"] = lambda lines, by: "".join(f"{by}{x}\n" for x in lines)
+        environment.filters["merged_imports"] = merged_imports
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         if not (name or "").endswith(".py.jinja"):
             return source
-        return SLOT.sub(r"{{ \2 | indented('\1') }}", source)
+        merged = r"{% filter merged_imports %}{{ \1 | indented('') }}\2{% endfilter +%}"
+        return SLOT.sub(r"{{ \2 | indented('\1') }}", IMPORTS.sub(merged, source))
+
+
+def merged_imports(text: str) -> str:
+    """The ``from`` imports of ``text``, one statement for each module, sorted."""
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for statement in ast.parse(text).body:
+        if not isinstance(statement, ast.ImportFrom):
+            raise ValueError(f"not a `from` import: {ast.unparse(statement)}")
+        names[statement.module or ""] |= {ast.unparse(alias) for alias in statement.names}
+    return "".join(_from_import(module, names[module]) for module in sorted(names))
+
+
+def _from_import(module: str, names: set[str]) -> str:
+    ordered = sorted(names, key=lambda name: (not name.isupper(), name.islower(), name))
+    line = f"from {module} import {', '.join(ordered)}\n"
+    if len(line) <= LINE_LENGTH + 1:
+        return line
+    return f"from {module} import (\n" + "".join(f"    {name},\n" for name in ordered) + ")\n"
 
 
 class Once(Extension):
-    """Compiles each text once: Copier asks for each part of each path, again and again."""
+    """A cache of compiled templates: Copier compiles each part of each path again and again."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
@@ -36,7 +62,7 @@ class Once(Extension):
 
 
 class Filters(Extension):
-    """Adds the filters ``quoted`` and ``plain``."""
+    """The filters ``quoted`` and ``plain``."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
@@ -44,10 +70,10 @@ class Filters(Extension):
 
 
 def quoted(text: str) -> str:
-    """Return ``text`` as a double-quoted string that TOML, YAML and JSON all read alike."""
+    """``text`` as a double-quoted string that TOML, YAML and JSON all read alike."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def plain(text: str) -> str:
-    """Return ``text`` so that a paragraph of Markdown shows it as it is."""
+    """``text`` escaped so that a paragraph of Markdown shows it as it is."""
     return re.sub(r"([\\`*_\[\]<>$]|^[#+-])", r"\\\1", text)

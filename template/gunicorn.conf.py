@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from app.platform.base.cpus import available_cpus
 from app.platform.observability import logs
 from app.platform.server.checks import refuse_too_many_connections
-from app.platform.base.cpus import available_cpus
 from app.settings import get_settings
 
 settings = get_settings()

@@ -71,13 +71,13 @@ def bare() -> FastAPI:
 
 def service() -> FastAPI:
     """This service, with fifty more routes."""
-    from app.platform.http import routing
     from app.main import create_app
+    from app.platform.http import routing
 
     app = create_app()
     for name in (*(f"others{n}" for n in range(9)), "things"):
         app.include_router(_five_routes(name), prefix="/bench/v1")
-    routing.index(app)
+    routing.install_index(app)
     parts = app.router.lifespan_context
 
     @asynccontextmanager
@@ -91,11 +91,11 @@ def service() -> FastAPI:
 
 
 def _five_routes(name: str) -> APIRouter:
-    from app.platform.data.database import Reads
+    from app.platform.data.database import ReadSessionDep
 
     by_id = select(ROWS.c.id, ROWS.c.name).where(ROWS.c.id == bindparam("id"))
 
-    async def read(reader: Reads, thing_id: int) -> Thing:
+    async def read(reader: ReadSessionDep, thing_id: int) -> Thing:
         row = await reader.first(by_id, id=thing_id)
         assert row
         return Thing(id=row.id, name=row.name)

@@ -23,9 +23,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
-from app.platform.data.database import Database, Reader
-from app.platform.dev.servers import services
 from app.main import create_app
+from app.platform.data.database import Database, ReadSession
+from app.platform.dev.servers import services
 from app.settings import Settings, get_settings
 from tests.actors import prepare, sign_in
 
@@ -190,10 +190,10 @@ async def app(shared_app: FastAPI) -> AsyncIterator[FastAPI]:
     await shared_app.state.redis.flushdb()
     async with database.engine.connect() as connection, connection.begin() as transaction:
         shared_app.state.db = OneTransaction(database, connection)
-        shared_app.state.reader = Reader(shared_app.state.db)
+        shared_app.state.reader = ReadSession(shared_app.state.db)
         yield shared_app
         await transaction.rollback()
-    shared_app.state.db, shared_app.state.reader = database, Reader(database)
+    shared_app.state.db, shared_app.state.reader = database, ReadSession(database)
 
 
 def client_of(app: FastAPI) -> httpx2.AsyncClient:

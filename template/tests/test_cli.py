@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from app import parts
+from app import main
 from app.cli import add_commands
 from tests.conftest import ROOT
 
@@ -64,7 +64,7 @@ def test_check_names_migrations_that_were_not_applied(
 def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
     result = run(command, env={"SECRET_KEY": "change-me", "PORT": "x"})
     assert result.returncode != 0
-    assert result.stderr.startswith("The environment is not right, so nothing was started:")
+    assert result.stderr.startswith("Invalid settings; nothing was started:")
     for variable in ("SECRET_KEY", "PORT", "DATABASE_URL", "REDIS_URL"):
         assert f"  {variable}: " in result.stderr
     assert "Traceback" not in result.stderr
@@ -75,7 +75,7 @@ def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
     [
         ("500", {}, "500 processes x 10 connections = 5000, but Postgres allows"),
         ("2", {"MAX_REPLICAS": "50"}, "50 replicas x 2 processes x 10 connections = 1000, but"),
-        ("1", {"DB_CONNECTIONS_SPARE": "999"}, "of which DB_CONNECTIONS_SPARE=999 are left"),
+        ("1", {"DB_RESERVED_CONNECTIONS": "999"}, "of which DB_RESERVED_CONNECTIONS=999 are left"),
     ],
 )
 def test_serve_refuses_more_connections_than_postgres_allows(
@@ -89,7 +89,7 @@ def test_serve_refuses_more_connections_than_postgres_allows(
 
 def test_a_part_can_have_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     part = SimpleNamespace(add_commands=lambda group: group.command("toy")(lambda: None))
-    monkeypatch.setattr(parts, "PARTS", (SimpleNamespace(), part))
+    monkeypatch.setattr(main, "COMPONENTS", (SimpleNamespace(), part))
     group = click.Group()
     add_commands(group)
 

@@ -77,7 +77,7 @@ def _traces(option: options.Option) -> set[str]:
     named = {option.choice} - set(HOMONYMS) if option.question != options.FACT else set()
     required = {re.split(r"[\[><=]", each)[0] for each in option.dependencies} - _core()
     settings = {variable.name for variable in option.env} | set(option.compose_environment)
-    modules = {*option.parts, *option.routers, *option.compose_volumes}
+    modules = {*option.components, *option.routers, *option.compose_volumes}
     imported = {MODULES[name] for name in required & set(MODULES)}
     return named | required | imported | settings | modules | set(option.compose)
 

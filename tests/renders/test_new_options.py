@@ -20,7 +20,7 @@ def extended(tmp_path: Path) -> Path:
         label="Toy",
         dependencies=["toyqueue>=1.2"],
         provides=["worker"],
-        companions={"toy-worker": "runs the toys"},
+        processes={"toy-worker": "runs the toys"},
         servers=["app.platform.dev.toys"],
         env=[{"name": "TOY_URL", "comment": "Where the toys are", "example": "https://toys.test"}],
     )
@@ -32,7 +32,7 @@ def extended(tmp_path: Path) -> Path:
             template / f"{{{{feature_{name}}}}}",
             label=name.title(),
             routers=[f"app.{name}"],
-            parts=[f"app.{name}"],
+            components=[f"app.{name}"],
             presets=["everything"],
         )
         (feature / f"src/app/{name}").mkdir(parents=True)
@@ -50,8 +50,8 @@ def test_a_new_queue_renders(extended: Path, tmp_path: Path) -> None:
     )
     assert '    "TOY_URL": "https://toys.test",\n' in (service / "tests/required.py").read_text()
     servers = (service / "src/app/platform/dev/servers.py").read_text()
-    assert "import app.platform.dev.toys\n" in servers
-    assert "    VALKEY,\n    app.platform.dev.toys.SERVER,\n)" in servers
+    assert "from app.platform.dev import toys\n" in servers
+    assert "    VALKEY,\n    toys.SERVER,\n)" in servers
     assert "toy-worker:" in (service / "compose.yaml").read_text()
     assert not (service / "option.yml").exists()
 
@@ -82,8 +82,8 @@ def test_features_are_chosen_by_any_number(extended: Path, tmp_path: Path) -> No
         return [
             feature
             for feature in ("chat", "files")
-            if f"app.{feature}.router.router," in (service / "src/app/api.py").read_text()
-            and f"    app.{feature},\n" in (service / "src/app/parts.py").read_text()
+            if f"    {feature}.router," in (service / "src/app/api.py").read_text()
+            and f"    {feature},\n" in (service / "src/app/main.py").read_text()
             and (service / f"src/app/{feature}/__init__.py").exists()
         ]
 

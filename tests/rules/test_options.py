@@ -73,11 +73,11 @@ def test_a_manifest_that_cannot_be_read(template: Path, text: str, said: str) ->
         ("dependencies", ["celery >= 5"], "'celery >= 5' would be written like"),
         ("dev_dependencies", ["mypy==2"], "'mypy==2' would be written like"),
         ("dependencies", "celery>=5.7", "`dependencies`: Input should be a valid tuple"),
-        ("parts", ["src/app/x.py"], "'src/app/x.py' would be written like `app.items`"),
+        ("components", ["src/app/x.py"], "'src/app/x.py' would be written like `app.items`"),
         ("routers", ["app.My-Items"], "'app.My-Items' would be written like `app.items`"),
         ("env", [{"name": "lower", "comment": "c"}], "`env.0.name`: 'lower' would be written like"),
         ("env", [{"name": "A", "comment": "c", "x": 1}], "`env.0.x`: Extra inputs"),
-        ("companions", {"the worker": "runs"}, "'the worker' would be written like `worker`"),
+        ("processes", {"the worker": "runs"}, "'the worker' would be written like `worker`"),
         ("provides", ["A Worker"], "'A Worker' would be written like `worker`"),
     ],
 )
@@ -95,7 +95,10 @@ def test_requirements_with_a_lower_bound_are_fine(template: Path, requirement: s
 def test_an_option_may_not_own_a_path_of_the_core(template: Path) -> None:
     own(template, "src/app/platform/data/database.py")
     own(template / "{{queue_fast}}", "src/app/platform/data/database.py")
-    assert refused(template) == "queue_fast: src/app/platform/data/database.py belongs to the core already."
+    assert (
+        refused(template)
+        == "queue_fast: src/app/platform/data/database.py belongs to the core already."
+    )
 
 
 def test_a_suffix_does_not_hide_the_owner(template: Path) -> None:

@@ -34,16 +34,36 @@ def _append(path: str, text: str) -> Callable[[Path], None]:
 
 
 BROKEN: list[tuple[Guard, Callable[[Path], None], str]] = [
-    (guards.python_parses, _append("src/app/platform/data/database.py", "def broken(:\n"), "db.py"),
+    (
+        guards.python_parses,
+        _append("src/app/platform/data/database.py", "def broken(:\n"),
+        "database.py",
+    ),
     (guards.python_parses, _append("src/app/api.py.jinja", "{% if x %}\n"), "api.py.jinja"),
-    (guards.python_has_no_tags, _append("src/app/platform/data/database.py", "# {% if x %}\n"), "db.py"),
-    (guards.python_has_no_tags, _append("src/app/platform/data/database.py", "# {{ names }}\n"), "db.py"),
+    (
+        guards.python_has_no_tags,
+        _append("src/app/platform/data/database.py", "# {% if x %}\n"),
+        "database.py",
+    ),
+    (
+        guards.python_has_no_tags,
+        _append("src/app/platform/data/database.py", "# {{ names }}\n"),
+        "database.py",
+    ),
     (guards.python_has_no_tags, _append("src/app/api.py.jinja", "# {% if x %}\n"), "a Jinja tag"),
     (guards.python_has_no_tags, _append("src/app/api.py.jinja", "x = {{ y }}\n"), "neither a slot"),
     (guards.python_is_linted, _append("src/app/platform/data/database.py", "import os\n"), "F401"),
-    (guards.python_is_linted, _append("src/app/platform/data/database.py", "x = {  }\n"), "db.py"),
+    (
+        guards.python_is_linted,
+        _append("src/app/platform/data/database.py", "x = {  }\n"),
+        "database.py",
+    ),
     (guards.python_is_linted, _append("{{queue_none}}/src/app/new.py", "import os\n"), "F401"),
-    (guards.core_names_no_option, _append("src/app/platform/data/database.py", "# as with Celery\n"), "'Celery'"),
+    (
+        guards.core_names_no_option,
+        _append("src/app/platform/data/database.py", "# as with Celery\n"),
+        "'Celery'",
+    ),
     (
         guards.core_names_no_option,
         _append("pyproject.toml.jinja", '{% if queue == "x" %}\n{% endif %}\n'),

@@ -73,7 +73,7 @@ CHANGES = (
     _above("src/app/api.py", "    versions,\n)", "    orders,\n"),
     _below(
         "src/app/parts.py",
-        "    # Your own parts here: modules with `install(app, settings)`.",
+        "    # Your own parts here: modules with `setup(app, settings)`.",
         "    pier,\n",
     ),
     _above("src/app/parts.py", "    redis,\n    tracing,\n)", "    pier,\n"),

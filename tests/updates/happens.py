@@ -112,13 +112,17 @@ def _kept_beside(service: Service, done: Output, path: str) -> str:
 
 @case("the template deleted a file that you changed", LOST)
 def _deleted_and_changed(service: Service) -> str:
-    service.write("src/app/platform/base/cpus.py", service.read("src/app/platform/base/cpus.py") + MINE)
+    service.write(
+        "src/app/platform/base/cpus.py", service.read("src/app/platform/base/cpus.py") + MINE
+    )
     return _kept_beside(service, _commit_and_update(service), "src/app/platform/base/cpus.py")
 
 
 @case("the template renamed a file that you changed", LOST)
 def _renamed_and_changed(service: Service) -> str:
-    service.write("src/app/platform/http/hosts.py", service.read("src/app/platform/http/hosts.py") + MINE)
+    service.write(
+        "src/app/platform/http/hosts.py", service.read("src/app/platform/http/hosts.py") + MINE
+    )
     result = _kept_beside(service, _commit_and_update(service), "src/app/platform/http/hosts.py")
     assert service.has("src/app/host_names.py")
     return result

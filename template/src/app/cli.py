@@ -4,10 +4,14 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+from fastapi import FastAPI
 
-from app.settings import SettingsError, get_settings
+from app.platform.base.components import CommandContext
+from app.platform.settings import SettingsError, offline_settings
+from app.settings import Settings, get_settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,14 +22,14 @@ def cli() -> None:
 @cli.command()
 @click.option("--port", default=8000, show_default=True, help="Port of the API.")
 def dev(port: int) -> None:
-    """Run everything here: Postgres, Redis, migrations, the API with reload, what works beside it.
+    """Run everything here: Postgres, Redis, migrations, the API with reload, background processes.
 
     DATABASE_URL and REDIS_URL are used where they are set.
     """
     from app.platform.dev.run import run
-    from app.platform.jobs import COMPANIONS
+    from app.platform.jobs import BACKGROUND_PROCESSES
 
-    sys.exit(run(port=port, companions=[[name] for name in COMPANIONS]))
+    sys.exit(run(port=port, companions=[[name] for name in BACKGROUND_PROCESSES]))
 
 
 @cli.command()
@@ -43,7 +47,7 @@ def serve() -> None:
 @click.argument("target", default="heads")
 @click.option("--sql", is_flag=True, help="Print the SQL instead of running it.")
 def migrate(target: str, sql: bool) -> None:
-    """Bring the database to TARGET: all that there is, or a revision."""
+    """Migrate the database to TARGET: the newest revisions, or the given one."""
     from alembic import command
     from alembic.config import Config
 
@@ -53,40 +57,38 @@ def migrate(target: str, sql: bool) -> None:
 
 @cli.command()
 @click.argument("message")
-@click.option("--empty", is_flag=True, help="Even if the models say nothing new: to move data.")
+@click.option("--empty", is_flag=True, help="Even if the models did not change: to move data.")
 def migration(message: str, empty: bool) -> None:
-    """Write a migration, called MESSAGE, for what changed in the models. It needs no database."""
+    """Write a migration called MESSAGE for what changed in the models. It needs no database."""
     from app.platform.dev.migration import judge, write
     from app.platform.dev.servers import ServerError
 
     if not message.strip():
-        raise click.UsageError("Say what it does, such as `add orders`.")
+        raise click.UsageError("Give a message that says what it does, such as `add orders`.")
     try:
         written = write(message, empty=empty)
     except ServerError as error:
         raise click.ClickException(str(error)) from None
     if not written:
-        click.echo("The migrations already make what the models say: there is nothing to write.")
+        click.echo("The models and the migrations agree: there is nothing to write.")
     elif found := judge():
-        click.echo(f"{found}Others would have to wait for it: change it before it runs.", err=True)
+        click.echo(f"{found}It would block traffic: change it before it runs.", err=True)
 
 
 @cli.command()
 def check() -> None:
-    """Say what is right and wrong with the environment."""
-    from app.platform.server.checks import examine
+    """Check the environment: settings, connections, migrations."""
+    from app.platform.server.checks import run_checks
 
-    sys.exit(asyncio.run(examine()))
+    sys.exit(asyncio.run(run_checks(get_settings())))
 
 
 @cli.command()
 @click.option("--output", type=click.Path(path_type=Path), help="A file, instead of the terminal.")
 def openapi(output: Path | None) -> None:
     """Write the OpenAPI document; it needs no database and no secret."""
-    from app.main import create_app
-    from app.settings import offline_settings
-
-    document = json.dumps(create_app(offline_settings()).openapi(), indent=2) + "\n"
+    app = _create_app(offline_settings(Settings))
+    document = json.dumps(app.openapi(), indent=2) + "\n"
     if output:
         output.write_text(document, encoding="utf-8")
     else:
@@ -94,19 +96,25 @@ def openapi(output: Path | None) -> None:
 
 
 def add_commands(group: click.Group) -> None:
-    """Add the commands of those parts that have some: a function ``add_commands(group)``."""
-    from app import parts
+    """Add the commands of the components that have a function ``add_commands(group)``."""
+    from app import main
 
-    for part in parts.PARTS:
-        if add := getattr(part, "add_commands", None):
+    for component in main.COMPONENTS:
+        if add := getattr(component, "add_commands", None):
             add(group)
 
 
+def _create_app(settings: Any) -> FastAPI:
+    from app.main import create_app
+
+    return create_app(settings)
+
+
 def main() -> None:
-    """Run a command; an environment that can't be used is said in plain words, exit code 2."""
+    """Run a command; invalid settings end it with one readable message and exit code 2."""
     add_commands(cli)
     try:
-        cli()
+        cli(obj=CommandContext(get_settings, _create_app))
     except SettingsError as error:
         click.echo(str(error), err=True)
         sys.exit(2)

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 Serve = Callable[..., "Server"]
 
 # Routes that only these tests need, in an app that is otherwise the real one.
@@ -55,7 +55,7 @@ def create_app():
     for route in (pid, slow, busy):
         app.add_api_route(f"/test/{route.__name__}", route)
     app.add_api_route("/test/stream", stream, response_model=None)
-    routing.index(app)
+    routing.install_index(app)
     assert threading.active_count() == 1, "threads do not survive the fork"
     return app
 """

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from sqlalchemy import URL, delete, func, insert, update
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.platform.base import signing
 from app.auth import key_text, keys
 from app.auth.models import ApiKey
+from app.platform.base import signing
 
 KEYS = "/api/v1/auth/keys"
 ADMIN = key_text.write("test", "0" * 16, "a" * 52)  # opens databases of tests, and nothing else

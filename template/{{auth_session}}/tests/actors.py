@@ -8,9 +8,9 @@ import httpx2
 from fastapi import FastAPI
 from sqlalchemy import URL, func, update
 
-from app.platform.base import signing
 from app.auth import sessions, tokens
 from app.auth.models import LoginSession
+from app.platform.base import signing
 from tests.accounts import AUTH, PASSWORD, REVOCATIONS, allow, register
 
 __all__ = ["REVOCATIONS", "hostile_credentials", "prepare", "sign_in", "sign_in_with"]

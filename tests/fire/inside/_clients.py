@@ -18,7 +18,7 @@ SLOW = "/test/slow?seconds=0.01"
 def add_routes(folder: Path, code: str) -> None:
     """Put code into the application that `serve` has written to ``folder`` and will run."""
     application = folder / "service_under_test.py"
-    before, last, after = application.read_text().partition("    routing.index(app)")
+    before, last, after = application.read_text().partition("    routing.install_index(app)")
     assert last
     application.write_text(before + code + last + after)
 

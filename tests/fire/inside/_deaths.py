@@ -96,14 +96,14 @@ def deadly(owner: Any, name: str, victim: Callable[..., UUID | str], *stages: st
 
 
 deadly(
-    ledger,
+    store,
     "claim",
     lambda session, id_, lease: id_,
     *("before the claim", "before the claim's commit"),
 )
 deadly(Runner, "_run", lambda runner, claim, current: claim.id, "after the claim")
 deadly(
-    ledger,
+    store,
     "succeed",
     lambda session, claimed, result: claimed.id,
     *("before the mark", "before the mark's commit"),
@@ -121,6 +121,6 @@ async def tick(context: Context) -> None:
     """Run each second."""
 
 
-deadly(ledger, "tick", lambda *_: "ticked", "", "ticked")
-deadly(ledger, "take_unpublished", lambda *_: "taken", "", "taken")
+deadly(store, "tick", lambda *_: "ticked", "", "ticked")
+deadly(store, "take_unpublished", lambda *_: "taken", "", "taken")
 deadly(Transport, "publish", lambda *_: "published", "", "published")

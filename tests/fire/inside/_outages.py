@@ -31,33 +31,33 @@ BOUND = 29.0
 APP = """
 from app import main
 from app.platform.http import routing
-from app.platform.data.database import Session
+from app.platform.data.database import SessionDep
 from app.items import service
 from app.items.jobs import export_items
 from app.items.schemas import ItemCreate
 from app.platform.jobs import Jobs
-from app.platform.data.redis import Cache
+from app.platform.data.redis import RedisDep
 from sqlalchemy import text
 
 def create_app():
     app = main.create_app()
 
-    async def both(name: str, session: Session, jobs: Jobs) -> str:
+    async def both(name: str, session: SessionDep, jobs: Jobs) -> str:
         await service.create(session, "fire", ItemCreate(name=name))
         await jobs.enqueue(export_items, owner=name)
         return name
 
-    async def sleep(seconds: float, session: Session) -> None:
+    async def sleep(seconds: float, session: SessionDep) -> None:
         await session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
 
-    async def lock(name: str, session: Session) -> None:
+    async def lock(name: str, session: SessionDep) -> None:
         change = "UPDATE items SET description = 'changed' WHERE name = :name"
         await session.execute(text(change), {"name": name})
 
-    async def read(session: Session) -> int:
+    async def read(session: SessionDep) -> int:
         return (await session.execute(text("SELECT count(*) FROM items"))).scalar_one()
 
-    async def cache(redis: Cache) -> int:
+    async def cache(redis: RedisDep) -> int:
         return await redis.incr("fire:cache")
 
     async def nothing() -> None:
@@ -65,7 +65,7 @@ def create_app():
 
     for route in (both, sleep, lock, read, cache, nothing):
         app.add_api_route(f"/api/v1/fire/{route.__name__}", route, methods=["POST"])
-    routing.index(app)
+    routing.install_index(app)
     return app
 """
 

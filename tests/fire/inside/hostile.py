@@ -255,7 +255,7 @@ def texts() -> list[str]:
 
 
 async def test_text_comes_back_as_it_was_or_is_refused(serve: Serve, note: Note) -> None:
-    server = serve(RATE_LIMIT="off", REGISTRATION_LIMIT="100000/hour", LOG_REQUEST_SHARE="0")
+    server = serve(RATE_LIMIT="off", REGISTRATION_LIMIT="100000/hour", ACCESS_LOG_SAMPLE_RATE="0")
     headers = await signed_in(server)
     tried = texts()
     async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:

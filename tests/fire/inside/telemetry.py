@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from app.platform.observability import metrics
 from tests.fire._wire import Caller, children, request, resident
 from tests.fire.conftest import FULL, Note
-from tests.system.test_serve import Serve, Server, serve
 from tests.platform.observability.tracing.receiver import Collector
+from tests.system.test_serve import Serve, Server, serve
 
 __all__ = ["serve"]
 

@@ -63,7 +63,7 @@ async def served(settings: Settings, port: int) -> AsyncIterator[FastAPI]:
 
         app.add_api_route("/well", well)
         app.add_api_route("/broken", broken)
-        routing.index(app)
+        routing.install_index(app)
         config = uvicorn.Config(app, port=port, lifespan="off", log_config=None)
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve())
@@ -125,7 +125,9 @@ async def _requests(client: httpx2.AsyncClient, ports: dict[str, int]) -> None:
 
 async def _rates(query: Ask) -> int:
     """Return of how many versions Prometheus can tell the rate of requests that were answered."""
-    seen = 'sum by (pod) (rate(http_server_request_duration_seconds_count{route!~"/health/.*"}[2m]))'
+    seen = (
+        'sum by (pod) (rate(http_server_request_duration_seconds_count{route!~"/health/.*"}[2m]))'
+    )
     try:
         return sum(rate > 0 for rate in await asyncio.to_thread(query, seen))
     except httpx2.HTTPError:  # not up yet, or up and still reading its data

@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.platform.data.database import Database, Reader, Session, create_engine, on_commit
 from app.platform.base.errors import Conflict, Unavailable
+from app.platform.data.database import Database, ReadSession, SessionDep, create_engine, on_commit
 from app.settings import Settings
 from tests.conftest import client_of, connected, running
 
@@ -35,7 +35,7 @@ async def notes(app: FastAPI) -> list[str]:
         return list((await connection.execute(text("SELECT body FROM notes"))).scalars())
 
 
-async def write(session: Session, body: str, fail: bool = False) -> str:
+async def write(session: SessionDep, body: str, fail: bool = False) -> str:
     await session.execute(text("INSERT INTO notes VALUES (:body)"), {"body": body})
     if fail:
         raise Conflict("No.")
@@ -51,7 +51,7 @@ async def test_a_request_is_one_transaction(app: FastAPI) -> None:
 
 
 async def test_a_commit_that_fails_is_an_error_that_the_caller_sees(app: FastAPI) -> None:
-    async def twice(session: Session) -> str:
+    async def twice(session: SessionDep) -> str:
         await session.execute(text("SET CONSTRAINTS ALL DEFERRED"))
         await session.execute(text("INSERT INTO notes VALUES ('same'), ('same')"))
         return "done"
@@ -88,13 +88,13 @@ async def test_a_busy_pool_makes_wait_and_then_says_so(app: FastAPI) -> None:
     database: Database = app.state.db
     async with database.turn(), database.turn():
         with pytest.raises(Unavailable):
-            await Reader(database).first(PID)
-        waiting = asyncio.create_task(Reader(database).all(PID))
+            await ReadSession(database).first(PID)
+        waiting = asyncio.create_task(ReadSession(database).all(PID))
     assert len(await waiting) == 1
 
 
 async def test_a_reader_holds_no_transaction_open(app: FastAPI) -> None:
-    reader = Reader(app.state.db)
+    reader = ReadSession(app.state.db)
     assert await reader.first(PID) is not None
     async with app.state.db.engine.connect() as connection:
         states = text(
@@ -138,7 +138,7 @@ async def test_a_server_that_is_of_no_use_is_left_with_all_connections(
     changes = {"db_pool_size": 2, "db_max_overflow": 0, "db_statement_timeout": 1.0}
     async with running(fresh_settings.model_copy(update=changes)) as app:
 
-        async def use(session: Session) -> None:
+        async def use(session: SessionDep) -> None:
             await session.execute(text(first))
             await session.execute(text(then))
 
@@ -172,7 +172,7 @@ async def test_a_statement_may_not_take_forever(fresh_settings: Settings) -> Non
     changes = {"db_statement_timeout": 0.2}
     async with running(fresh_settings.model_copy(update=changes)) as app:
 
-        async def sleep(session: Session) -> None:
+        async def sleep(session: SessionDep) -> None:
             await session.execute(text("SELECT pg_sleep(30)"))
 
         app.add_api_route("/sleep", sleep)
@@ -183,7 +183,7 @@ async def test_a_statement_may_not_take_forever(fresh_settings: Settings) -> Non
 
 
 async def test_a_session_that_is_given_up_leaves_no_connection_behind(app: FastAPI) -> None:
-    async def hold(session: Session) -> None:
+    async def hold(session: SessionDep) -> None:
         await session.execute(text("SELECT pg_sleep(30)"))
 
     app.add_api_route("/hold", hold)
@@ -196,7 +196,7 @@ async def test_a_session_that_is_given_up_leaves_no_connection_behind(app: FastA
 
 
 async def test_a_read_that_is_given_up_leaves_no_connection_behind(app: FastAPI) -> None:
-    reader = Reader(app.state.db)
+    reader = ReadSession(app.state.db)
     for _ in range(4):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
@@ -210,7 +210,7 @@ async def test_a_reader_takes_values_by_name(app: FastAPI) -> None:
     statement = statement.where(literal_column("body") == bindparam("body", type_=String))
     async with app.state.db.transaction() as session:
         await write(session, "one")
-    reader = Reader(app.state.db)
+    reader = ReadSession(app.state.db)
     assert [len(await reader.all(statement, body=body)) for body in ("one", "two")] == [1, 0]
 
 
@@ -228,7 +228,7 @@ async def test_a_crowd_of_readers_shares_the_connections_that_are_open(
     fresh_settings: Settings,
 ) -> None:
     async with running(fresh_settings) as app:
-        reader = Reader(app.state.db)
+        reader = ReadSession(app.state.db)
         seen = set()
         for _ in range(5):
             seen |= set(await asyncio.gather(*(reader.first(PID) for _ in range(30))))

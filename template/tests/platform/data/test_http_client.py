@@ -28,7 +28,7 @@ async def peer() -> AsyncIterator[str]:
 
 
 async def test_the_requests_id_goes_along(app: FastAPI, peer: str) -> None:
-    with context.use(request_id="abc"):
+    with context.bind_request_context(request_id="abc"):
         seen = (await app.state.http.get(peer)).text.lower()
     assert "x-request-id: abc\r\n" in seen
     assert "user-agent: " in seen
@@ -36,6 +36,6 @@ async def test_the_requests_id_goes_along(app: FastAPI, peer: str) -> None:
 
 async def test_nobody_waits_longer_than_the_caller_will(app: FastAPI, peer: str) -> None:
     start = time.monotonic()
-    with context.use(deadline=start + 0.2), pytest.raises(httpx2.TimeoutException):
+    with context.bind_request_context(deadline=start + 0.2), pytest.raises(httpx2.TimeoutException):
         await app.state.http.get(f"{peer}/30")
     assert time.monotonic() - start < 5

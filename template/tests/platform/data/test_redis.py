@@ -6,8 +6,8 @@ import pytest
 from pydantic import SecretStr
 from redis.exceptions import ReadOnlyError
 
+from app.platform.data.redis import RedisDep, create_client
 from app.platform.dev import servers
-from app.platform.data.redis import Cache, create_client
 from app.settings import Settings
 from tests.conftest import client_of, running
 
@@ -46,7 +46,7 @@ async def test_a_connection_to_what_became_a_replica_is_replaced(own_redis: Sett
 async def test_a_redis_that_takes_no_writes_is_said_to_be_away(
     own_redis: Settings, how: tuple[str, ...]
 ) -> None:
-    async def remember(cache: Cache) -> None:
+    async def remember(cache: RedisDep) -> None:
         await cache.set("key", "value")
 
     async with running(own_redis) as app, client_of(app) as client:
@@ -57,7 +57,7 @@ async def test_a_redis_that_takes_no_writes_is_said_to_be_away(
 
 
 async def test_a_command_that_is_wrong_is_our_mistake(settings: Settings) -> None:
-    async def remember(cache: Cache) -> None:
+    async def remember(cache: RedisDep) -> None:
         await cache.execute_command("SET", "key")
 
     async with running(settings) as app, client_of(app) as client:

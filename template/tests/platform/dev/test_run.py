@@ -117,10 +117,13 @@ def port() -> int:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     package = tmp_path / "src" / "app"
-    shutil.copytree(Path(app.platform.dev.__file__).parent, package / "dev")
-    (package / "__init__.py").touch()
+    platform = package / "platform"
+    shutil.copytree(Path(app.platform.dev.__file__).parent, platform / "dev")
+    for folder in (package, platform, platform / "server"):
+        folder.mkdir(exist_ok=True)
+        (folder / "__init__.py").touch()
     (package / "main.py").write_text(SERVICE)
-    (package / "connections.py").write_text(CONNECTIONS)
+    (platform / "server" / "connection_limits.py").write_text(CONNECTIONS)
     (package / "__main__.py").write_text(COMMANDS)
     return tmp_path
 

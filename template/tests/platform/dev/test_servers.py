@@ -251,9 +251,8 @@ def test_a_failed_start_shows_the_log_and_the_way_out(kept: Path, tmp_path: Path
 
 @pytest.mark.parametrize("run", ["postgres", "redis"])
 def test_without_the_wheels_the_error_says_what_to_install(run: str) -> None:
-    code = (
-        f"import sys; sys.path.insert(0, sys.argv[1]); from app.platform.dev.servers import {run} as run\n"
-    )
+    code = "import sys; sys.path.insert(0, sys.argv[1])\n"
+    code += f"from app.platform.dev.servers import {run} as run\n"
     code += "with run(): pass"
     argv = [sys.executable, "-IS", "-c", code, str(SOURCE)]
     result = subprocess.run(argv, capture_output=True, text=True, check=False)

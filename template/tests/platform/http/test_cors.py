@@ -5,7 +5,8 @@ import pytest
 from fastapi import FastAPI
 
 from app.platform.http import cors
-from app.settings import Settings, SettingsError, get_settings
+from app.platform.settings import SettingsError
+from app.settings import Settings, get_settings
 from tests.conftest import client_of, running
 
 OURS = "https://app.example.com"
@@ -60,7 +61,7 @@ async def test_a_part_can_allow_a_header_of_its_own(settings: Settings) -> None:
     service = FastAPI()
     cors.allow(service, "X-One")
     cors.allow(service, "X-Two")
-    cors.install(service, changed)
+    cors.setup(service, changed)
     async with client_of(service) as client:
         asked = await client.options(URL, headers=preflight(OURS, headers="x-one,x-two,if-match"))
 

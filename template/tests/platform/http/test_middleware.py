@@ -57,7 +57,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
         for path in (ids, wait, fail, own_headers, stream, restless):
             app.add_api_route(f"/test/{path.__name__}", path, response_model=None)
         app.add_api_route("/test/length", length, methods=["POST"])
-        routing.index(app)
+        routing.install_index(app)
         yield app
 
 

@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr
 from sqlalchemy import text
 
-from app.platform.data.database import Session
-from app.platform.base.errors import Conflict, Problem
-from app.platform.data.redis import Cache
+from app.platform.base.errors import Conflict
+from app.platform.data.database import SessionDep
+from app.platform.data.redis import RedisDep
+from app.platform.http.problems import Problem
 from app.settings import Settings
 from tests.conftest import client_of, running
 
@@ -35,11 +36,11 @@ async def fail() -> None:
     raise RuntimeError("hunter2 went wrong")
 
 
-async def query(session: Session, sql: str) -> None:
+async def query(session: SessionDep, sql: str) -> None:
     await session.execute(text(sql))
 
 
-async def remember(cache: Cache) -> None:
+async def remember(cache: RedisDep) -> None:
     await cache.set("key", "value")
 
 

@@ -10,12 +10,13 @@ import pytest
 from fastapi import FastAPI, Header
 from pydantic import SecretStr
 
+from app.platform.data.redis import create_client
 from app.platform.http import gcra
 from app.platform.http.gcra import Limiter
 from app.platform.http.rate_limit import limit
-from app.platform.data.redis import create_client
-from app.settings import Settings, SettingsError, get_settings
+from app.platform.settings import SettingsError
 from app.platform.settings.rates import Rate
+from app.settings import Settings, get_settings
 from tests.conftest import running
 
 URL = "/api/v1/counted"
@@ -241,7 +242,7 @@ async def test_a_redis_that_hangs_costs_a_moment_once(
 async def test_redis_counts_again_when_it_is_back(
     empty_redis: Settings, dead_redis: SecretStr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buckets, "TRY_AGAIN", 0.05)
+    monkeypatch.setattr(gcra, "TRY_AGAIN", 0.05)
     async with (
         limited(empty_redis, rate_limit=Rate(1, 3600), redis_url=dead_redis) as app,
         calling(app) as client,

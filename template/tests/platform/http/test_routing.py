@@ -68,7 +68,7 @@ REQUESTS = [
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
 async def test_the_index_answers_as_the_search_does(method: str, path: str) -> None:
     searched, indexed = build(), build()
-    routing.index(indexed)
+    routing.install_index(indexed)
     one, other = [await _ask(app, method, path) for app in (searched, indexed)]
     assert (one.status_code, one.text) == (other.status_code, other.text)
     assert one.headers.get("location") == other.headers.get("location")
@@ -81,7 +81,7 @@ async def _ask(app: FastAPI, method: str, path: str) -> httpx2.Response:
 
 async def test_a_wrong_method_is_told_all_that_are_right() -> None:
     app = build()
-    routing.index(app)
+    routing.install_index(app)
     answer = await _ask(app, "PATCH", "/api/v1/things")
     assert answer.status_code == 405
     assert answer.headers["allow"] == "GET, POST, PUT"
@@ -89,10 +89,10 @@ async def test_a_wrong_method_is_told_all_that_are_right() -> None:
 
 async def test_a_route_that_came_later_is_found_without_and_with_a_new_index() -> None:
     app = build()
-    routing.index(app)
+    routing.install_index(app)
     app.add_api_route("/api/v1/later", _answer("later"))
     assert (await _ask(app, "GET", "/api/v1/later")).json() == "later"
-    routing.index(app)
+    routing.install_index(app)
     assert (await _ask(app, "GET", "/api/v1/later")).json() == "later"
     assert sum(isinstance(route, routing.RouteIndex) for route in app.router.routes) == 1
 
@@ -109,7 +109,7 @@ async def test_overrides_of_dependencies_reach_indexed_routes() -> None:
     router.add_api_route("/show", show)
     app = FastAPI(openapi_url=None)
     app.include_router(router, prefix="/api/v1")
-    routing.index(app)
+    routing.install_index(app)
     assert (await _ask(app, "GET", "/api/v1/show")).json() == "real"
     app.dependency_overrides[real] = lambda: "override"
     assert (await _ask(app, "GET", "/api/v1/show")).json() == "override"
@@ -117,13 +117,13 @@ async def test_overrides_of_dependencies_reach_indexed_routes() -> None:
 
 def test_the_index_does_not_show_in_the_api_document() -> None:
     plain, indexed = build(), build()
-    routing.index(indexed)
+    routing.install_index(indexed)
     assert plain.openapi() == indexed.openapi()
 
 
 async def test_the_index_finds_the_route_without_the_search() -> None:
     app = build()
-    routing.index(app)
+    routing.install_index(app)
     del app.router.routes[1:]
     assert (await _ask(app, "GET", "/api/v1/things/x/parts/y")).json() == "part"
     assert (await _ask(app, "GET", "/")).json() == "root"

@@ -6,8 +6,8 @@ import pytest
 from fastapi import APIRouter, FastAPI
 
 from app import api
-from app.platform.http import versioning
 from app.platform.base.errors import NotFound
+from app.platform.http import versioning
 from app.settings import Settings
 from tests.conftest import client_of, running
 

@@ -39,7 +39,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
         app.add_api_route("/things/{thing}", show)
         app.add_api_route("/refuse", refuse, response_model=None)
         app.add_api_route("/fail", fail, response_model=None)
-        routing.index(app)
+        routing.install_index(app)
         yield app
 
 
@@ -95,7 +95,7 @@ async def test_a_failed_request_is_written_at_once_and_so_is_its_traceback(
 async def test_requests_that_went_well_can_be_sampled_and_others_not(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async with running(settings.model_copy(update={"log_request_share": 0.0})) as app:
+    async with running(settings.model_copy(update={"access_log_sample_rate": 0.0})) as app:
         found = await request_lines(app, capfd, "/openapi.json", "/nowhere", "/openapi.json")
     assert [line["status"] for line in found] == [404]
 
@@ -110,7 +110,7 @@ async def test_ids_stand_in_every_line_of_a_request_whoever_writes_it(
     service: FastAPI, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
-    with context.use(request_id="r-3", trace_id="t", span_id="s", user_id="u"):
+    with context.bind_request_context(request_id="r-3", trace_id="t", span_id="s", user_id="u"):
         logs.get_logger("shop").info("order placed", order_id=7)
         logging.getLogger("uvicorn.error").warning("slow %s", "client")
     ours, theirs = lines(capfd, request_id="r-3")

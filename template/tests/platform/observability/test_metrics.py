@@ -32,7 +32,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 
         app.add_api_route("/things/{thing}", show)
         app.add_api_route("/forms/{thing}", fill_in, methods=["POST"])
-        routing.index(app)
+        routing.install_index(app)
         yield app
 
 

@@ -79,7 +79,7 @@ class Listener:
 async def listening(settings: Settings, **changes: object) -> AsyncIterator[Listener]:
     settings = settings.model_copy(update=changes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "get_settings", lambda: settings)
+        patch.setattr(connection_limits, "get_settings", lambda: settings)
         async with running(settings) as app, served(app) as listener:
             yield listener
 
@@ -90,7 +90,7 @@ async def served(app: FastAPI) -> AsyncIterator[Listener]:
         app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
     app.add_api_route("/test/take", take, methods=["POST"])
     app.add_api_websocket_route("/test/talk", talk)
-    routing.index(app)
+    routing.install_index(app)
     listener = Listener(app)
 
     def connection() -> Connection:
@@ -177,7 +177,7 @@ async def test_who_sent_requests_ahead_and_left_is_not_answered(listener: Listen
 async def test_what_nobody_reads_is_not_kept(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(connection_limits, "WRITE_SECONDS", 0.2)
     await listener.connect(LARGE)
     for _ in range(500):
         if not listener.state.connections:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings, SettingsError, get_settings
+from app.platform.settings import SettingsError
+from app.settings import Settings, get_settings
 from tests.required import REQUIRED
 
 

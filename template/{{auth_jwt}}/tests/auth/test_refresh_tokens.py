@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import func, select, update
 
-from app.platform.base import signing
 from app.auth.models import Account, LoginSession
+from app.platform.base import signing
 from app.settings import Settings
 from tests.accounts import log_in, register
 from tests.conftest import client_of, running

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 from fastapi import BackgroundTasks, Cookie, FastAPI, Request, Response
 from sqlalchemy import func, select
 
-from app.platform.http import routing
-from app.platform.data.database import Reads, Session
-from app.platform.server.function import __main__, service
-from app.platform.observability.logs import get_logger
+from app import function
 from app.main import create_app
+from app.platform.data.database import ReadSessionDep, SessionDep
+from app.platform.http import routing
+from app.platform.observability.logs import get_logger
+from app.platform.server.function import service
 
 logger = get_logger(__name__)
 
@@ -45,7 +46,7 @@ async def answer() -> Response:
     return response
 
 
-async def database(session: Session, reader: Reads) -> dict[str, Any]:
+async def database(session: SessionDep, reader: ReadSessionDep) -> dict[str, Any]:
     """Use a transaction and a read at once, as a route behind a login does."""
     await session.execute(select(1))
     row = await reader.first(select(func.pg_backend_pid()))
@@ -96,7 +97,7 @@ def with_routes() -> FastAPI:
         app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
     app.add_api_route("/test/echo", echo, methods=["POST"], response_model=None)
     app.add_api_route("/test/a b/{name}", seen, response_model=None)
-    routing.index(app)
+    routing.install_index(app)
     inner = app.router.lifespan_context
 
     @asynccontextmanager
@@ -111,4 +112,4 @@ def with_routes() -> FastAPI:
 
 if __name__ == "__main__":
     service.create_app = with_routes
-    __main__.main()
+    function.main()

@@ -220,7 +220,7 @@ def test_sigterm_during_an_event_stops_every_part_after_it(start: Start) -> None
 
 
 def test_what_is_wrong_with_the_environment_is_told_to_the_platform(start: Start) -> None:
-    function = start("app.platform.server.function", SECRET_KEY="short")
+    function = start("app.function", SECRET_KEY="short")
     path, error = function.result()
     assert path == "init/error"
     assert "SECRET_KEY" in error["errorMessage"]
@@ -269,7 +269,7 @@ def test_secrets_are_fetched_with_the_role_of_the_function(
     names = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
     secret = {name: variables[name] for name in names}
     with Store(200, {"SecretString": json.dumps(secret)}) as store:
-        function = start("app.platform.server.function", **store.variables())
+        function = start("app.function", **store.variables())
         assert function.ask(http_api("GET", "/health/ready"))["statusCode"] == 200
         [(headers, body)] = store.asked
         store.shutdown()
@@ -292,7 +292,7 @@ def test_secrets_that_cannot_be_had_are_told_to_the_platform(
     start: Start, status: int, answer: dict[str, Any], said: str
 ) -> None:
     with Store(status, answer) as store:
-        function = start("app.platform.server.function", **store.variables())
+        function = start("app.function", **store.variables())
         path, error = function.result()
         store.shutdown()
     assert path == "init/error"
@@ -328,4 +328,4 @@ def test_spans_leave_before_the_freeze(start: Start) -> None:
 
 def test_the_stack_starts_the_function_as_these_tests_do() -> None:
     image = FUNCTION["ImageConfig"]
-    assert [*image["EntryPoint"], *image["Command"]] == ["python", "-m", "app.platform.server.function"]
+    assert [*image["EntryPoint"], *image["Command"]] == ["python", "-m", "app.function"]

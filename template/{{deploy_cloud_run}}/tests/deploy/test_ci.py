@@ -103,7 +103,7 @@ def release(tmp_path: Path) -> Release:
 
 def test_migrations_come_before_the_new_version(release: Release) -> None:
     assert release.run(IMAGE) == 0, release.said
-    pools = ["gcloud run worker-pools replace"] * len(jobs.COMPANIONS)
+    pools = ["gcloud run worker-pools replace"] * len(jobs.BACKGROUND_PROCESSES)
     assert release.steps() == [
         "gcloud run jobs replace",
         "gcloud run jobs execute",
@@ -119,7 +119,7 @@ def test_documents_are_whole_when_they_are_handed_over(release: Release) -> None
     assert release.run(IMAGE) == 0, release.said
     handed = [yaml.safe_load(each) for _, *documents in release.calls() for each in documents]
     names = [document["metadata"]["name"] for document in handed]
-    beside = [f"service-{name}" for name in jobs.COMPANIONS]
+    beside = [f"service-{name}" for name in jobs.BACKGROUND_PROCESSES]
     assert names == ["service-migrate", "service", *sorted(beside, key=names.index)]
     assert "${" not in json.dumps(handed)
     assert "api.example.com,*.run.app" in json.dumps(handed)

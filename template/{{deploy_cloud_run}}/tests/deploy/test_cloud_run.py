@@ -9,8 +9,8 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from app.platform import jobs
 from app.cli import cli
+from app.platform import jobs
 from app.platform.server.gunicorn_worker import LIFESPAN_TIMEOUT
 from app.settings import Settings
 from tests.conftest import ROOT
@@ -65,7 +65,7 @@ def document(request: pytest.FixtureRequest) -> Document:
 def test_migrations_come_first_and_every_process_runs_once() -> None:
     commands = [spec_of(each)["containers"][0]["args"][0] for each in DOCUMENTS]
     assert commands[:2] == ["migrate", "serve"]
-    assert sorted(commands[2:]) == sorted(jobs.COMPANIONS)
+    assert sorted(commands[2:]) == sorted(jobs.BACKGROUND_PROCESSES)
     known = click.Group(commands=dict(cli.commands))
     jobs.add_commands(known)
     assert set(commands) <= set(known.commands)
@@ -138,7 +138,7 @@ def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> Non
     count = "run.googleapis.com/manualInstanceCount"
     beside = sum(2 * each * int(pool["metadata"]["annotations"][count]) for pool in pools)
     others = most * each + beside + 1 + 5  # the old version, migrations, people and backups
-    assert others <= int(values["DB_CONNECTIONS_SPARE"]) <= 100 - most * each
+    assert others <= int(values["DB_RESERVED_CONNECTIONS"]) <= 100 - most * each
 
 
 async def test_probes_ask_for_pages_that_there_are(client: httpx2.AsyncClient) -> None:

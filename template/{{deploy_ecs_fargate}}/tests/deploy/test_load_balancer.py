@@ -57,4 +57,4 @@ def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> Non
     during_a_release = API["DeploymentConfiguration"]["MaximumPercent"] / 100
     others = int(tasks * during_a_release) * each - tasks * each + stack.beside_the_api()
     # Each start does this sum: neither more than there are, nor less than the others open.
-    assert others <= int(variables["DB_CONNECTIONS_SPARE"]) <= 100 - tasks * each
+    assert others <= int(variables["DB_RESERVED_CONNECTIONS"]) <= 100 - tasks * each

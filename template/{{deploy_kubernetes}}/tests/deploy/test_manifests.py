@@ -17,10 +17,10 @@ import httpx2
 import pytest
 import yaml
 
-from app.platform import jobs
 from app.cli import cli
-from app.platform.jobs import registry
+from app.platform import jobs
 from app.platform.http.access_log import PROBES
+from app.platform.jobs import registry
 from app.settings import Settings, get_settings
 from tests.conftest import ROOT, running
 
@@ -72,7 +72,7 @@ def environment(overlay: str) -> dict[str, str]:
 WORKLOADS = {
     name: each for name, each in named("Deployment", "base").items() if name != "every-pod"
 }
-COMPANIONS = {name: each for name, each in WORKLOADS.items() if name != "api"}
+BACKGROUND_PROCESSES = {name: each for name, each in WORKLOADS.items() if name != "api"}
 API = WORKLOADS["api"]
 
 
@@ -122,7 +122,7 @@ def test_ports_are_those_that_the_service_listens_on(
     [service] = (each for each in documents("base") if each["kind"] == "Service")
     assert {each["targetPort"] for each in service["spec"]["ports"]} == set(ports(API))
     told = {name: value for name, value in environment(overlay).items() if "METRICS_PORT" in name}
-    for companion in COMPANIONS.values():
+    for companion in BACKGROUND_PROCESSES.values():
         assert {str(port) for port in ports(companion).values()} <= set(told.values())
 
 
@@ -144,7 +144,7 @@ async def test_probes_are_answered_and_metrics_have_their_own_port(settings: Set
 
 
 def test_each_process_of_the_service_is_run_by_its_command() -> None:
-    assert set(COMPANIONS) == set(jobs.COMPANIONS)
+    assert set(BACKGROUND_PROCESSES) == set(jobs.BACKGROUND_PROCESSES)
     known = click.Group(commands=dict(cli.commands))
     jobs.add_commands(known)
     called = {tuple(container(each)["command"]) for each in WORKLOADS.values()}
@@ -154,9 +154,9 @@ def test_each_process_of_the_service_is_run_by_its_command() -> None:
     assert {command[1] for command in called} <= set(known.commands)
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
+@pytest.mark.parametrize("name", BACKGROUND_PROCESSES)
 def test_a_process_without_a_port_is_asked_for_its_sign_of_life(name: str, tmp_path: Path) -> None:
-    _, *asked = container(COMPANIONS[name])["livenessProbe"]["exec"]["command"]
+    _, *asked = container(BACKGROUND_PROCESSES[name])["livenessProbe"]["exec"]["command"]
     here = {**os.environ, "TMPDIR": str(tmp_path)}
 
     def run(*arguments: str) -> int:
@@ -176,7 +176,7 @@ def test_a_pod_of_the_api_is_given_the_time_that_it_needs_to_stop(settings_there
     assert 0 < drain < graceful < before + graceful < pod(API)["terminationGracePeriodSeconds"]
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
+@pytest.mark.parametrize("name", BACKGROUND_PROCESSES)
 def test_a_worker_is_given_the_time_that_its_longest_job_needs(
     name: str, settings_there: Settings
 ) -> None:
@@ -187,7 +187,7 @@ def test_a_worker_is_given_the_time_that_its_longest_job_needs(
     for kind in ours:
         assert kind.timeout <= grace, f"{kind.name} may take longer than WORKER_GRACE"
     needs = grace + runner.UNWIND + sum(runner.WRITE_AGAIN)
-    assert needs < pod(COMPANIONS[name])["terminationGracePeriodSeconds"]
+    assert needs < pod(BACKGROUND_PROCESSES[name])["terminationGracePeriodSeconds"]
 
 
 def queries() -> Iterator[str]:
@@ -229,21 +229,21 @@ def test_the_sum_of_the_connections_counts_every_pod(
 ) -> None:
     surge = {each["spec"]["strategy"]["rollingUpdate"]["maxSurge"] for each in WORKLOADS.values()}
     assert surge == {1}
-    replicas, spare = settings_there.max_replicas, settings_there.db_connections_spare
+    replicas, spare = settings_there.max_replicas, settings_there.db_reserved_connections
     assert replicas == _most(overlay, "api") + 1
     each = settings_there.db_pool_size + settings_there.db_max_overflow
     assert replicas * each + spare <= POSTGRES_ALLOWS
     opened = {
         name: (_most(overlay, name) + 1) * connections
-        for name in COMPANIONS
+        for name in BACKGROUND_PROCESSES
         for process, connections in jobs.connections(settings_there).items()
         if name in process
     }
-    assert set(opened) == set(COMPANIONS)
-    if "DB_CONNECTIONS_SPARE" in environment(overlay):
+    assert set(opened) == set(BACKGROUND_PROCESSES)
+    if "DB_RESERVED_CONNECTIONS" in environment(overlay):
         assert 1 + sum(opened.values()) < spare, opened
     else:  # one of each is counted without it
-        assert {_most(overlay, name) for name in COMPANIONS} <= {1}
+        assert {_most(overlay, name) for name in BACKGROUND_PROCESSES} <= {1}
 
 
 def _most(overlay: str, name: str) -> int:

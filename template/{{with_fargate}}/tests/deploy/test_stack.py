@@ -7,8 +7,8 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from app.platform import jobs
 from app.cli import cli
+from app.platform import jobs
 from app.settings import Settings
 from tests.deploy import stack
 from tests.deploy.stack import containers, environment, of_gunicorn
@@ -27,8 +27,8 @@ def container(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_every_process_of_the_service_has_a_task() -> None:
-    assert set(CONTAINERS) >= {"migrate", *jobs.COMPANIONS}
-    assert {"migrate", *jobs.COMPANIONS, "api"} >= set(CONTAINERS)
+    assert set(CONTAINERS) >= {"migrate", *jobs.BACKGROUND_PROCESSES}
+    assert {"migrate", *jobs.BACKGROUND_PROCESSES, "api"} >= set(CONTAINERS)
 
 
 def test_variables_are_settings_with_values_that_they_take(container: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ async def test_health_checks_ask_for_pages_that_there_are(client: httpx2.AsyncCl
         asked = " ".join(each.get("HealthCheck", {}).get("Command", []))
         if name == "migrate":
             assert not asked
-        elif name in jobs.COMPANIONS:
+        elif name in jobs.BACKGROUND_PROCESSES:
             assert asked == f"CMD python -m app.platform.base.heartbeat {name}"
         else:
             assert f"http://127.0.0.1:{FIELDS['PORT'].default}/health/live" in asked

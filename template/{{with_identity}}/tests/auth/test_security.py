@@ -14,8 +14,8 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.settings import Settings
 from app.platform.settings.rates import Rate
+from app.settings import Settings
 from tests.actors import REVOCATIONS, hostile_credentials, sign_in
 from tests.conftest import client_of, running
 

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from sqlalchemy import func, select, update
 
 from app.auth.models import Account
-from app.settings import Settings
 from app.platform.settings.rates import Rate
+from app.settings import Settings
 from tests.accounts import PASSWORD, log_in, register
 from tests.actors import sign_in
 from tests.conftest import client_of, running

@@ -23,5 +23,5 @@ class Pier:
         await self.app(scope, receive, send_named)
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(Pier, harbour=settings.harbour)

@@ -1,21 +1,31 @@
-"""What a part is: a module with ``install``, which may own resources from start-up to shutdown."""
+"""Components: modules that set up one concern of the app and own its resources."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
+AppFactory = Callable[[Any], FastAPI]
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
 
-class Part(Protocol):
-    """A module that installs itself. With ``add_commands(group)`` it has commands, too."""
+class Component(Protocol):
+    """A module with a ``setup`` function; with ``add_commands(group)`` it also has commands."""
 
-    def install(self, app: FastAPI, settings: Settings) -> Lifespan | None:
-        """Add middleware, routes and error handlers; return what to hold open while serving.
+    def setup(self, app: FastAPI, settings: Any) -> Lifespan | None:
+        """Add middleware, routes and exception handlers; return what to hold open while serving.
 
-        Called once per process, before the event loop runs: nothing may be connected here.
+        Called once per process, before the event loop runs: nothing may connect here.
         """
+
+
+@dataclass(frozen=True)
+class CommandContext:
+    """What the platform's commands need of the service above them; ``click.pass_obj`` gives it."""
+
+    get_settings: Callable[[], PlatformSettings]
+    create_app: AppFactory

@@ -37,16 +37,16 @@ class RequestContext:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
-VARIABLE: ContextVar[RequestContext] = ContextVar("request_context")
+_request_context: ContextVar[RequestContext] = ContextVar("request_context")
 
 
 def current() -> RequestContext:
     """Return the context of this request or job; outside of both, an empty one."""
-    return VARIABLE.get(None) or RequestContext()
+    return _request_context.get(None) or RequestContext()
 
 
 @contextmanager
-def use(
+def bind_request_context(
     *,
     request_id: str = "",
     trace_id: str = "",
@@ -56,8 +56,8 @@ def use(
 ) -> Iterator[RequestContext]:
     """Run a block of code for a request or job that came another way than by HTTP."""
     context = RequestContext(request_id, trace_id, span_id, user_id, deadline)
-    token = VARIABLE.set(context)
+    token = _request_context.set(context)
     try:
         yield context
     finally:
-        VARIABLE.reset(token)
+        _request_context.reset(token)

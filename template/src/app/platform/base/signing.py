@@ -5,12 +5,12 @@ import binascii
 import hashlib
 import hmac
 
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 SIGNATURE = 16  # bytes of HMAC-SHA256 that are kept: 128 bits can't be guessed
 
 
-def derive_key(settings: Settings, purpose: str) -> bytes:
+def derive_key(settings: PlatformSettings, purpose: str) -> bytes:
     """Return 32 bytes for one purpose; what is signed for one is never valid for another."""
     secret = settings.secret_key.get_secret_value().encode()
     return hmac.digest(secret, purpose.encode(), hashlib.sha256)

@@ -2,7 +2,7 @@
 
 A route that writes takes a ``Session``: one transaction, committed after the route and before the
 response is sent, rolled back on any error. Services ``flush``, they never ``commit``. A route that
-only reads takes a ``Reader``: it selects columns, one statement at a time, with no transaction
+only reads takes a ``ReadSession``: it selects columns, one statement at a time, with no transaction
 around it.
 """
 
@@ -21,10 +21,10 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.util import greenlet_spawn
 
 from app.platform.base import about
-from app.platform.observability import tracing
-from app.platform.base.errors import OutcomeUnknown, Unavailable
 from app.platform.base.components import Lifespan
-from app.settings import Settings
+from app.platform.base.errors import OutcomeUnknown, Unavailable
+from app.platform.observability import tracing
+from app.platform.settings import PlatformSettings
 
 AFTER_COMMIT = "after_commit"
 READ_ONLY = "25006"  # SQLSTATE of a write on a standby
@@ -97,7 +97,7 @@ class Database:
             return run(connection.execution_options(isolation_level="AUTOCOMMIT"))
 
 
-class Reader:
+class ReadSession:
     """Runs single SELECTs. Two of them may see different states of the database.
 
     A statement that is made once, with ``bindparam()`` for what changes, costs a third less than
@@ -142,18 +142,18 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-async def _reader(request: Request) -> Reader:
-    reader: Reader = request.app.state.reader
+async def _reader(request: Request) -> ReadSession:
+    reader: ReadSession = request.app.state.reader
     return reader
 
 
 # "function": closed, and so committed, before the response is sent; a commit that fails is an
 # error that the caller sees.
-Session = Annotated[AsyncSession, Depends(_session, scope="function")]
-Reads = Annotated[Reader, Depends(_reader)]
+SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
+ReadSessionDep = Annotated[ReadSession, Depends(_reader)]
 
 
-def create_engine(settings: Settings) -> AsyncEngine:
+def create_engine(settings: PlatformSettings) -> AsyncEngine:
     """Make the engine. It connects when it is first used."""
     connect_args: dict[str, Any] = {
         "timeout": settings.db_pool_timeout,
@@ -225,7 +225,7 @@ def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Database]:
+async def open_database(settings: PlatformSettings) -> AsyncIterator[Database]:
     """Open the database for a command, with one connection; close it in the end."""
     engine = create_engine(settings)
     try:
@@ -234,14 +234,14 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
         await engine.dispose()
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         engine = create_engine(settings)
         tracing.watch_engine(engine)
         connections = settings.db_pool_size + settings.db_max_overflow
         app.state.db = Database(engine, connections, settings.db_pool_timeout)
-        app.state.reader = Reader(app.state.db)
+        app.state.reader = ReadSession(app.state.db)
         try:
             yield
         finally:

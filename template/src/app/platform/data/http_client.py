@@ -12,9 +12,9 @@ import httpx2
 from fastapi import Depends, FastAPI, Request
 
 from app.platform.base import about, context
-from app.platform.observability import tracing
 from app.platform.base.components import Lifespan
-from app.settings import Settings
+from app.platform.observability import tracing
+from app.platform.settings import PlatformSettings
 
 
 async def _client(request: Request) -> httpx2.AsyncClient:
@@ -22,10 +22,10 @@ async def _client(request: Request) -> httpx2.AsyncClient:
     return client
 
 
-Http = Annotated[httpx2.AsyncClient, Depends(_client)]
+HttpClientDep = Annotated[httpx2.AsyncClient, Depends(_client)]
 
 
-async def _carry_on(request: httpx2.Request) -> None:
+async def _propagate_context(request: httpx2.Request) -> None:
     """Pass on the request's id, and wait no longer than its caller will."""
     current = context.current()
     if current.request_id:
@@ -37,17 +37,17 @@ async def _carry_on(request: httpx2.Request) -> None:
         }
 
 
-def create_client(settings: Settings) -> httpx2.AsyncClient:
+def create_client(settings: PlatformSettings) -> httpx2.AsyncClient:
     """Make the client. It connects when it is first used."""
     return httpx2.AsyncClient(
         timeout=settings.http_timeout,
         limits=httpx2.Limits(max_connections=settings.http_max_connections),
-        headers={"User-Agent": f"{about.NAME}/{about.release()}"},
-        event_hooks={"request": [_carry_on]},
+        headers={"User-Agent": f"{about.NAME}/{about.version()}"},
+        event_hooks={"request": [_propagate_context]},
     )
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with create_client(settings) as app.state.http:

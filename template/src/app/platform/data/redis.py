@@ -10,9 +10,9 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from app.platform.observability import tracing
 from app.platform.base.components import Lifespan
-from app.settings import Settings
+from app.platform.observability import tracing
+from app.platform.settings import PlatformSettings
 
 
 async def _client(request: Request) -> Redis:
@@ -20,10 +20,10 @@ async def _client(request: Request) -> Redis:
     return client
 
 
-Cache = Annotated[Redis, Depends(_client)]
+RedisDep = Annotated[Redis, Depends(_client)]
 
 
-def create_client(settings: Settings) -> Redis:
+def create_client(settings: PlatformSettings) -> Redis:
     """Make the client. It connects when it is first used; who finds no free connection waits."""
     pool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
@@ -40,7 +40,7 @@ def create_client(settings: Settings) -> Redis:
     return client
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with create_client(settings) as app.state.redis:

@@ -22,7 +22,7 @@ from watchfiles import PythonFilter, awatch
 from app.platform.dev.child import STOP_SECONDS, Child, DevError
 from app.platform.dev.servers import KINDS, ServerError, services
 
-PROJECT = Path(__file__).resolve().parents[3]
+PROJECT = Path(__file__).resolve().parents[4]
 LOCAL = PROJECT / ".local"
 SHARED = ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "SECRET_KEY_FILE")
 COLOURS = (36, 35, 33, 34, 32)

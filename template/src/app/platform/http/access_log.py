@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
-from app.platform.observability import logs
 from app.platform.http.request_state import Exchange
-from app.platform.observability.metrics import PATH as METRICS
 from app.platform.http.routing import TEMPLATE
-from app.settings import Settings
+from app.platform.observability import logs
+from app.platform.observability.metrics import PATH as METRICS
+from app.platform.settings import PlatformSettings
 
 # Asked for every few seconds: answered even at the limit, not traced, logged only at DEBUG.
 PROBES = frozenset({"/health/live", "/health/ready", "/health/startup", METRICS})
@@ -25,10 +25,10 @@ BATCH = 256  # requests
 class Journal:
     """The requests that ended and are not written down yet."""
 
-    def __init__(self, state: Any, settings: Settings) -> None:
+    def __init__(self, state: Any, settings: PlatformSettings) -> None:
         self._state = state
         self._write = logs.request_writer(settings)
-        self._share = settings.log_request_share
+        self._share = settings.access_log_sample_rate
         self._log_probes = settings.log_level == "DEBUG"
         self._ended: list[Exchange] = []
         self._scheduled = False

@@ -6,16 +6,12 @@ from email.utils import format_datetime, parsedate_to_datetime
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import Receive, Scope, Send
 
 from app.platform.base.errors import PreconditionFailed
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 # May be kept by the caller alone, and is asked for again each time: the answer is personal.
 PRIVATE = "private, no-cache"
-COMPRESSED_FROM = 1024  # bytes; below, the headers and the work cost more than is saved
-COMPRESSED_BY = 4  # of 9; above, it takes longer and saves little more
 
 
 class NotModified(Exception):
@@ -81,17 +77,5 @@ async def _not_modified(_: Request, error: Exception) -> Response:
     return Response(status_code=304, headers=error.headers)
 
 
-class Compression(GZipMiddleware):
-    """Compresses for those who ask for it. The others pay nothing."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for name, value in scope.get("headers", ()):
-            if name == b"accept-encoding" and b"gzip" in value:
-                await super().__call__(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: PlatformSettings) -> None:
     app.add_exception_handler(NotModified, _not_modified)
-    app.add_middleware(Compression, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSED_BY)

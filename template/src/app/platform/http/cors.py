@@ -6,7 +6,7 @@ The outermost layer, so that a page can read every answer, an error of the layer
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 SENT = ("Authorization", "If-Match", "If-None-Match", "X-Request-ID", "traceparent", "tracestate")
@@ -29,7 +29,7 @@ def allow(app: FastAPI, header: str) -> None:
     app.state.cors_headers = (*getattr(app.state, "cors_headers", SENT), header)
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: PlatformSettings) -> None:
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.platform.base.errors import Unavailable
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 from app.platform.settings.rates import Rate
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Limiter:
     under load, when it matters, a round trip is shared by many.
     """
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: Redis, settings: PlatformSettings) -> None:
         self._redis = redis
         self._take = redis.register_script(TAKE)
         self._timeout = settings.rate_limit_timeout

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from app.platform.base import about
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 TIMEOUT = 2.0  # seconds that one dependency has to answer
 REMEMBERED = 1.0  # seconds that an answer stays good
@@ -118,10 +118,10 @@ async def ready(request: Request, response: Response) -> Health:
         status = "not_ready"
         response.status_code = 503
     response.headers["Cache-Control"] = "no-store"
-    return Health(status=status, version=about.release(), draining=draining, checks=checks)
+    return Health(status=status, version=about.version(), draining=draining, checks=checks)
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: PlatformSettings) -> None:
     app.state.readiness = readiness = Readiness()
 
     async def postgres() -> None:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.platform.base.errors import problem
 from app.platform.http.access_log import PROBES
-from app.settings import Settings
+from app.platform.http.problems import problem
+from app.platform.settings import PlatformSettings
 
 
 class TrustedHosts:
@@ -41,6 +41,6 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdecimal() and not name.endswith(":") else host
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: PlatformSettings) -> None:
     if "*" not in settings.allowed_hosts:
         app.add_middleware(TrustedHosts, hosts=settings.allowed_hosts)

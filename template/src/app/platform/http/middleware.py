@@ -18,12 +18,12 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.platform.base import context
-from app.platform.observability import tracing
-from app.platform.base.errors import ProblemResponse, problem
-from app.platform.http.request_state import Exchange, Headers
-from app.platform.http.access_log import PROBES, Journal
 from app.platform.base.components import Lifespan
-from app.settings import Settings
+from app.platform.http.access_log import PROBES, Journal
+from app.platform.http.problems import ProblemResponse, problem
+from app.platform.http.request_state import Exchange, Headers
+from app.platform.observability import tracing
+from app.platform.settings import PlatformSettings
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class RequestLayer:
     """Sees every request first and every answer last."""
 
     def __init__(
-        self, app: ASGIApp, in_flight: set[Exchange], journal: Journal, settings: Settings
+        self, app: ASGIApp, in_flight: set[Exchange], journal: Journal, settings: PlatformSettings
     ) -> None:
         self.app = app
         self.limited = BodyLimit(app, settings.max_body_size)
@@ -81,7 +81,7 @@ class RequestLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            with context.use(request_id=_new_id()):
+            with context.bind_request_context(request_id=_new_id()):
                 await self._other(scope, receive, send)
             return
         headers = dict(scope["headers"])
@@ -89,7 +89,7 @@ class RequestLayer:
         span = tracing.UNTRACED if probe else tracing.server_span(scope, headers)
         request_id = _request_id(headers)
         exchange = Exchange(scope, span, request_id, send, self.headers, self.timeout, self.waiting)
-        token = context.VARIABLE.set(exchange)
+        token = context._request_context.set(exchange)
         self.in_flight.add(exchange)
         try:
             if len(self.in_flight) - len(self.waiting) > self.max_in_flight and not probe:
@@ -105,7 +105,7 @@ class RequestLayer:
             self.in_flight.discard(exchange)
             self.waiting.discard(exchange)
             self.journal.add(exchange)
-            context.VARIABLE.reset(token)
+            context._request_context.reset(token)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a WebSocket, if there are not too many, or the start and the end of the service."""
@@ -186,7 +186,7 @@ async def _give_up_overdue(in_flight: set[Exchange], interval: float) -> None:
                 exchange.expire()
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     app.state.draining = False
     app.state.in_flight = in_flight = set[Exchange]()
     app.state.journal = journal = Journal(app.state, settings)

@@ -10,8 +10,8 @@ from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redi
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import HTMLResponse
 
-from app.platform.base.errors import Problem
-from app.settings import Settings
+from app.platform.http.problems import Problem
+from app.platform.settings import PlatformSettings
 
 ASSETS = "/docs/assets"
 REDIRECT = "/docs/oauth2-redirect"
@@ -49,7 +49,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: PlatformSettings) -> None:
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     app.add_api_route("/openapi.json", app.openapi, include_in_schema=False)
     if settings.environment == "production":

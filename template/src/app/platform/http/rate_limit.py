@@ -12,10 +12,11 @@ from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.platform.http.gcra import Limiter, Spent
-from app.platform.base.errors import AppError, TooManyRequests, problem
 from app.platform.base.components import Lifespan
-from app.settings import Settings
+from app.platform.base.errors import AppError, TooManyRequests
+from app.platform.http.gcra import Limiter, Spent
+from app.platform.http.problems import problem
+from app.platform.settings import PlatformSettings
 from app.platform.settings.rates import Rate
 
 PREFIX = "/api/"  # below it the default limit holds, and answers carry the headers
@@ -101,7 +102,7 @@ class RateLimit:
         return None
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     app.add_middleware(RateLimit, rate=settings.rate_limit)
 
     @asynccontextmanager

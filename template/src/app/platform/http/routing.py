@@ -114,7 +114,7 @@ def _may_match(entry: Entry, key: str) -> bool:
     return key.startswith(literal) or _key(entry.template) == key
 
 
-def index(app: FastAPI) -> None:
+def install_index(app: FastAPI) -> None:
     """Index the routes of ``app``: called when all are there, and again when more were added."""
     routes = [route for route in app.router.routes if not isinstance(route, RouteIndex)]
     app.router.routes[:] = [RouteIndex(routes), *routes]

@@ -8,24 +8,24 @@ A job is a plain ``async def`` in its feature's ``jobs.py``; a route takes ``Job
     status = await jobs.enqueue(export_items, owner=user.id, unique=f"export:{user.id}")
 """
 
-from app.platform.jobs.commands import COMPANIONS, add_commands
+from app.platform.jobs.commands import BACKGROUND_PROCESSES, add_commands
 from app.platform.jobs.context import Context
 from app.platform.jobs.pools import connections
-from app.platform.jobs.queue import JobQueue, Jobs, install
+from app.platform.jobs.queue import JobQueue, Jobs, setup
 from app.platform.jobs.registry import job
-from app.platform.jobs.router import location, router
+from app.platform.jobs.router import create_router, status_headers
 from app.platform.jobs.status import JobStatus
 
 __all__ = [
-    "COMPANIONS",
+    "BACKGROUND_PROCESSES",
     "Context",
     "JobQueue",
     "JobStatus",
     "Jobs",
     "add_commands",
     "connections",
-    "install",
+    "create_router",
     "job",
-    "location",
-    "router",
+    "setup",
+    "status_headers",
 ]

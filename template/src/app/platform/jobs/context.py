@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.platform.data.database import Reader
+from app.platform.data.database import ReadSession
 from app.platform.observability.logs import get_logger
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Context:
         return self._jobs(session)
 
     @property
-    def reader(self) -> Reader:
-        reader: Reader = self._app.state.reader
+    def reader(self) -> ReadSession:
+        reader: ReadSession = self._app.state.reader
         return reader
 
     @property

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from app.platform.base import context
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 REDACTED = "[redacted]"
 SECRET_NAME = re.compile(
@@ -186,7 +186,7 @@ def _processors(pretty: bool) -> list[Processor]:
     ]
 
 
-def configure(settings: Settings) -> None:
+def configure(settings: PlatformSettings) -> None:
     """Set up both structlog and the standard library's ``logging`` for this process."""
     pretty = is_pretty(settings)
     level = logging.getLevelNamesMapping()[settings.log_level]
@@ -200,7 +200,7 @@ def configure(settings: Settings) -> None:
     _configure_standard_library(level, pretty)
 
 
-def is_pretty(settings: Settings) -> bool:
+def is_pretty(settings: PlatformSettings) -> bool:
     """Tell whether a person is reading, at a terminal: perhaps through ``app dev``."""
     watched = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
     return settings.environment == "development" and watched
@@ -230,7 +230,7 @@ def _text(logger: Any, name: str, event: EventDict) -> str:
     return _json(logger, name, event).decode()
 
 
-def request_writer(settings: Settings) -> Writer:
+def request_writer(settings: PlatformSettings) -> Writer:
     """Return what writes the line of a request: fast, or pretty at a terminal."""
     if is_pretty(settings):
         logger = get_logger("app.request")
@@ -246,5 +246,5 @@ def _write_request(fields: dict[str, Any]) -> None:
     output.keep(to_json(fields) + b"\n")
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: PlatformSettings) -> None:
     configure(settings)

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.platform.base import about
 from app.platform.base.components import Lifespan
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ async def _ask(source: Source) -> Iterable[Metric]:
 
 def _build_info() -> Metric:
     metric = GaugeMetricFamily("build_info", "What is running.", labels=["version", "python"])
-    metric.add_metric([about.release(), platform.python_version()], 1)
+    metric.add_metric([about.version(), platform.python_version()], 1)
     return metric
 
 
@@ -194,7 +194,7 @@ class SeparatePort:
         await self.app(scope, receive, send)
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     app.state.metric_sources = []
     app.add_route(PATH, scrape, include_in_schema=False)
     if settings.metrics_port:

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.platform.base.errors import problem
 from app.platform.http.access_log import PROBES
+from app.platform.http.problems import problem
 from app.platform.server.http_protocol import Protocol
-from app.settings import get_settings
 
 # As Apache's RequestReadTimeout, which allows 20 seconds for a head, too.
 HEAD_SECONDS = 20
@@ -33,7 +32,7 @@ class Connection(Protocol):
         self.made = self.loop.time()
         self.stall: asyncio.TimerHandle | None = None
         self.answering: Any = None
-        if not self._made_room(get_settings().max_connections):
+        if not self._made_room(self.app_state["settings"].max_connections):
             self.app = cast(Any, _Full(self.app))
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -20,7 +20,7 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from app.platform.server.connection_limits import Connection, Watch, is_expected
-from app.settings import Settings, get_settings
+from app.platform.settings import PlatformSettings
 
 # Of the seconds that Gunicorn gives a worker to stop, those for closing its pools and for the last
 # spans to leave. What drains and what is in flight share the rest.
@@ -29,7 +29,7 @@ ROLLBACK_TIMEOUT = 1  # of these, for requests that were cut to end their transa
 SIGN_OF_LIFE = 5  # seconds between two; also how soon an orphaned worker notices
 
 
-def drain_seconds(settings: Settings) -> float:
+def drain_seconds(settings: PlatformSettings) -> float:
     """Return how long the service goes on after SIGTERM, so that load balancers notice."""
     if settings.drain_seconds is not None:
         return settings.drain_seconds
@@ -163,12 +163,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         super().__init__(*args, **kwargs)
         # Back to our handlers: the worker has just given Uvicorn those of Gunicorn.
         logging.getLogger("uvicorn.error").propagate = True
-        self.drain = drain_seconds(get_settings())
         self.config.access_log = False
         self.config.server_header = False
         self.config.timeout_notify = SIGN_OF_LIFE
         self.config.http = Connection
-        self.grace = max(1, self.cfg.graceful_timeout - self.drain - LIFESPAN_TIMEOUT)
 
     def init_process(self) -> None:
         # What was made before the fork stays for good: it is not worth looking at again, and
@@ -180,7 +178,9 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = DrainingServer(self.config)
-        server.app, server.drain, server.grace = self.wsgi, self.drain, self.grace
+        server.app = self.wsgi
+        server.drain = drain_seconds(self.wsgi.state.settings)
+        server.grace = max(1, self.cfg.graceful_timeout - server.drain - LIFESPAN_TIMEOUT)
         # Gunicorn's handler only notes the signal, and the process would be killed in the end.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
         # Not in Gunicorn's wrapping, which logs an error when uvloop has closed what is in it.

@@ -12,7 +12,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.platform.base import context
-from app.platform.base.errors import problem
+from app.platform.http.problems import problem
 
 # Bytes of a head, of trailers or of a chunk's extension: what Uvicorn's other parser allows, and
 # more than load balancers pass on.
@@ -86,7 +86,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Answer what is no request, and close."""
-        with context.use(request_id=uuid4().hex):
+        with context.bind_request_context(request_id=uuid4().hex):
             self.logger.warning("A request was refused: %s", detail)
             answer = problem(status, code, detail)
         headers = [*self.server_state.default_headers, *answer.raw_headers]

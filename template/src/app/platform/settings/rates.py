@@ -36,9 +36,9 @@ def _rate(value: object) -> object:
     return Rate.parse(value) if isinstance(value, str) else value
 
 
-def _rate_or_off(value: object) -> object:
+def _optional_rate(value: object) -> object:
     return None if value == "off" else _rate(value)
 
 
 RateSetting = Annotated[Rate, NoDecode, BeforeValidator(_rate)]
-RateOrOff = Annotated[Rate | None, NoDecode, BeforeValidator(_rate_or_off)]
+OptionalRate = Annotated[Rate | None, NoDecode, BeforeValidator(_optional_rate)]

@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
-NOTHING_STARTED = "The environment is not right, so nothing was started:"
+ERROR_HEADER = "Invalid settings; nothing was started:"
 
 
 class SecretFiles(PydanticBaseSettingsSource):
@@ -49,7 +49,7 @@ def split_commas(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def explain(error: ValidationError) -> str:
+def format_errors(error: ValidationError) -> str:
     """Say in one line for each variable what is wrong with it, without repeating its value."""
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
@@ -58,4 +58,4 @@ def explain(error: ValidationError) -> str:
         name = ".".join(map(str, problem["loc"])).upper()
         reason = "is missing" if problem["type"] == "missing" else problem["msg"]
         lines.append(f"  {name}: {reason.removeprefix('Value error, ')}")
-    return "\n".join([NOTHING_STARTED, *lines])
+    return "\n".join([ERROR_HEADER, *lines])

@@ -20,9 +20,9 @@ __all__ = [
     "User",
     "add_commands",
     "current_user",
-    "install",
     "require",
     "router",
+    "setup",
     "user_id",
 ]
 
@@ -30,5 +30,5 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 router.include_router(key_routes.router)
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: Settings) -> None:
     """There is nothing to install: keys are rows."""

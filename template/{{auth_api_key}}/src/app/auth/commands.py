@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth import keys as service
 from app.auth.models import ApiKey
 from app.auth.schemas import OWNER, SCOPE
-from app.platform.data.database import opened
 from app.platform.base.errors import AppError
+from app.platform.data.database import open_database
 from app.settings import get_settings
 
 T = TypeVar("T")
@@ -135,7 +135,7 @@ def _when(time: datetime | None) -> str:
 
 def _in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with opened(get_settings()) as database, database.transaction() as db:
+        async with open_database(get_settings()) as database, database.transaction() as db:
             return await work(db)
 
     try:

@@ -5,14 +5,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.platform.http import audit
 from app.auth import keys
 from app.auth.current import CurrentUser, require
 from app.auth.identity import User
 from app.auth.models import ApiKey
 from app.auth.schemas import KeyCreate, KeyMade, KeyRead, KeyRotate, Me, Owner
-from app.platform.data.database import Session
-from app.platform.base.errors import Conflict, Forbidden, NotFound, Unauthorized, responses
+from app.platform.base.errors import Conflict, Forbidden, NotFound, Unauthorized
+from app.platform.data.database import SessionDep
+from app.platform.http import audit
+from app.platform.http.problems import responses
 from app.settings import Settings
 
 OWN = "keys"
@@ -31,7 +32,10 @@ async def me(user: CurrentUser, response: Response) -> Me:
 
 @router.get("/keys", responses=responses(Forbidden))
 async def browse(
-    user: Manager, db: Session, response: Response, owner: Annotated[Owner | None, Query()] = None
+    user: Manager,
+    db: SessionDep,
+    response: Response,
+    owner: Annotated[Owner | None, Query()] = None,
 ) -> list[KeyRead]:
     """List your keys, newest first, or those of another owner if you may."""
     response.headers["Cache-Control"] = "no-store"
@@ -41,7 +45,7 @@ async def browse(
 
 @router.post("/keys", status_code=201, responses=responses(Forbidden))
 async def create(
-    data: KeyCreate, user: Manager, db: Session, request: Request, response: Response
+    data: KeyCreate, user: Manager, db: SessionDep, request: Request, response: Response
 ) -> KeyMade:
     """Make a key. It may do no more than the one that you call with."""
     owner = _reachable(user, data.owner or user.id)
@@ -60,7 +64,7 @@ async def rotate(
     key_id: str,
     data: KeyRotate,
     user: Manager,
-    db: Session,
+    db: SessionDep,
     request: Request,
     response: Response,
 ) -> KeyMade:
@@ -76,14 +80,14 @@ async def rotate(
 
 
 @router.delete("/keys/{key_id}", status_code=204, responses=responses(Forbidden, NotFound))
-async def revoke(key_id: str, user: Manager, db: Session, request: Request) -> None:
+async def revoke(key_id: str, user: Manager, db: SessionDep, request: Request) -> None:
     """End a key: it is refused from now on."""
     key = await _find(db, user, key_id)
     await keys.revoke(db, key)
     audit.succeeded(request, "key_revoke", key.owner)
 
 
-async def _find(db: Session, user: User, key_id: str) -> ApiKey:
+async def _find(db: SessionDep, user: User, key_id: str) -> ApiKey:
     key = await keys.find(db, key_id)
     if key.owner != user.id and ALL not in user.scopes:
         raise NotFound("There is no such key.")

@@ -13,7 +13,7 @@ from app.auth import key_text
 from app.auth.identity import NotBelieved, User
 from app.auth.keys import alive
 from app.auth.models import ApiKey
-from app.platform.data.database import Database, Reader
+from app.platform.data.database import Database, ReadSession
 
 WANTED = "Send an API key: Authorization: Bearer key_..."
 NOTED_EVERY = timedelta(minutes=1)  # a key's use is written down no more often
@@ -33,7 +33,7 @@ async def identify(connection: HTTPConnection, shown: HTTPAuthorizationCredentia
         key_id = key_text.id_of(key)
     except ValueError:
         raise NotBelieved("invalid", "This is no API key.") from None
-    reader: Reader = connection.app.state.reader
+    reader: ReadSession = connection.app.state.reader
     row = await reader.first(KEY, id=key_id)
     if row is None or not hmac.compare_digest(row.hash, key_text.fingerprint(key)):
         raise NotBelieved("ended", "This API key is not, or no longer, good.")

@@ -16,13 +16,13 @@ from app.auth.identity import User
 from app.auth.tokens import Tokens
 from app.settings import Settings
 
-__all__ = ["CurrentUser", "User", "current_user", "install", "require", "router", "user_id"]
+__all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", "user_id"]
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 router.include_router(account_routes.router)
 router.include_router(token_routes.router)
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: Settings) -> None:
     app.state.accounts = Accounts(app, settings)
     app.state.tokens = Tokens(settings)

@@ -11,7 +11,7 @@ from app.auth.identity import NotBelieved, User
 from app.auth.models import Account, LoginSession
 from app.auth.sessions import alive
 from app.auth.tokens import Tokens
-from app.platform.data.database import Reader
+from app.platform.data.database import ReadSession
 
 WANTED = "Send an access token."
 
@@ -29,7 +29,7 @@ SCOPES = (
 async def identify(connection: HTTPConnection, token: str) -> User:
     """Return whose token it is; raise ``NotBelieved`` unless it is good and its session lives."""
     tokens: Tokens = connection.app.state.tokens
-    reader: Reader = connection.app.state.reader
+    reader: ReadSession = connection.app.state.reader
     access = tokens.read_access(token)
     row = await reader.first(SCOPES, session=access.session_id, account=access.account_id)
     if row is None:

@@ -9,15 +9,16 @@ from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.platform.http import audit
 from app.auth import sessions
 from app.auth.account_routes import AllAccounts, Login
 from app.auth.current import CurrentUser
 from app.auth.identity import NotBelieved
 from app.auth.models import Account
 from app.auth.tokens import Access, Tokens
-from app.platform.data.database import Database, Session
-from app.platform.base.errors import TooManyRequests, Unauthorized, responses
+from app.platform.base.errors import TooManyRequests, Unauthorized
+from app.platform.data.database import Database, SessionDep
+from app.platform.http import audit
+from app.platform.http.problems import responses
 from app.settings import Settings
 
 NOT_VALID = "The refresh token is not valid."
@@ -73,7 +74,7 @@ async def refresh(body: Refresh, request: Request, response: Response) -> TokenP
 
 
 @router.post("/logout", status_code=204, responses=responses(Unauthorized))
-async def logout(user: CurrentUser, request: Request, db: Session) -> None:
+async def logout(user: CurrentUser, request: Request, db: SessionDep) -> None:
     """End this session: its tokens are worth nothing from now on."""
     await sessions.revoke(db, UUID(user.credential))
     audit.succeeded(request, "logout", user.id)

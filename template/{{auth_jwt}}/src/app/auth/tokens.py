@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 
 import jwt
 
-from app.platform.base import about, signing
 from app.auth.identity import NotBelieved
 from app.auth.sessions import SECRET
+from app.platform.base import about, signing
 from app.settings import Settings
 
 ALGORITHM = "HS256"

@@ -42,5 +42,5 @@ async def user_id(user: CurrentUser) -> str:
 router = APIRouter()
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: Settings) -> None:
     """There is nothing to install."""

@@ -12,7 +12,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import FastAPI
 
-from app.platform.http import openapi
 from app.auth import discovery
 from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
@@ -21,12 +20,13 @@ from app.auth.revocations import Revocations
 from app.auth.routes import router
 from app.auth.tokens import Tokens
 from app.platform.base.components import Lifespan
+from app.platform.http import openapi
 from app.settings import Settings
 
-__all__ = ["CurrentUser", "User", "current_user", "install", "require", "router", "user_id"]
+__all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", "user_id"]
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: Settings) -> Lifespan:
     keys = Keys(lambda: discovery.fetch(app.state.http, settings), settings.oidc_keys_max_age)
     app.state.keys = keys
     app.state.tokens = Tokens(settings, keys)

@@ -6,7 +6,6 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
-from app.platform.http import audit
 from app.auth.current import CurrentUser
 from app.auth.discovery import Metadata
 from app.auth.identity import NotBelieved
@@ -14,7 +13,9 @@ from app.auth.keys import Keys
 from app.auth.revocations import Revocations
 from app.auth.scheme import CONFIGURATION
 from app.auth.tokens import LONGEST, Tokens
-from app.platform.base.errors import BadRequest, Unauthorized, Unavailable, responses
+from app.platform.base.errors import BadRequest, Unauthorized, Unavailable
+from app.platform.http import audit
+from app.platform.http.problems import responses
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 

@@ -9,21 +9,21 @@ logout, a disabled account or a scope that was taken away is felt at once.
 
 from fastapi import APIRouter, FastAPI
 
-from app.platform.http import cors
 from app.auth import account_routes, csrf, session_routes
 from app.auth.accounts import Accounts
 from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
+from app.platform.http import cors
 from app.settings import Settings
 
-__all__ = ["CurrentUser", "User", "current_user", "install", "require", "router", "user_id"]
+__all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", "user_id"]
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 router.include_router(account_routes.router)
 router.include_router(session_routes.router)
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: Settings) -> None:
     app.state.accounts = Accounts(app, settings)
     app.state.csrf = csrf.Csrf(settings)
     cors.allow(app, csrf.HEADER)

@@ -14,8 +14,8 @@ from uuid import UUID
 from starlette.requests import HTTPConnection
 
 from app.platform.base import signing
-from app.platform.http import audit
 from app.platform.base.errors import Forbidden
+from app.platform.http import audit
 from app.settings import Settings
 
 HEADER = "X-CSRF-Token"

@@ -15,8 +15,8 @@ from app.auth import cookies, sessions, tokens
 from app.auth.csrf import HEADER, Csrf
 from app.auth.identity import NotBelieved, User
 from app.auth.models import Account, LoginSession
+from app.platform.data.database import Database, ReadSession
 from app.platform.http.conditional import PRIVATE
-from app.platform.data.database import Database, Reader
 from app.settings import Settings
 
 WANTED = "Log in first."
@@ -85,7 +85,7 @@ async def identify(connection: HTTPConnection, shown: Shown) -> User:
         session_id, secret = tokens.read(shown.token)
     except ValueError:
         raise NotBelieved("invalid", "This is no session.") from None
-    reader: Reader = connection.app.state.reader
+    reader: ReadSession = connection.app.state.reader
     row = await reader.first(SESSION, session=session_id)
     if row is None or not hmac.compare_digest(row.secret_hash, sessions.fingerprint(secret)):
         raise NotBelieved("ended", "This session has ended.")

@@ -9,14 +9,15 @@ from fastapi import APIRouter, Form, Request, Response
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.platform.http import audit
 from app.auth import cookies, sessions, tokens
 from app.auth.account_routes import AllAccounts, Login
 from app.auth.accounts import Accounts, Identity
 from app.auth.csrf import Csrf
 from app.auth.current import CurrentUser
-from app.platform.data.database import Database, Session
-from app.platform.base.errors import Forbidden, TooManyRequests, Unauthorized, responses
+from app.platform.base.errors import Forbidden, TooManyRequests, Unauthorized
+from app.platform.data.database import Database, SessionDep
+from app.platform.http import audit
+from app.platform.http.problems import responses
 from app.settings import Settings
 
 router = APIRouter()
@@ -77,7 +78,7 @@ async def csrf(user: CurrentUser, request: Request, response: Response) -> Logge
 
 
 @router.post("/logout", status_code=204, responses=responses(Unauthorized, Forbidden))
-async def logout(user: CurrentUser, request: Request, response: Response, db: Session) -> None:
+async def logout(user: CurrentUser, request: Request, response: Response, db: SessionDep) -> None:
     """End this session: its secret is worth nothing from now on."""
     await sessions.revoke(db, UUID(user.credential))
     cookies.take_back(response, request.app.state.settings)

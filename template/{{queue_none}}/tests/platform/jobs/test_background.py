@@ -147,8 +147,8 @@ async def test_without_redis_a_job_runs_and_nobody_can_tell(
 async def test_a_scheduled_job_is_refused_at_the_start(
     fresh_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app.platform.jobs import registry
     from app.main import create_app
+    from app.platform.jobs import registry
 
     monkeypatch.setattr(registry, "_by_name", dict(registry._by_name))
 

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from app.platform.base import context
 from app.platform.http import routing
 from app.platform.observability import tracing
-from app.settings import Settings
 from app.platform.observability.tracing import backend
+from app.settings import Settings
 from tests.conftest import client_of, running
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -45,7 +45,7 @@ def prepare(app: FastAPI) -> None:
 
     app.add_api_route("/things/{thing}", ask)
     app.add_api_route("/fail", fail, response_model=None)
-    routing.index(app)
+    routing.install_index(app)
 
 
 async def test_a_request_is_printed_with_what_it_asked_for(

@@ -7,14 +7,15 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Response
 
 from app.auth import CurrentUser
-from app.platform.http.conditional import PRIVATE, Caching
-from app.platform.data.database import Reads, Session
-from app.platform.base.errors import Conflict, NotFound, PreconditionFailed, Unauthorized, responses
 from app.items import service
 from app.items.jobs import export_items
 from app.items.schemas import ItemCreate, ItemPatch, ItemRead
-from app.platform.jobs import Jobs, JobStatus
+from app.platform.base.errors import Conflict, NotFound, PreconditionFailed, Unauthorized
+from app.platform.data.database import ReadSessionDep, SessionDep
+from app.platform.http.conditional import PRIVATE, Caching
 from app.platform.http.pagination import Page, Paging, paging
+from app.platform.http.problems import responses
+from app.platform.jobs import Jobs, JobStatus
 
 router = APIRouter(prefix="/items", tags=["items"], responses=responses(Unauthorized))
 
@@ -27,7 +28,7 @@ def position(item: ItemRead) -> tuple[datetime, UUID]:
 
 @router.post("", status_code=201)
 async def create(
-    data: ItemCreate, user: CurrentUser, session: Session, response: Response
+    data: ItemCreate, user: CurrentUser, session: SessionDep, response: Response
 ) -> ItemRead:
     item = await service.create(session, user.id, data)
     response.headers["Location"] = f"/api/v1/items/{item.id}"
@@ -37,7 +38,7 @@ async def create(
 
 @router.get("")
 async def browse(
-    user: CurrentUser, reads: Reads, paging: ItemPaging, response: Response
+    user: CurrentUser, reads: ReadSessionDep, paging: ItemPaging, response: Response
 ) -> Page[ItemRead]:
     """List your items, newest first."""
     response.headers["Cache-Control"] = PRIVATE
@@ -46,7 +47,9 @@ async def browse(
 
 
 @router.get("/{item_id:uuid}", responses=responses(NotFound))
-async def read(item_id: UUID, user: CurrentUser, reads: Reads, caching: Caching) -> ItemRead:
+async def read(
+    item_id: UUID, user: CurrentUser, reads: ReadSessionDep, caching: Caching
+) -> ItemRead:
     item = await service.read(reads, user.id, item_id)
     caching.validate(etag=str(item.version), modified=item.updated_at)
     return item
@@ -57,7 +60,7 @@ async def change(
     item_id: UUID,
     data: ItemPatch,
     user: CurrentUser,
-    session: Session,
+    session: SessionDep,
     caching: Caching,
     response: Response,
 ) -> ItemRead:
@@ -72,7 +75,7 @@ async def change(
 @router.delete(
     "/{item_id:uuid}", status_code=204, responses=responses(NotFound, PreconditionFailed)
 )
-async def remove(item_id: UUID, user: CurrentUser, session: Session, caching: Caching) -> None:
+async def remove(item_id: UUID, user: CurrentUser, session: SessionDep, caching: Caching) -> None:
     item = await service.own(session, user.id, item_id)
     caching.require(etag=str(item.version))
     await service.remove(session, item)

@@ -8,10 +8,10 @@ from sqlalchemy import bindparam, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
 
-from app.platform.data.database import Reader
-from app.platform.base.errors import Conflict, NotFound
 from app.items.models import Item
 from app.items.schemas import ItemCreate, ItemPatch, ItemRead
+from app.platform.base.errors import Conflict, NotFound
+from app.platform.data.database import ReadSession
 
 # The order of the list: newest first, and the id where two are equally new.
 Position = tuple[datetime, UUID]
@@ -29,7 +29,7 @@ async def create(session: AsyncSession, owner: str, data: ItemCreate) -> Item:
     return item
 
 
-async def read(reader: Reader, owner: str, item_id: UUID) -> ItemRead:
+async def read(reader: ReadSession, owner: str, item_id: UUID) -> ItemRead:
     row = await reader.first(ONE, id=item_id, owner=owner)
     if row is None:
         raise NotFound("There is no such item.")
@@ -37,7 +37,7 @@ async def read(reader: Reader, owner: str, item_id: UUID) -> ItemRead:
 
 
 async def newest(
-    reader: Reader, owner: str, limit: int, after: Position | None = None
+    reader: ReadSession, owner: str, limit: int, after: Position | None = None
 ) -> Sequence[ItemRead]:
     """Return up to ``limit`` items, those after a position where one is given."""
     statement = COLUMNS.where(Item.owner == owner)

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import Depends, Security
 from starlette.requests import HTTPConnection
 
-from app.platform.base import context
-from app.platform.http import audit
 from app.auth.identity import NotBelieved, NothingShown, User
 from app.auth.scheme import WANTED, Credential, identify
+from app.platform.base import context
 from app.platform.base.errors import Forbidden
+from app.platform.http import audit
 
 
 async def current_user(connection: HTTPConnection, credential: Credential) -> User:

@@ -7,14 +7,15 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
-from app.platform.http import audit
 from app.auth import sessions
 from app.auth.accounts import Accounts, NewEmail
 from app.auth.current import CurrentUser
 from app.auth.models import Account
 from app.auth.passwords import GivenPassword, NewPassword
-from app.platform.data.database import Reads, Session
-from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unauthorized, responses
+from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unauthorized
+from app.platform.data.database import ReadSessionDep, SessionDep
+from app.platform.http import audit
+from app.platform.http.problems import responses
 from app.platform.http.schemas import STORABLE
 
 router = APIRouter()
@@ -72,7 +73,7 @@ async def register(body: Registration, request: Request, accounts: AllAccounts) 
 
 
 @router.get("/me", responses=responses(Unauthorized))
-async def me(user: CurrentUser, reads: Reads, response: Response) -> Me:
+async def me(user: CurrentUser, reads: ReadSessionDep, response: Response) -> Me:
     """Say who you are."""
     response.headers["Cache-Control"] = "no-store"
     row = await reads.first(select(Account.email).where(Account.id == UUID(user.id)))
@@ -82,7 +83,7 @@ async def me(user: CurrentUser, reads: Reads, response: Response) -> Me:
 
 
 @router.post("/logout-all", status_code=204, responses=responses(Unauthorized))
-async def logout_all(user: CurrentUser, request: Request, db: Session) -> None:
+async def logout_all(user: CurrentUser, request: Request, db: SessionDep) -> None:
     """End all of your sessions, on every device, this one too."""
     await sessions.revoke_all(db, UUID(user.id))
     audit.succeeded(request, "logout_all", user.id)

@@ -12,12 +12,12 @@ from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.platform.http import audit, rate_limit
 from app.auth.models import Account
 from app.auth.passwords import Passwords
-from app.platform.http.gcra import Limiter
-from app.platform.data.database import Database, Reader
 from app.platform.base.errors import Conflict, Forbidden, Unauthorized
+from app.platform.data.database import Database, ReadSession
+from app.platform.http import audit, rate_limit
+from app.platform.http.gcra import Limiter
 from app.settings import Settings
 
 
@@ -122,8 +122,8 @@ class Accounts:
         return database
 
     @property
-    def _reader(self) -> Reader:
-        reader: Reader = self._app.state.reader
+    def _reader(self) -> ReadSession:
+        reader: ReadSession = self._app.state.reader
         return reader
 
     @property

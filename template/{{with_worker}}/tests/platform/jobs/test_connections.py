@@ -144,6 +144,6 @@ def test_check_counts_the_connections_of_workers(
     counted = capacity.connections(fresh_settings.model_copy(update={"worker_concurrency": 500}))
     said = f"SPARE=5 + {counted} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler are left"
     assert said in many.stdout
-    given = {"WORKER_CONCURRENCY": "1", "DB_CONNECTIONS_SPARE": "60"}
+    given = {"WORKER_CONCURRENCY": "1", "DB_RESERVED_CONNECTIONS": "60"}
     said = run("check", env={**environment, **given}).stdout
-    assert "of which DB_CONNECTIONS_SPARE=60 are left" in said  # workers are among the 60
+    assert "of which DB_RESERVED_CONNECTIONS=60 are left" in said  # workers are among the 60

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from app.platform.data.database import Database
-from app.platform.jobs import job, store, runner, schedules
+from app.platform.jobs import job, runner, schedules, store
 from app.platform.jobs.attempt import reason
 from app.platform.jobs.commands import dead_letters, replay_dead
 from app.platform.jobs.queue import HEAD_START, Publisher
@@ -150,7 +150,10 @@ async def test_a_job_enqueues_another_within_its_transaction(service: Service) -
     ("changes", "error"),
     [
         ({"name": "newer.job"}, "This release has no job called newer.job."),
-        ({"arguments": {"text": "x", "language": "en"}}, "This release's tests.platform.jobs.samples.note"),
+        (
+            {"arguments": {"text": "x", "language": "en"}},
+            "This release's tests.platform.jobs.samples.note",
+        ),
     ],
 )
 async def test_a_job_of_another_release_costs_no_attempt_until_the_deployment_must_be_over(

@@ -13,8 +13,8 @@ from fastapi import APIRouter
 from pydantic import SecretStr
 
 from app.platform.jobs import Jobs, JobStatus, add_commands, queue
-from app.settings import Settings
 from app.platform.settings.tracing import TracingSettings
+from app.settings import Settings
 from tests.conftest import client_of, running
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service, Start
@@ -167,7 +167,10 @@ async def test_a_worker_says_that_it_lives_and_what_it_did(
     url = f"http://127.0.0.1:{port}/metrics"
     answer = await asyncio.to_thread(urllib.request.urlopen, url, timeout=10)
     lines = answer.read().decode().splitlines()
-    assert 'job_attempts_total{job="tests.platform.jobs.samples.note",outcome="succeeded"} 1.0' in lines
+    assert (
+        'job_attempts_total{job="tests.platform.jobs.samples.note",outcome="succeeded"} 1.0'
+        in lines
+    )
     assert 'job_duration_seconds_count{job="tests.platform.jobs.samples.note"} 1.0' in lines
 
 
@@ -180,7 +183,9 @@ async def test_dead_jobs_are_listed_and_replayed(
     await service.runner.run(job.id)
     code, listed = await run("jobs", "list", "--dead")
     assert (code, listed.split()[0]) == (0, str(job.id))
-    assert "tests.platform.jobs.samples.leave  1x  RuntimeError: The job raised SystemExit." in listed
+    assert (
+        "tests.platform.jobs.samples.leave  1x  RuntimeError: The job raised SystemExit." in listed
+    )
     assert (await run("jobs", "replay"))[0] == 2
     assert await run("jobs", "replay", str(job.id)) == (0, "1 queued again.\n")
     assert (await service.status(job.id)).status == "queued"

@@ -8,12 +8,13 @@ from sqids import Sqids
 from sqlalchemy import bindparam, select
 
 from app.auth import CurrentUser
-from app.platform.data.database import Reads, Session
-from app.platform.base.errors import Unauthorized, responses
-from app.platform.jobs import Jobs, JobStatus
 from app.orders.jobs import weigh
 from app.orders.models import Order
+from app.platform.base.errors import Unauthorized
+from app.platform.data.database import ReadSessionDep, SessionDep
+from app.platform.http.problems import responses
 from app.platform.http.schemas import NOT_BLANK
+from app.platform.jobs import Jobs, JobStatus
 
 router = APIRouter(prefix="/orders", tags=["orders"], responses=responses(Unauthorized))
 OWN = select(Order.id, Order.what).where(Order.owner == bindparam("owner")).order_by(Order.id)
@@ -32,7 +33,7 @@ def _read(number: int, what: str) -> OrderRead:
 
 
 @router.post("", status_code=201)
-async def place(data: OrderCreate, user: CurrentUser, session: Session) -> OrderRead:
+async def place(data: OrderCreate, user: CurrentUser, session: SessionDep) -> OrderRead:
     order = Order(owner=user.id, what=data.what)
     session.add(order)
     await session.flush()
@@ -40,7 +41,7 @@ async def place(data: OrderCreate, user: CurrentUser, session: Session) -> Order
 
 
 @router.get("")
-async def browse(user: CurrentUser, reads: Reads) -> list[OrderRead]:
+async def browse(user: CurrentUser, reads: ReadSessionDep) -> list[OrderRead]:
     """List your orders, oldest first."""
     return [_read(*row) for row in await reads.all(OWN, owner=user.id)]
 

@@ -1,7 +1,7 @@
 """A small OpenID Connect provider, for development and tests: it believes whatever it is told.
 
-It runs as ``python -m app.platform.dev.provider PORT``, for this machine alone. Production can't be made to
-trust it: issuers have to be https there, and this one is not.
+It runs as ``python -m app.platform.dev.provider PORT``, for this machine alone. Production can't
+be made to trust it: issuers have to be https there, and this one is not.
 """
 
 import base64

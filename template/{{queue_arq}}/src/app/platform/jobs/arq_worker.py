@@ -11,7 +11,7 @@ from arq.worker import func
 
 from app.platform.jobs.transport import QUEUE, TASK
 from app.platform.jobs.worker import Worker
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 POLL = 0.1  # seconds between two looks at the queue, which does not call
 
@@ -19,7 +19,7 @@ POLL = 0.1  # seconds between two looks at the queue, which does not call
 logging.getLogger("arq.worker").setLevel(logging.WARNING)
 
 
-async def consume(settings: Settings, worker: Worker) -> None:
+async def consume(settings: PlatformSettings, worker: Worker) -> None:
     """Take jobs until the worker stops; raise when Redis does not answer."""
     async with ArqRedis.from_url(
         settings.redis_url.get_secret_value(),

@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from app.platform.base import about
-from app.settings import Settings
+from app.platform.base.components import AppFactory
+from app.platform.settings import PlatformSettings
 
 QUEUE = f"{about.NAME}.jobs"
 TASK = "app.jobs.run"
@@ -24,7 +25,7 @@ SKEW = timedelta(days=1)  # that clocks may differ
 class Transport:
     """Publishes job ids from an event loop."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis
         # ARQ's default is pickle, which would run whatever somebody put into Redis.
         self._arq = ArqRedis(self._redis.connection_pool, job_serializer=orjson.dumps)
@@ -43,8 +44,8 @@ class Transport:
         return int(await self._redis.zcard(QUEUE))
 
 
-def run_worker(settings: Settings) -> int:
+def run_worker(settings: PlatformSettings, create_app: AppFactory) -> int:
     """Run jobs until SIGTERM; return the exit code."""
     from app.platform.jobs import arq_worker, worker
 
-    return worker.run(settings, arq_worker.consume)
+    return worker.run(settings, create_app, arq_worker.consume)

@@ -1,17 +1,17 @@
 """How much a worker does at once, and what that takes."""
 
 from app.platform.base import cpus
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 # Of a child, next to the job's own three: one for the lease and one for the ledger.
 CHILD = 5
 
 
-def concurrency(settings: Settings) -> int:
+def concurrency(settings: PlatformSettings) -> int:
     """Return how many jobs a worker runs at once, each in a child process."""
     return settings.worker_concurrency or cpus.available_cpus()
 
 
-def connections(settings: Settings) -> int:
+def connections(settings: PlatformSettings) -> int:
     """Return how many connections to Postgres a worker may open."""
     return concurrency(settings) * CHILD

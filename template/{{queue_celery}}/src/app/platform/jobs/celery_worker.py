@@ -26,12 +26,12 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.platform.base import heartbeat
-from app.platform.observability import logs
+from app.platform.base.components import AppFactory
 from app.platform.jobs import capacity, pools
 from app.platform.jobs.runner import Runner
 from app.platform.jobs.transport import QUEUE, TASK, celery_app
-from app.main import create_app
-from app.settings import Settings, get_settings
+from app.platform.observability import logs
+from app.platform.settings import PlatformSettings
 
 # From the main process to its children: no more jobs, and the one at hand has `worker_grace`.
 STOP = signal.SIGUSR2
@@ -78,6 +78,8 @@ class Channel(redis.Channel):
 class Child:
     """A process that runs jobs."""
 
+    create_app: AppFactory
+    settings: PlatformSettings
     portal: BlockingPortal
     runner: Runner
     stack: ExitStack
@@ -86,8 +88,8 @@ class Child:
         """Open the service. A child that can't is replaced by the main process."""
         try:
             os.environ["WORKER_SLOT"] = str(current_process().index)
-            settings = pools.of(get_settings(), capacity.CHILD)
-            app = create_app(settings)
+            settings = pools.of(self.settings, capacity.CHILD)
+            app = self.create_app(settings)
             self.runner = Runner(app, settings)
             self.stack = ExitStack()
             self.portal = self.stack.enter_context(start_blocking_portal())
@@ -127,9 +129,10 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.timer.call_repeatedly(heartbeat.BEAT_EVERY, heartbeat.beat, ("worker",))
 
 
-def run(settings: Settings) -> int:
+def run(settings: PlatformSettings, create_app: AppFactory) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code."""
     logs.configure(settings)
+    child.settings, child.create_app = settings, create_app  # children inherit them by the fork
     # Celery warns of root because of pickled messages; ours hold an id, as JSON.
     warnings.simplefilter("ignore", SecurityWarning)
     if settings.worker_metrics_port:
@@ -160,7 +163,7 @@ def _keep_logging(**_: Any) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _ready(worker: WorkController, settings: Settings, **_: Any) -> None:
+def _ready(worker: WorkController, settings: PlatformSettings, **_: Any) -> None:
     """Stop on signals our way, since Celery's waits forever; serve metrics after the fork."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -16,7 +16,8 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from app.platform.base import about
-from app.settings import Settings
+from app.platform.base.components import AppFactory
+from app.platform.settings import PlatformSettings
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -29,7 +30,7 @@ WORKER_MODULE = "app.platform.jobs.celery_worker"
 class Transport:
     """Publishes job ids from an event loop."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis
         self._settings = settings
 
@@ -42,7 +43,7 @@ class Transport:
         return int(await self._redis.llen(QUEUE))
 
 
-def _publish(settings: Settings, ids: Sequence[UUID]) -> None:
+def _publish(settings: PlatformSettings, ids: Sequence[UUID]) -> None:
     celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)
     with celery.producer_or_acquire() as producer:
         for job_id in ids:
@@ -78,8 +79,8 @@ def celery_app(redis_url: str, timeout: float) -> "Celery":
     return celery
 
 
-def run_worker(settings: Settings) -> int:
+def run_worker(settings: PlatformSettings, create_app: AppFactory) -> int:
     """Run jobs until SIGTERM; return the exit code."""
     from app.platform.jobs import celery_worker
 
-    return celery_worker.run(settings)
+    return celery_worker.run(settings, create_app)

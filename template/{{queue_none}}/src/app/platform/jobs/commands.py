@@ -2,7 +2,7 @@
 
 import click
 
-COMPANIONS: tuple[str, ...] = ()
+BACKGROUND_PROCESSES: tuple[str, ...] = ()
 
 
 def add_commands(cli: click.Group) -> None:

@@ -1,8 +1,8 @@
 """Without a queue there is no process beside the API, and none that connects to Postgres."""
 
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 
-def connections(settings: Settings) -> dict[str, int]:
+def connections(settings: PlatformSettings) -> dict[str, int]:
     """Return nothing: the API's own are counted elsewhere."""
     return {}

@@ -18,21 +18,21 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.background import BackgroundTasks
 
 from app.platform.base import context
-from app.platform.observability import tracing
-from app.platform.data.database import Session, on_commit
+from app.platform.base.components import Lifespan
 from app.platform.base.errors import Unavailable
+from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry
 from app.platform.jobs.context import Context
 from app.platform.jobs.runner import Run, Runner, status_key
 from app.platform.jobs.status import JobStatus
-from app.platform.base.components import Lifespan
-from app.settings import Settings
+from app.platform.observability import tracing
+from app.platform.settings import PlatformSettings
 
 
 class Background:
     """What this process enqueues with."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self.redis = app.state.redis
         self.request_timeout = settings.request_timeout
         self.runner = Runner(app, settings)
@@ -104,7 +104,7 @@ class JobQueue:
         return Run.model_validate_json(stored).status
 
 
-async def _queue(request: Request, session: Session, tasks: BackgroundTasks) -> JobQueue:
+async def _queue(request: Request, session: SessionDep, tasks: BackgroundTasks) -> JobQueue:
     queue: JobQueue = request.app.state.jobs.within(session, tasks)
     return queue
 
@@ -122,7 +122,7 @@ async def find(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatus | Non
     return run.status if run and run.owner in (owner, None) else None
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     registry.discover()
     if scheduled := ", ".join(kind.name for kind in registry.scheduled()):
         raise ValueError(

@@ -18,13 +18,13 @@ from redis.exceptions import RedisError
 from starlette.background import BackgroundTasks
 
 from app.platform.base import context
-from app.platform.observability import tracing
 from app.platform.jobs.attempt import attempt, backoff, reason
 from app.platform.jobs.context import Context
 from app.platform.jobs.registry import JobType
 from app.platform.jobs.status import JobStatus
+from app.platform.observability import tracing
 from app.platform.observability.logs import get_logger
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 logger = get_logger(__name__)
 
@@ -47,7 +47,7 @@ def status_key(job_id: UUID) -> str:
 class Runner:
     """Runs jobs, and remembers how they are doing."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._app = app
         self._settings = settings
 
@@ -64,7 +64,7 @@ class Runner:
         await self._keep(kind, run, delay)
         await asyncio.sleep(delay)
         tasks = BackgroundTasks()
-        with context.use(request_id=run.request_id, user_id=run.owner) as current:
+        with context.bind_request_context(request_id=run.request_id, user_id=run.owner) as current:
             try:
                 while not run.status.finished:
                     with tracing.job_span(kind.name, run.carrier) as span:

@@ -9,13 +9,13 @@ from taskiq.receiver import Receiver
 
 from app.platform.jobs.transport import QUEUE, TASK, create_broker
 from app.platform.jobs.worker import Worker
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 # Two lines for each job, which say less than the runner's one.
 logging.getLogger("taskiq.receiver.receiver").setLevel(logging.WARNING)
 
 
-async def consume(settings: Settings, worker: Worker) -> None:
+async def consume(settings: PlatformSettings, worker: Worker) -> None:
     """Take jobs until the worker stops; raise when Redis does not answer."""
 
     async def run_job(*message: Any, **_: Any) -> None:

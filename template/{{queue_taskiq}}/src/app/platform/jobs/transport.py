@@ -12,7 +12,8 @@ from taskiq import TaskiqMessage
 from taskiq_redis import RedisStreamBroker
 
 from app.platform.base import about
-from app.settings import Settings
+from app.platform.base.components import AppFactory
+from app.platform.settings import PlatformSettings
 
 QUEUE = f"{about.NAME}.jobs"
 TASK = "app.jobs.run"
@@ -32,7 +33,7 @@ class Broker(RedisStreamBroker):
         return ack
 
 
-def create_broker(settings: Settings) -> Broker:
+def create_broker(settings: PlatformSettings) -> Broker:
     """Make the broker. It connects when it is first used."""
     return Broker(
         settings.redis_url.get_secret_value(),
@@ -51,7 +52,7 @@ def create_broker(settings: Settings) -> Broker:
 class Transport:
     """Publishes job ids from an event loop."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis
         self._broker = create_broker(settings)
         self._broker.connection_pool = self._redis.connection_pool
@@ -69,8 +70,8 @@ class Transport:
         return int(await self._redis.xlen(QUEUE))
 
 
-def run_worker(settings: Settings) -> int:
+def run_worker(settings: PlatformSettings, create_app: AppFactory) -> int:
     """Run jobs until SIGTERM; return the exit code."""
     from app.platform.jobs import taskiq_worker, worker
 
-    return worker.run(settings, taskiq_worker.consume)
+    return worker.run(settings, create_app, taskiq_worker.consume)

@@ -18,7 +18,7 @@ async def test_the_resource_has_what_becomes_its_tags(
         collector.resource[name]
         for name in ("service.name", "deployment.environment.name", "service.version")
     )
-    assert (service, env, version) == (about.NAME, "test", about.release())
+    assert (service, env, version) == (about.NAME, "test", about.version())
 
 
 async def test_a_line_of_the_log_names_the_span_as_the_agent_got_it(

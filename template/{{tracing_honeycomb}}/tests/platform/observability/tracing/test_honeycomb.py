@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.settings import Settings
 from app.platform.observability.tracing import backend, provider
 from app.platform.observability.tracing.spans import active
+from app.settings import Settings
 from tests.platform.observability.tracing.receiver import Collector, get, traced
 
 KEY = "hcaik_01hq5vv3w2tzd8r9"

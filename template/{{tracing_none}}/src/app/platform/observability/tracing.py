@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Scope
 
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 
 class Span:
@@ -57,5 +57,5 @@ async def flush(seconds: float) -> None:
     """Send the spans that wait."""
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: PlatformSettings) -> None:
     """Trace nothing."""

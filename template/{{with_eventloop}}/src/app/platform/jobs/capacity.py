@@ -1,16 +1,16 @@
 """How much a worker does at once, and what that takes."""
 
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 CONCURRENCY = 10  # jobs by default: those that wait cost next to nothing
 
 
-def concurrency(settings: Settings) -> int:
+def concurrency(settings: PlatformSettings) -> int:
     """Return how many jobs a worker runs at once."""
     return settings.worker_concurrency or CONCURRENCY
 
 
-def connections(settings: Settings) -> int:
+def connections(settings: PlatformSettings) -> int:
     """Return how many connections to Postgres a worker may open.
 
     Two for each job: it may read while its transaction is open. Two for leases and the ledger.

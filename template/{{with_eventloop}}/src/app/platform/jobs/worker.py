@@ -12,12 +12,12 @@ from fastapi import FastAPI
 from prometheus_client import start_http_server
 
 from app.platform.base import heartbeat
+from app.platform.base.components import AppFactory
 from app.platform.jobs import capacity, pools
 from app.platform.jobs.attempt import reason
 from app.platform.jobs.runner import Runner
 from app.platform.observability.logs import get_logger
-from app.main import create_app
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 PAUSE = 2.0  # seconds until the next attempt to reach a queue that is away
 
@@ -27,7 +27,7 @@ logger = get_logger(__name__)
 class Worker:
     """Runs the jobs that a queue hands over, no more at once than it has slots."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self.concurrency = capacity.concurrency(settings)
         self.stopping = asyncio.Event()
         self._runner = Runner(app, settings)
@@ -62,19 +62,19 @@ class Worker:
             await self._slots.acquire()
 
 
-Consume = Callable[[Settings, Worker], Awaitable[None]]
+Consume = Callable[[PlatformSettings, Worker], Awaitable[None]]
 
 
-def run(settings: Settings, consume: Consume) -> int:
+def run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code.
 
     ``consume`` takes job ids from the queue until ``stopping`` is set, and raises when it can't.
     """
-    asyncio.run(_run(settings, consume))
+    asyncio.run(_run(settings, create_app, consume))
     return os.EX_OK
 
 
-async def _run(settings: Settings, consume: Consume) -> None:
+async def _run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) -> None:
     settings = pools.of(settings, capacity.connections(settings))
     app = create_app(settings)
     async with app.router.lifespan_context(app):
@@ -98,7 +98,7 @@ async def _beat() -> None:
         await asyncio.sleep(heartbeat.BEAT_EVERY)
 
 
-async def _keep_consuming(settings: Settings, worker: Worker, consume: Consume) -> None:
+async def _keep_consuming(settings: PlatformSettings, worker: Worker, consume: Consume) -> None:
     while not worker.stopping.is_set():
         try:
             await consume(settings, worker)

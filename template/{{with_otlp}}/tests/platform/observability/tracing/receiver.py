@@ -107,7 +107,7 @@ async def traced(settings: Settings, endpoint: str | None, **more: Any) -> Async
 
         app.add_api_route("/things/{thing}", ask)
         app.add_api_route("/fail", fail, response_model=None)
-        routing.index(app)
+        routing.install_index(app)
         yield app
 
 

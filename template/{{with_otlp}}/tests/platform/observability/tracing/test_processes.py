@@ -13,12 +13,12 @@ import httpx2
 from fastapi import APIRouter
 
 from app.platform.http import routing
-from app.platform.jobs import COMPANIONS, Jobs, JobStatus
+from app.platform.jobs import BACKGROUND_PROCESSES, Jobs, JobStatus
 from app.settings import Settings
 from tests.conftest import ROOT, client_of
 from tests.platform.jobs import samples
-from tests.system.test_serve import Serve, serve
 from tests.platform.observability.tracing.receiver import CONSUMER, Collector, traced
+from tests.system.test_serve import Serve, serve
 
 __all__ = ["serve"]
 router = APIRouter()
@@ -54,7 +54,7 @@ def companions(environment: dict[str, str], folder: Path) -> Iterator[None]:
     code = "import tests.platform.jobs.samples; from app.cli import main; main()"
     base = {**os.environ, **environment, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     with ExitStack() as running:
-        for name in COMPANIONS:
+        for name in BACKGROUND_PROCESSES:
             log = running.enter_context((folder / f"{name}.log").open("wb"))
             process = subprocess.Popen(
                 [sys.executable, "-c", code, name],
@@ -75,7 +75,7 @@ async def test_a_job_is_in_the_trace_of_its_request_whoever_runs_it(
     os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "50"
     async with traced(fresh_settings, collector.url) as app:
         app.include_router(router)
-        routing.index(app)
+        routing.install_index(app)
         with companions(environment, tmp_path):
             async with client_of(app) as client:
                 assert (await client.post("/notes?text=s3cret")).status_code == 202

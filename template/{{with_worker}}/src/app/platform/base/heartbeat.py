@@ -1,7 +1,7 @@
-"""Are the worker and the scheduler of this machine alive? While they are, each touches a file.
+"""Heartbeats of the worker and the scheduler: each touches a file while it runs.
 
-``python -m app.platform.base.heartbeat worker`` asks, for a container's health check. It imports next to nothing:
-it runs often, and the whole service takes a second of CPU to import.
+``python -m app.platform.base.heartbeat worker`` checks one, for a container's health check. It
+imports next to nothing: it runs often, and importing the whole service takes a second of CPU.
 """
 
 import sys

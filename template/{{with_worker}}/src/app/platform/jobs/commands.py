@@ -9,12 +9,13 @@ from uuid import UUID
 import click
 
 from app.platform.base import heartbeat
-from app.platform.data.database import Database, Reader, opened
+from app.platform.base.components import CommandContext
+from app.platform.data.database import Database, ReadSession, open_database
 from app.platform.jobs import store
 from app.platform.jobs.status import JobStatus
-from app.settings import get_settings
+from app.platform.settings import PlatformSettings
 
-COMPANIONS = ("worker", "scheduler")
+BACKGROUND_PROCESSES = ("worker", "scheduler")
 
 T = TypeVar("T")
 
@@ -27,24 +28,26 @@ def add_commands(cli: click.Group) -> None:
 
 @click.command()
 @click.option("--health", "ask", is_flag=True, help="Only say whether it runs: exit code 0 or 1.")
-def worker(ask: bool) -> None:
+@click.pass_obj
+def worker(context: CommandContext, ask: bool) -> None:
     """Run the background jobs."""
     if ask:
         sys.exit(heartbeat.main("worker"))
     from app.platform.jobs.transport import run_worker
 
-    sys.exit(run_worker(get_settings()))
+    sys.exit(run_worker(context.get_settings(), context.create_app))
 
 
 @click.command()
 @click.option("--health", "ask", is_flag=True, help="Only say whether it runs: exit code 0 or 1.")
-def scheduler(ask: bool) -> None:
+@click.pass_obj
+def scheduler(context: CommandContext, ask: bool) -> None:
     """Start scheduled jobs, retries, and whatever the queue has lost."""
     if ask:
         sys.exit(heartbeat.main("scheduler"))
     from app.platform.jobs.scheduler import run
 
-    asyncio.run(run(get_settings()))
+    asyncio.run(run(context.get_settings(), context.create_app))
 
 
 @click.group()
@@ -57,9 +60,12 @@ def jobs() -> None:
 @click.option("--queued", "state", flag_value="queued", help="Waiting.")
 @click.option("--running", "state", flag_value="running", help="Being worked on.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-def list_(state: str, limit: int) -> None:
+@click.pass_obj
+def list_(context: CommandContext, state: str, limit: int) -> None:
     """List the newest jobs that were given up."""
-    for status in _with_database(lambda database: dead_letters(database, state, limit)):
+    for status in _with_database(
+        context.get_settings(), lambda database: dead_letters(database, state, limit)
+    ):
         when = (status.finished_at or status.created_at).isoformat(timespec="seconds")
         click.echo(f"{status.id}  {when}  {status.name}  {status.attempts}x  {status.error or ''}")
 
@@ -67,11 +73,12 @@ def list_(state: str, limit: int) -> None:
 @jobs.command()
 @click.argument("job_id", type=click.UUID, required=False)
 @click.option("--all", "everything", is_flag=True, help="All that were given up.")
-def replay(job_id: UUID | None, everything: bool) -> None:
+@click.pass_obj
+def replay(context: CommandContext, job_id: UUID | None, everything: bool) -> None:
     """Run a dead job again, with all its attempts anew."""
     if (job_id is None) != everything:
         raise click.UsageError("Give the id of one dead job, or --all.")
-    count = _with_database(lambda database: replay_dead(database, job_id))
+    count = _with_database(context.get_settings(), lambda database: replay_dead(database, job_id))
     if job_id and not count:
         raise click.ClickException(f"There is no dead job {job_id}.")
     click.echo(f"{count} queued again.")
@@ -79,7 +86,7 @@ def replay(job_id: UUID | None, everything: bool) -> None:
 
 async def dead_letters(database: Database, state: str = "dead", limit: int = 50) -> list[JobStatus]:
     """Return the newest jobs that were given up, or those in another state."""
-    rows = await Reader(database).all(store.newest(state, limit))
+    rows = await ReadSession(database).all(store.newest(state, limit))
     return [JobStatus.model_validate(row) for row in rows]
 
 
@@ -89,9 +96,9 @@ async def replay_dead(database: Database, job_id: UUID | None = None) -> int:
         return await store.replay(session, job_id)
 
 
-def _with_database(work: Callable[[Database], Awaitable[T]]) -> T:
+def _with_database(settings: PlatformSettings, work: Callable[[Database], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with opened(get_settings()) as database:
+        async with open_database(settings) as database:
             return await work(database)
 
     return asyncio.run(run())

@@ -14,17 +14,17 @@ from fastapi import Depends, FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.base import context
-from app.platform.observability import metrics, tracing
-from app.platform.data.database import Session, on_commit
-from app.platform.jobs import store, registry, schedules
+from app.platform.base.components import Lifespan
+from app.platform.data.database import SessionDep, on_commit
+from app.platform.jobs import registry, schedules, store
 from app.platform.jobs.attempt import reason
 from app.platform.jobs.context import Context
 from app.platform.jobs.metrics import Attempts, Backlog
 from app.platform.jobs.status import JobStatus
 from app.platform.jobs.transport import Transport
-from app.platform.base.components import Lifespan
+from app.platform.observability import metrics, tracing
 from app.platform.observability.logs import get_logger
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 HEAD_START = 5.0  # seconds that the enqueuing process has to publish a job
 MOST_WAITING = 1000  # jobs that a process keeps for the queue; the scheduler has the rest
@@ -116,7 +116,7 @@ class JobQueue:
         self._publisher.publish(ids)
 
 
-async def _queue(request: Request, session: Session) -> JobQueue:
+async def _queue(request: Request, session: SessionDep) -> JobQueue:
     queue: JobQueue = request.app.state.jobs.within(session)
     return queue
 
@@ -130,7 +130,7 @@ async def find(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatus | Non
     return JobStatus.model_validate(row) if row else None
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     registry.discover()
     schedules.check(registry.scheduled())
     metrics.register(app, Backlog(app).collect)

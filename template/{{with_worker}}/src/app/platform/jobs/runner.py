@@ -13,13 +13,13 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.base import context
-from app.platform.observability import tracing
-from app.platform.jobs import store, registry
+from app.platform.jobs import registry, store
 from app.platform.jobs.attempt import attempt, backoff, reason
 from app.platform.jobs.context import Context
 from app.platform.jobs.store import Claim
+from app.platform.observability import tracing
 from app.platform.observability.logs import get_logger
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 # While one release replaces another, either meets jobs that only the other can run.
 DEPLOYMENT = timedelta(hours=1)
@@ -44,7 +44,7 @@ class Stopping(Exception):
 class Runner:
     """Runs jobs in this process, as many at once as the queue's worker asks for."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._app = app
         self._settings = settings
         self._stopping = asyncio.Event()
@@ -61,7 +61,7 @@ class Runner:
         if claim is None:
             return
         request_id = claim.request_id or claim.id.hex
-        with context.use(request_id=request_id, user_id=claim.owner) as current:
+        with context.bind_request_context(request_id=request_id, user_id=claim.owner) as current:
             await self._run(claim, current)
 
     async def _run(self, claim: Claim, current: context.RequestContext) -> None:

@@ -13,13 +13,13 @@ from datetime import datetime
 from fastapi import FastAPI
 
 from app.platform.base import heartbeat
-from app.platform.jobs import store, pools, registry
+from app.platform.base.components import AppFactory
+from app.platform.jobs import pools, registry, store
 from app.platform.jobs.attempt import reason
 from app.platform.jobs.schedules import last_tick
 from app.platform.jobs.transport import Transport
 from app.platform.observability.logs import get_logger
-from app.main import create_app
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 BATCH = 500  # jobs that are published, or forgotten, in one transaction
 FORGET_EVERY = 60.0  # seconds
@@ -31,7 +31,7 @@ logger = get_logger(__name__)
 class Scheduler:
     """What is done each ``jobs_poll`` seconds."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._app = app
         self._settings = settings
         self._transport: Transport = app.state.transport
@@ -92,7 +92,7 @@ def _scheduled(kind: registry.JobType) -> store.New:
     )
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: PlatformSettings, create_app: AppFactory) -> None:
     """Run until SIGTERM or SIGINT; outages are waited for."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

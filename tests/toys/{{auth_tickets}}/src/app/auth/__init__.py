@@ -7,11 +7,11 @@ from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
 from app.settings import Settings
 
-__all__ = ["CurrentUser", "User", "current_user", "install", "require", "router", "user_id"]
+__all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", "user_id"]
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 router.include_router(ticket_routes.router)
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: Settings) -> None:
     """There is nothing to install."""

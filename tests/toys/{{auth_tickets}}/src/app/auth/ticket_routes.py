@@ -7,7 +7,8 @@ from pydantic import BaseModel, Field
 
 from app.auth import tickets
 from app.auth.current import CurrentUser
-from app.platform.base.errors import Unauthorized, responses
+from app.platform.base.errors import Unauthorized
+from app.platform.http.problems import responses
 from app.platform.http.schemas import NOT_BLANK, STORABLE
 
 router = APIRouter()

@@ -6,8 +6,8 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 from pydantic import BaseModel, ValidationError
 
 from app.auth.identity import NotBelieved, User
-from app.settings import Settings
 from app.platform.base.signing import derive_key, seal, unseal
+from app.settings import Settings
 
 
 class Ticket(BaseModel):

@@ -5,5 +5,5 @@ from fastapi import FastAPI
 from app.settings import Settings
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def setup(app: FastAPI, settings: Settings) -> None:
     app.state.tides = "high and low"

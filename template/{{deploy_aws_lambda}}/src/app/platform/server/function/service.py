@@ -15,12 +15,12 @@ from typing import Any, Protocol
 from fastapi import FastAPI
 from starlette.types import Message
 
+from app.platform.base.components import AppFactory
+from app.platform.http.problems import ProblemResponse, problem
 from app.platform.observability import tracing
-from app.platform.base.errors import ProblemResponse, problem
+from app.platform.observability.logs import get_logger
 from app.platform.server.function import secrets
 from app.platform.server.function.events import Answer, Event, body_of, scope_of
-from app.platform.observability.logs import get_logger
-from app.main import create_app
 
 RESERVE = 2.0  # seconds of an event's time to answer in, and to write lines and spans
 SETTLE = 5.0  # seconds that what a request started besides may still take
@@ -148,13 +148,13 @@ async def _failed(status: int) -> Event:
     return answer.to_event()
 
 
-def start() -> Service:
+def start(create_app: AppFactory) -> Service:
     """Start the service, and let it stop well when the platform says so."""
     # A handler would interrupt whatever is done just then, which may hold a lock that it needs. So
     # a thread waits for the signal, which no other gets.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     secrets.load()
-    service = Service(create_app())
+    service = Service(create_app(None))
     service.start()
     Thread(target=_stop_when_told, args=(service,), daemon=True).start()
     return service
@@ -168,10 +168,3 @@ def _stop_when_told(service: Service) -> None:
         logger.exception("the service did not stop well")
         os._exit(1)
     os._exit(0)  # the wait for the next event can't be asked to stop
-
-
-def __getattr__(name: str) -> Any:
-    """Start the service when the runtime client asks for ``handle``: no earlier, by an import."""
-    if name != "handle":
-        raise AttributeError(name)
-    return start().handle

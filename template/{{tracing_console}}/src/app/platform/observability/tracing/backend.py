@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.trace import StatusCode, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 PROPAGATORS: list[TextMapPropagator] = [TraceContextTextMapPropagator(), W3CBaggagePropagator()]
 WAITING = 100  # traces whose end has not come; what began them may never end
@@ -25,7 +25,7 @@ def new_trace_id() -> int:
     return random.getrandbits(128)
 
 
-def sender(settings: Settings) -> Callable[[], SpanProcessor] | None:
+def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
     """Return what makes the printer of spans; ``None`` where programs read what is written."""
     if settings.environment != "development":
         return None

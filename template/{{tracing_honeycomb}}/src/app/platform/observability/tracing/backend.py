@@ -9,8 +9,8 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.settings import Settings
 from app.platform.observability.tracing import otlp
+from app.platform.settings import PlatformSettings
 
 ENDPOINT = "https://api.honeycomb.io"
 PROPAGATORS: list[TextMapPropagator] = [TraceContextTextMapPropagator(), W3CBaggagePropagator()]
@@ -21,7 +21,7 @@ def new_trace_id() -> int:
     return random.getrandbits(128)
 
 
-def sender(settings: Settings) -> Callable[[], SpanProcessor] | None:
+def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
     """Return what makes the sender of spans; ``None``: there is nobody to send them to.
 
     With an endpoint and no key, spans go there without one: a collector or Refinery may add it.

@@ -10,8 +10,8 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.settings import Settings
 from app.platform.observability.tracing import otlp
+from app.platform.settings import PlatformSettings
 
 # The later one wins. A load balancer of AWS adds its header to every request, also to those whose
 # caller sent a W3C one: that caller is the parent.
@@ -27,6 +27,6 @@ def new_trace_id() -> int:
     return int(time.time()) << 96 | random.getrandbits(96)
 
 
-def sender(settings: Settings) -> Callable[[], SpanProcessor] | None:
+def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
     """Return what makes the sender of spans; ``None``: there is nobody to send them to."""
     return otlp.sender()

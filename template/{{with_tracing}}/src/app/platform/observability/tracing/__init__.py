@@ -14,19 +14,27 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app.platform.base.components import Lifespan
-from app.settings import Settings
 from app.platform.observability.tracing import provider
 from app.platform.observability.tracing.clients import watch_engine, watch_http, watch_redis
-from app.platform.observability.tracing.spans import UNTRACED, Span, activate, active, inject, job_span, server_span
+from app.platform.observability.tracing.spans import (
+    UNTRACED,
+    Span,
+    activate,
+    active,
+    inject,
+    job_span,
+    server_span,
+)
+from app.platform.settings import PlatformSettings
 
 __all__ = [
     "UNTRACED",
     "Span",
     "flush",
     "inject",
-    "install",
     "job_span",
     "server_span",
+    "setup",
     "watch_engine",
     "watch_http",
     "watch_redis",
@@ -44,7 +52,7 @@ async def flush(seconds: float) -> None:
         await asyncio.to_thread(export.join, seconds)
 
 
-def install(app: FastAPI, settings: Settings) -> Lifespan:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     provider.hush()
     provider.sender(settings)
 

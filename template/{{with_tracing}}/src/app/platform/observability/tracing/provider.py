@@ -29,15 +29,15 @@ from opentelemetry.trace import SpanKind, TraceState, get_current_span
 from pydantic import SecretStr
 
 from app.platform.base import about, context
-from app.settings import Settings
-from app.platform.settings.tracing import TracingSettings
 from app.platform.observability.tracing import backend
 from app.platform.observability.tracing.spans import Tracing, threshold
+from app.platform.settings import PlatformSettings
+from app.platform.settings.tracing import TracingSettings
 
 ENTRIES = (SpanKind.SERVER, SpanKind.CONSUMER)
 
 
-def _share(settings: Settings) -> float:
+def _share(settings: PlatformSettings) -> float:
     kind = settings.otel_traces_sampler.removeprefix("parentbased_")
     if kind != "traceidratio":
         return 1.0 if kind == "always_on" else 0.0
@@ -46,7 +46,7 @@ def _share(settings: Settings) -> float:
     return 0.1 if settings.environment == "production" else 1.0
 
 
-def sender(settings: Settings) -> Callable[[], SpanProcessor] | None:
+def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
     """Return what makes the sender of spans, if there is somebody to send them to.
 
     To be asked for before the fork, too: what it imports is then shared by all workers.
@@ -58,7 +58,7 @@ def sender(settings: Settings) -> Callable[[], SpanProcessor] | None:
     return backend.sender(settings)
 
 
-def start(settings: Settings) -> Tracing:
+def start(settings: PlatformSettings) -> Tracing:
     """Make the provider. It owns a thread, so it is made after the worker was forked."""
     make_sender = sender(settings)
     share = _share(settings) if make_sender else 0.0
@@ -74,18 +74,18 @@ def start(settings: Settings) -> Tracing:
     return Tracing(provider, ids.begin, share, follow_parent)
 
 
-def _resource(settings: Settings) -> Resource:
+def _resource(settings: PlatformSettings) -> Resource:
     """Say what sends the spans: this process, of this version, of this deployment."""
     service = {
         "service.name": about.NAME,
-        "service.version": about.release(),
+        "service.version": about.version(),
         "service.instance.id": str(uuid4()),
         "deployment.environment.name": settings.environment,
     }
     return Resource.create(service).merge(OTELResourceDetector().detect())
 
 
-def _to_environment(settings: Settings) -> None:
+def _to_environment(settings: PlatformSettings) -> None:
     """Hand the SDK, which reads nothing else, what came from ``.env`` or a secret's file."""
     for name in TracingSettings.model_fields:
         value = getattr(settings, name) if name.startswith("otel_") else None

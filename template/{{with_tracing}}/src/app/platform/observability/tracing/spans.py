@@ -104,7 +104,7 @@ class Tracing:
         follow_parent: bool,
     ) -> None:
         self.provider = provider
-        self.tracer = provider.get_tracer(about.NAME, about.release())
+        self.tracer = provider.get_tracer(about.NAME, about.version())
         fields = propagate.get_global_textmap().fields
         self.carriers = frozenset(name.lower().encode() for name in fields)
         self._begin = begin

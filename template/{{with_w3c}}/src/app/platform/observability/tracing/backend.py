@@ -8,8 +8,8 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.settings import Settings
 from app.platform.observability.tracing import otlp
+from app.platform.settings import PlatformSettings
 
 PROPAGATORS: list[TextMapPropagator] = [TraceContextTextMapPropagator(), W3CBaggagePropagator()]
 
@@ -19,6 +19,6 @@ def new_trace_id() -> int:
     return random.getrandbits(128)
 
 
-def sender(settings: Settings) -> Callable[[], SpanProcessor] | None:
+def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
     """Return what makes the sender of spans; ``None``: there is nobody to send them to."""
     return otlp.sender()

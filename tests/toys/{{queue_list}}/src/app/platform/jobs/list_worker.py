@@ -6,12 +6,12 @@ from redis.asyncio import Redis
 
 from app.platform.jobs.transport import QUEUE
 from app.platform.jobs.worker import Worker
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 WAIT = 1.0  # seconds
 
 
-async def consume(settings: Settings, worker: Worker) -> None:
+async def consume(settings: PlatformSettings, worker: Worker) -> None:
     """Take jobs until the worker stops; raise when Redis does not answer."""
     url = settings.redis_url.get_secret_value()
     client = Redis.from_url(url, socket_timeout=2 * WAIT, decode_responses=True)

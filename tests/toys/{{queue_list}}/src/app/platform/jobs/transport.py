@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from app.platform.base import about
-from app.settings import Settings
+from app.platform.settings import PlatformSettings
 
 QUEUE = f"{about.NAME}.jobs"
 
@@ -15,7 +15,7 @@ QUEUE = f"{about.NAME}.jobs"
 class Transport:
     """Publishes job ids from an event loop."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis
 
     async def publish(self, ids: Sequence[UUID]) -> None:
@@ -27,7 +27,7 @@ class Transport:
         return int(await self._redis.llen(QUEUE))
 
 
-def run_worker(settings: Settings) -> int:
+def run_worker(settings: PlatformSettings) -> int:
     """Run jobs until SIGTERM; return the exit code."""
     from app.platform.jobs import list_worker, worker
 

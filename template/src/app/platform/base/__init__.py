@@ -1,0 +1,1 @@
+"""The base of every other level: errors, request context, components, signatures."""

@@ -1,0 +1,1 @@
+"""Incoming HTTP: what surrounds the routes."""

@@ -1,0 +1,66 @@
+"""Settings of incoming HTTP: hosts, proxies, CORS, rate limits and request limits."""
+
+import re
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+from app.platform.settings.rates import OptionalRate, Rate
+from app.platform.settings.sources import split_commas
+
+CommaSeparated = Annotated[list[str], NoDecode]
+
+
+class HttpSettings(BaseSettings):
+    """Which requests are served, and within which limits."""
+
+    allowed_hosts: CommaSeparated = Field(
+        ["*"], description="Host headers that are answered, comma-separated"
+    )
+    trusted_proxies: CommaSeparated = Field(
+        ["127.0.0.1"],
+        description="Proxies whose X-Forwarded-* headers are trusted, comma-separated",
+    )
+    cors_origins: CommaSeparated = Field(
+        [], description="Origins that browsers may call from, comma-separated"
+    )
+    cors_allow_credentials: bool = Field(False, description="Whether browsers may send cookies")
+
+    rate_limit: OptionalRate = Field(
+        Rate(600, 60), description="Requests per client to the API, such as 600/minute, or off"
+    )
+    rate_limit_fail_open: bool = Field(
+        True,
+        description="While Redis is unavailable: true, each process counts alone; false, 503",
+    )
+    rate_limit_timeout: float = Field(
+        1, gt=0, description="Seconds that Redis has to count a request"
+    )
+
+    max_body_size: int = Field(1_048_576, ge=1, description="Maximum bytes of a request body")
+    request_timeout: float = Field(30, gt=0, description="Seconds until a request is cancelled")
+    max_in_flight: int = Field(
+        256, ge=1, description="Concurrent requests per process; beyond it, 503"
+    )
+
+    _split_commas = field_validator(
+        "allowed_hosts", "trusted_proxies", "cors_origins", mode="before"
+    )(split_commas)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^\s/*?#@]+", origin):
+                raise ValueError(f"{origin} is no origin; write it as https://app.example.com")
+        return value
+
+    @field_validator("cors_allow_credentials")
+    @classmethod
+    def _no_wildcard_with_credentials(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "*" in info.data.get("cors_origins", ()):
+            raise ValueError(
+                "every site could act as your users: name the origins in CORS_ORIGINS, not *"
+            )
+        return value

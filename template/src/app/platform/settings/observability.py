@@ -1,0 +1,20 @@
+"""Settings of logs and metrics."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class ObservabilitySettings(BaseSettings):
+    """Log level, access log sampling and the metrics port."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Minimum severity of log lines"
+    )
+    access_log_sample_rate: float = Field(
+        1, ge=0, le=1, description="Share of successful requests that are logged"
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of /metrics; unset: the API's port"
+    )

@@ -22,6 +22,7 @@ from extensions import options
 
 ANSWERS = Path(".copier-answers.yml")
 MARKER = "<<<<<<< before updating"
+SIMILAR = "50%"  # of a file's content, from which on Git calls it renamed
 
 Answers = dict[str, Any]
 
@@ -66,43 +67,88 @@ def _without_a_choice(answers: Answers) -> Iterator[str]:
 
 
 def after() -> None:
-    """Keep what the merge took away, and list all that somebody should look at."""
+    """Keep what the merge took away, and list everything that needs a look."""
     deleted = _git("diff", "--name-only", "--relative", "--diff-filter=D", "HEAD").splitlines()
     added = [path for path in _untracked() if not _git("ls-tree", "HEAD", f"{Path(path).parent}/")]
+    moved: dict[str, str] = {}
     kept: list[str] = []
     if deleted or added:
         with tempfile.TemporaryDirectory() as folder:
-            old = _as_it_was_rendered(Path(folder))
-            kept = [path for path in deleted if _keep(old, path)]
+            old = _rendered(Path(folder, "old"), _git("show", f"HEAD:./{ANSWERS}"))
+            changed = {path: mine for path in deleted if (mine := _changed(old, path)) is not None}
+            if changed:
+                new = _rendered(Path(folder, "new"), ANSWERS.read_text(encoding="utf-8"))
+                moved = _carry(changed, old, _renames(old, new))
+            kept = [path for path in changed if path not in moved]
+            for path in kept:
+                _keep(path, (old / path).read_bytes(), changed[path])
             _take_back([path for path in added if (old / path).parent.exists()])
-    _report(kept)
+    _report(moved, kept)
 
 
 def _untracked() -> list[str]:
     return _git("ls-files", "--others", "--exclude-standard").splitlines()
 
 
-def _as_it_was_rendered(folder: Path) -> Path:
-    """Render the version that the service came from, with the answers that it had."""
-    answers: Answers = yaml.safe_load(_git("show", f"HEAD:./{ANSWERS}"))
+def _rendered(folder: Path, answers_file: str) -> Path:
+    """Render the version and the answers that an answers file names."""
+    answers: Answers = yaml.safe_load(answers_file)
     given = {name: answer for name, answer in answers.items() if not name.startswith("_")}
     source, version = answers["_src_path"], answers["_commit"]
     copier.run_copy(source, folder, given, vcs_ref=version, defaults=True, unsafe=True, quiet=True)
     return folder
 
 
-def _keep(old: Path, path: str) -> bool:
-    """Keep beside it what the user had changed in a file that is gone; say whether there was."""
-    try:
-        before = (old / path).read_text(encoding="utf-8").splitlines(keepends=True)
-        mine = _git("show", f"HEAD:./{path}").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError):
-        return False
-    changes = "".join(difflib.unified_diff(before, mine, f"a/{path}", f"b/{path}"))
-    if changes:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(f"{path}.rej").write_text(changes, encoding="utf-8")
-    return bool(changes)
+def _changed(old: Path, path: str) -> bytes | None:
+    """The user's content of a file that is gone, if it differs from what was rendered."""
+    if not (old / path).is_file():
+        return None
+    mine = _bytes("show", f"HEAD:./{path}")
+    return None if mine == (old / path).read_bytes() else mine
+
+
+def _renames(old: Path, new: Path) -> dict[str, str]:
+    """Old path -> new path of the files that the template renamed, found by their content."""
+    fields = _git(
+        *("diff", "--no-index", "--name-status", "-z", "--diff-filter=R"),
+        *(f"--find-renames={SIMILAR}", str(old), str(new)),
+        check=False,
+    ).split("\0")
+    pairs = zip(fields[1::3], fields[2::3], strict=False)
+    return {_relative(was, old): _relative(now, new) for was, now in pairs}
+
+
+def _relative(path: str, root: Path) -> str:
+    return Path("/", path.lstrip("/")).relative_to(root).as_posix()
+
+
+def _carry(changed: dict[str, bytes], old: Path, renames: dict[str, str]) -> dict[str, str]:
+    """Merge the user's changes into the files' new places; return old path -> new path."""
+    moved = {}
+    for path, mine in changed.items():
+        target = Path(renames.get(path, ""))
+        if not target.is_file() or _git("ls-tree", "HEAD", target.as_posix()):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            before = Path(folder, "mine")
+            before.write_bytes(mine)
+            labels = ("-L", "before updating", "-L", "original", "-L", "after updating")
+            files = (str(before), str(old / path), str(target))
+            merged = _bytes("merge-file", "--stdout", *labels, *files, check=False)
+        if merged:
+            target.write_bytes(merged)
+            moved[path] = target.as_posix()
+    return moved
+
+
+def _keep(path: str, before: bytes, mine: bytes) -> None:
+    """Write the user's changes of a file that is gone beside it, as a patch."""
+    old, new = before.splitlines(keepends=True), mine.splitlines(keepends=True)
+    patch = difflib.diff_bytes(
+        difflib.unified_diff, old, new, f"a/{path}".encode(), f"b/{path}".encode()
+    )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{path}.rej").write_bytes(b"".join(patch))
 
 
 def _take_back(paths: list[str]) -> None:
@@ -113,10 +159,17 @@ def _take_back(paths: list[str]) -> None:
             Path(path).parent.rmdir()
 
 
-def _report(kept: list[str]) -> None:
-    conflicts = _git("grep", "--name-only", "--fixed-strings", MARKER, check=False).splitlines()
-    if lines := [*_conflicts(conflicts), *_gone(kept)]:
+def _report(moved: dict[str, str], kept: list[str]) -> None:
+    grep = ("grep", "--name-only", "--untracked", "--fixed-strings", MARKER)
+    conflicts = _git(*grep, check=False).splitlines()
+    if lines := [*_moved(moved), *_conflicts(conflicts), *_gone(kept)]:
         sys.stderr.write("\n".join(["", *lines, ""]))
+
+
+def _moved(paths: dict[str, str]) -> Iterator[str]:
+    if paths:
+        yield "The template moved files that you had changed. Your changes moved along:"
+        yield from (f"    {old} -> {new}" for old, new in paths.items())
 
 
 def _conflicts(paths: list[str]) -> Iterator[str]:
@@ -134,9 +187,11 @@ def _gone(paths: list[str]) -> Iterator[str]:
 
 
 def _git(*arguments: str, check: bool = True) -> str:
-    command = ["git", "-c", "core.quotePath=false", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=check)
-    return done.stdout
+    return _bytes("-c", "core.quotePath=false", *arguments, check=check).decode()
+
+
+def _bytes(*arguments: str, check: bool = True) -> bytes:
+    return subprocess.run(["git", *arguments], capture_output=True, check=check).stdout
 
 
 if __name__ == "__main__":

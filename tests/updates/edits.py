@@ -7,12 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from tests import generator
 from tests.updates import world
 
 HARBOUR = generator.ROOT / "tests" / "harbour"
 OWN = {path.relative_to(HARBOUR).as_posix(): path.read_text() for path in generator.files(HARBOUR)}
+# The last commit in which `src/app` was flat. Services from then have the harbour of then.
+LAST_FLAT = "3d4a951"
 CONFLICT = re.compile(
     r"^<{7} before updating\n.*?^={7}\n(.*?)^>{7} after updating\n", re.MULTILINE | re.DOTALL
 )
@@ -70,10 +73,38 @@ CHANGES = (
     _below(
         "src/app/api.py", "            # Your own routers here.", "            orders.router,\n"
     ),
+    # Sorted imports have their place wherever the answers leave it.
+    _above(
+        "src/app/api.py",
+        "from app.platform import jobs\n",
+        "from app.orders import router as orders\n",
+    ),
+    Change("src/app/main.py", "from app import api, auth\n", "from app import api, auth, pier\n"),
+    _below(
+        "src/app/main.py",
+        "    # Your own components here: modules with `setup(app, settings)`.",
+        "    pier,\n",
+    ),
+    Change(
+        "src/app/settings.py",
+        "from app.platform.settings import",
+        "from pydantic import Field\n\nfrom app.platform.settings import",
+    ),
+    _below(
+        "src/app/settings.py",
+        "    # Your own settings here.",
+        '    harbour: str = Field("Bremen", description="Which harbour this is")\n',
+    ),
+    Change(
+        "src/app/platform/settings/server.py",
+        '    thread_pool_size: int = Field(20, ge=1, description="Threads for synchronous code")\n',
+        '    thread_pool_size: int = Field(30, ge=1, description="Threads for synchronous code")\n',
+    ),
+    # The same where `src/app` is flat.
     _above("src/app/api.py", "    versions,\n)", "    orders,\n"),
     _below(
         "src/app/parts.py",
-        "    # Your own parts here: modules with `setup(app, settings)`.",
+        "    # Your own parts here: modules with `install(app, settings)`.",
         "    pier,\n",
     ),
     _above("src/app/parts.py", "    redis,\n    tracing,\n)", "    pier,\n"),
@@ -136,18 +167,32 @@ CHANGES = (
 FILES = {change.path for change in CHANGES}
 
 
-def edit(service: world.Service, *, example: bool = True) -> list[Change]:
-    """Do all of it that fits, and commit; return what was changed.
+def own_when_flat() -> dict[str, str]:
+    """The harbour's files of the last commit in which ``src/app`` was flat."""
+    show = partial(world.git, generator.ROOT, "show")
+    return {path: show(f"{LAST_FLAT}:tests/harbour/{path}") for path in OWN}
 
-    Versions of the past lack some of the places, and so do other answers.
+
+def edit(
+    service: world.Service, *, example: bool = True, own: dict[str, str] = OWN
+) -> list[Change]:
+    """Make every edit that fits, and commit; return what was changed.
+
+    Older versions lack some of the places, and so do other answers.
     """
-    for path, text in OWN.items():
+    for path, text in own.items():
         service.write(path, text)
     for path in DELETED:
         (service.folder / path).unlink()
     if not example:
         delete_example(service)
     return [*redo(service)]
+
+
+def adopt(service: world.Service) -> None:
+    """Bring the harbour's own files to today's modules, as CHANGELOG says."""
+    for path, text in OWN.items():
+        service.write(path, text)
 
 
 def redo(service: world.Service) -> Iterator[Change]:
@@ -159,8 +204,9 @@ def redo(service: world.Service) -> Iterator[Change]:
 
 
 def resolve(service: world.Service) -> list[str]:
-    """Take the template's side of each conflict, where people then do again what they had done."""
-    paths = [line[3:] for line in service.status() if line.startswith("UU ")]
+    """Take the template's side of each conflict; its people make their edits again afterwards."""
+    marked = ("grep", "--name-only", "--untracked", "--fixed-strings", "<<<<<<< before updating")
+    paths = world.git(service.folder, *marked, check=False).splitlines()
     for path in paths:
         service.write(path, CONFLICT.sub(r"\1", service.read(path)))
     return paths
@@ -170,23 +216,48 @@ def delete_example(service: world.Service) -> None:
     """Do what its README says."""
     for path in EXAMPLE:
         world.git(service.folder, "rm", "-r", "--quiet", path)
-    service.change("src/app/api.py", "            app.items.router.router,\n", "")
-    service.change("src/app/api.py", "import app.items.router\n", "")
+    for line in (
+        "            items.router,\n",
+        "from app.items import router as items\n",
+        "            app.items.router.router,\n",  # when src/app was flat
+        "import app.items.router\n",
+    ):
+        service.write("src/app/api.py", service.read("src/app/api.py").replace(line, ""))
+    assert "items" not in service.read("src/app/api.py")
 
 
-def lost(service: world.Service, changes: list[Change]) -> list[str]:
-    """Return what is missing of it, neither where it was nor in a patch beside that."""
+def lost(
+    service: world.Service,
+    changes: list[Change],
+    *,
+    own: dict[str, str] = OWN,
+    moved: dict[str, str] | None = None,
+) -> list[str]:
+    """What is missing: neither where it was, nor in a patch beside it, nor in the new place.
+
+    ``moved``: old path -> new path, as the update lists them.
+    """
     paths = sorted({change.path for change in changes})
-    missing = [line for path in paths for line in _lost(service, path, changes)]
-    missing += [path for path, text in OWN.items() if service.read(path) != text]
+    missing = [line for path in paths for line in _lost(service, path, changes, moved or {})]
+    missing += [path for path, text in own.items() if service.read(path) != text]
     return missing + [f"{path} came back" for path in DELETED if service.has(path)]
 
 
-def _lost(service: world.Service, path: str, changes: list[Change]) -> list[str]:
+def moved(said: str) -> dict[str, str]:
+    """The moved files that an update lists."""
+    return dict(re.findall(r"^    (\S+) -> (\S+)$", said, re.MULTILINE))
+
+
+def _lost(
+    service: world.Service, path: str, changes: list[Change], moved: dict[str, str]
+) -> list[str]:
     here = [change for change in changes if change.path == path]
-    files = [each for each in (path, f"{path}.rej") if service.has(each)]
-    lines = "".join(map(service.read, files)).splitlines()
+    places = (path, f"{path}.rej", moved.get(path, path))
+    files = {each for each in places if service.has(each)}
+    lines = "".join(map(service.read, sorted(files))).splitlines()
     kept = Counter(line.removeprefix("+") for line in lines)
     added = sum((change.added for change in here), Counter[str]())
+    # A patch holds the line that was taken away, too.
     back = sum((change.taken for change in here), Counter[str]()) & Counter(lines)
+    back = back if path not in moved else Counter()
     return [f"{path} lost: {line}" for line in added - kept] + [f"{path}: {line}" for line in back]

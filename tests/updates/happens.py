@@ -39,10 +39,11 @@ def case(what: str, comes_to: str) -> Callable[[Case], Case]:
 def next_version(template: Path) -> None:
     """Change a template the way versions do: other lines, files gone, renamed and new."""
     app = template / "src" / "app"
-    _replace(app / "main.py", "Nothing happens at import", "Really nothing happens at import")
-    _replace(app / "pagination.py", '"""', '"""The pages. ')
-    (app / "cpus.py").unlink()
-    (app / "hosts.py").rename(app / "host_names.py")
+    _replace(app / "main.py.jinja", "Nothing happens at import", "Really nothing happens at import")
+    http = app / "platform" / "http"
+    _replace(http / "pagination.py", '"""', '"""The pages. ')
+    (app / "platform" / "base" / "cpus.py").unlink()
+    (http / "hosts.py").rename(http / "host_names.py")
     (app / "news.py").write_text('"""News of the template."""\n')
     (template / "{{with_example}}/src/app/items/news.py").write_text('"""News."""\n')
 
@@ -118,14 +119,18 @@ def _deleted_and_changed(service: Service) -> str:
     return _kept_beside(service, _commit_and_update(service), "src/app/platform/base/cpus.py")
 
 
-@case("the template renamed a file that you changed", LOST)
+@case(
+    "the template renamed a file that you changed",
+    "your changes are in the file with the new name; the update lists both names",
+)
 def _renamed_and_changed(service: Service) -> str:
-    service.write(
-        "src/app/platform/http/hosts.py", service.read("src/app/platform/http/hosts.py") + MINE
-    )
-    result = _kept_beside(service, _commit_and_update(service), "src/app/platform/http/hosts.py")
-    assert service.has("src/app/host_names.py")
-    return result
+    old, new = "src/app/platform/http/hosts.py", "src/app/platform/http/host_names.py"
+    service.write(old, service.read(old) + MINE)
+    done = _commit_and_update(service)
+    assert f"\n    {old} -> {new}\n" in done.stdout
+    assert not service.has(old)
+    assert MINE in service.read(new)
+    return "your changes are in the file with the new name; the update lists both names"
 
 
 @case("you changed a file of an answer, and answer otherwise", LOST)

@@ -14,6 +14,7 @@ BEFORE_TAGS = {
     "0.0.2": "55eb5ad",  # callers are known by a fact that the auth styles share
     "0.0.3": "46363d4",  # all answers of today
     "0.0.4": "40d06da",  # migrations and databases did not survive an answer that left
+    "0.0.5": "3d4a951",  # the last in which src/app was flat
 }
 NOW = "999.0.0"
 

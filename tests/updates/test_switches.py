@@ -22,17 +22,18 @@ FULL = os.environ.get("FULL") == "1"
 # What is switched together, with the tests of a service that have to do with it.
 WALKS = {
     "jobs": {
-        "queue": ["tests/jobs"],
+        "queue": ["tests/platform/jobs"],
         "example": ["tests/items"],
         "ci": ["tests/test_documentation.py"],
     },
     "callers": {
-        "auth": ["tests/auth", "tests/test_migrations.py"],
-        "deploy": ["tests/deploy", *["tests/test_serve.py"] * FULL],
-        "tracing": ["tests/tracing", *["tests/test_logs.py"] * FULL],
+        "auth": ["tests/auth", "tests/platform/data/test_migrations.py"],
+        "deploy": ["tests/deploy", *["tests/system/test_serve.py"] * FULL],
+        "tracing": ["tests/platform/observability"],
     },
 }
 OWN_TESTS = "tests/orders"
+MIGRATIONS = "tests/platform/data/test_migrations.py"
 
 
 def test_every_question_that_changes_a_service_is_walked() -> None:
@@ -116,7 +117,10 @@ def _features(choices: dict[str, list[Any]]) -> dict[str, list[str]]:
     """Return the tests of each feature: what it brings, and its table."""
     names = [each for each in choices if each.startswith(matrix.FEATURE)]
     return {
-        name: [f"tests/{name.removeprefix(matrix.FEATURE)}", "tests/test_migrations.py"]
+        name: [
+            f"tests/{name.removeprefix(matrix.FEATURE)}",
+            "tests/platform/data/test_migrations.py",
+        ]
         for name in names
     }
 

@@ -1,5 +1,1 @@
-"""What ships order."""
-
-from app.orders.router import router
-
-__all__ = ["router"]
+"""Orders: what is to be loaded onto which ship."""

@@ -1,8 +1,6 @@
-"""The commands, as processes."""
+"""The commands, in this process."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import click
@@ -10,19 +8,8 @@ import pytest
 
 from app import main
 from app.cli import add_commands
+from tests.commands import run
 from tests.conftest import ROOT
-
-
-def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "app", *arguments],
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_check_says_that_all_is_well(environment: dict[str, str]) -> None:
@@ -46,7 +33,6 @@ def test_check_says_what_is_wrong(
     result = run("check", env={**environment, variable: value})
     assert result.returncode == 1
     assert f"wrong  {wrong}" in result.stdout
-    assert "Traceback" not in result.stdout + result.stderr
 
 
 @pytest.mark.skipif(
@@ -60,31 +46,13 @@ def test_check_names_migrations_that_were_not_applied(
     assert result.returncode == 1
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "check"])
+@pytest.mark.parametrize("command", ["migrate", "check"])
 def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
     result = run(command, env={"SECRET_KEY": "change-me", "PORT": "x"})
     assert result.returncode != 0
     assert result.stderr.startswith("Invalid settings; nothing was started:")
     for variable in ("SECRET_KEY", "PORT", "DATABASE_URL", "REDIS_URL"):
         assert f"  {variable}: " in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("processes", "more", "said"),
-    [
-        ("500", {}, "500 processes x 10 connections = 5000, but Postgres allows"),
-        ("2", {"MAX_REPLICAS": "50"}, "50 replicas x 2 processes x 10 connections = 1000, but"),
-        ("1", {"DB_RESERVED_CONNECTIONS": "999"}, "of which DB_RESERVED_CONNECTIONS=999 are left"),
-    ],
-)
-def test_serve_refuses_more_connections_than_postgres_allows(
-    environment: dict[str, str], processes: str, more: dict[str, str], said: str
-) -> None:
-    result = run("serve", env={**environment, "WEB_CONCURRENCY": processes, **more})
-    assert result.returncode != 0
-    assert said in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_a_part_can_have_commands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import httpx2
 from app.platform.dev import guard
 from app.platform.dev.plan import Kind
 from tests.conftest import ROOT
-from tests.system.test_serve import Server, free_port
+from tests.system.serving import Server, free_port
 
 PATIENCE = 60.0  # seconds; the machine may be busy
 # Seconds that no answer may take: the time-outs of the pool, of a statement and of its connection's

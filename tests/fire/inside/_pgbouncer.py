@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fire._outages import PATIENCE, eventually
-from tests.system.test_serve import free_port
+from tests.system.serving import free_port
 
 # It waits a second, and not 15, until it tries a Postgres again that it could not reach.
 CONFIGURATION = """

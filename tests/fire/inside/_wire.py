@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Self
 
-from tests.system.test_serve import Server
+from tests.system.serving import Server
 
 
 def request(

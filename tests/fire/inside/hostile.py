@@ -18,7 +18,8 @@ from tests.actors import sign_in
 from tests.conftest import ROOT
 from tests.fire._wire import Caller, children, exchange, request, resident
 from tests.fire.conftest import FULL, Note
-from tests.system.test_serve import Serve, Server, serve
+from tests.system.conftest import serve
+from tests.system.serving import Serve, Server
 
 __all__ = ["serve"]
 

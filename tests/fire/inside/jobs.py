@@ -18,7 +18,8 @@ from app.platform.jobs.queue import Publisher
 from tests.fire import _deaths, _flood, _poison
 from tests.fire.conftest import FULL, Note
 from tests.platform.jobs import conftest, samples
-from tests.platform.jobs.conftest import PATIENCE, Process, Service, Start
+from tests.platform.jobs.conftest import PATIENCE, Service
+from tests.system.jobs.conftest import Process, Start
 
 service, start = conftest.service, conftest.start
 QUICK = {"JOBS_PUBLISH_AGAIN": "1"}

@@ -22,7 +22,7 @@ from tests.fire import _migrations
 from tests.fire._migrations import Release
 from tests.fire.conftest import FULL, Note
 from tests.platform.data.test_migrations import lint
-from tests.system.test_serve import Serve, Server
+from tests.system.serving import Serve, Server
 
 PATIENCE = 120.0  # seconds
 HELD = 20 if FULL else 8  # seconds that somebody's transaction is in the way

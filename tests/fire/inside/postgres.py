@@ -39,7 +39,7 @@ from tests.fire._outages import (
 )
 from tests.fire._pgbouncer import pgbouncer
 from tests.fire.conftest import FULL, Note
-from tests.system.test_serve import Server
+from tests.system.serving import Server
 
 BOTH, READ = "/api/v1/fire/both", "/api/v1/fire/read"
 POOL = 4  # connections of each of the two workers

@@ -15,7 +15,7 @@ from tests.accounts import log_in, register
 from tests.actors import sign_in
 from tests.conftest import connected
 from tests.fire.conftest import FULL, Note
-from tests.system.test_serve import Serve, Server
+from tests.system.serving import Serve, Server
 
 CLIENTS = 200
 ROUNDS = 10 if FULL else 1

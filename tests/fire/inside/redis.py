@@ -34,8 +34,8 @@ from tests.fire._outages import (
     way,
 )
 from tests.fire.conftest import FULL, Note
-from tests.platform.jobs.conftest import Process
-from tests.system.test_serve import Server
+from tests.system.jobs.conftest import Process
+from tests.system.serving import Server
 
 BOTH, NOTHING, CACHE = "/api/v1/fire/both", "/api/v1/fire/nothing", "/api/v1/fire/cache"
 MANY = 600 if FULL else 60  # requests that are answered during each fault

@@ -18,8 +18,8 @@ import pytest
 from tests.fire._clients import Send, add_routes, head, port_of, rest
 from tests.fire._clients import send as send
 from tests.fire.conftest import FULL, Note
-from tests.system.test_serve import Serve, Server
-from tests.system.test_serve import serve as serve
+from tests.system.conftest import serve as serve
+from tests.system.serving import Serve, Server
 
 SECONDS = 30 if FULL else 4
 SLOW_CLIENTS = 500 if FULL else 150

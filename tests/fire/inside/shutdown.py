@@ -12,8 +12,8 @@ from websockets.sync.client import connect
 from tests.fire._clients import Send, add_routes, asking, head, port_of, rest
 from tests.fire._clients import send as send
 from tests.fire.conftest import FULL, Note
-from tests.system.test_serve import Serve, Server
-from tests.system.test_serve import serve as serve
+from tests.system.conftest import serve as serve
+from tests.system.serving import Serve, Server
 
 LONG = 20 if FULL else 1  # seconds of load before something happens
 

@@ -17,7 +17,8 @@ from app.platform.observability import metrics
 from tests.fire._wire import Caller, children, request, resident
 from tests.fire.conftest import FULL, Note
 from tests.platform.observability.tracing.receiver import Collector
-from tests.system.test_serve import Serve, Server, serve
+from tests.system.conftest import serve
+from tests.system.serving import Serve, Server
 
 __all__ = ["serve"]
 

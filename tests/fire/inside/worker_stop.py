@@ -6,9 +6,10 @@ import time
 from app.platform.jobs import JobStatus
 from tests.fire.conftest import FULL, Note
 from tests.platform.jobs import samples
-from tests.platform.jobs.conftest import PATIENCE, Service, Start
+from tests.platform.jobs.conftest import PATIENCE, Service
 from tests.platform.jobs.conftest import service as service
-from tests.platform.jobs.conftest import start as start
+from tests.system.jobs.conftest import Start
+from tests.system.jobs.conftest import start as start
 
 JOBS = 2000 if FULL else 150
 STOPS = 6 if FULL else 2

@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, inspect, make_url, text
 
 from app.platform.data.database import Base
 from app.settings import Settings
+from tests.commands import run
 from tests.conftest import ROOT, connected, migrate, wait_for
 
 Made = Callable[..., URL]
@@ -42,18 +43,6 @@ async def test_they_can_be_undone_and_done_again(new_database: Made, migrated: s
     assert await tables(url) == set()
     await migrate(url)
     assert await tables(url) == there == set(Base.metadata.tables)
-
-
-def test_two_migrators_at_once_do_the_work_once(
-    new_database: Made, environment: dict[str, str]
-) -> None:
-    url = new_database().render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "app", "migrate"]
-    both = [
-        subprocess.Popen(command, env={**environment, "DATABASE_URL": url}, cwd=ROOT)
-        for _ in range(2)
-    ]
-    assert [process.wait(60) for process in both] == [0, 0]
 
 
 async def applied(url: URL) -> set[str]:
@@ -90,9 +79,7 @@ def test_nothing_is_wrong_with_such_a_database(
 ) -> None:
     url = make_url(fresh_settings.database_url.get_secret_value())
     wait_for(add_applied(url, "gone_0003"))
-    check = [sys.executable, "-m", "app", "check"]
-    said = subprocess.check_output(check, env=environment, cwd=ROOT, text=True)
-    assert "ok  migrations   all applied" in said
+    assert "ok  migrations   all applied" in run("check", env=environment).stdout
 
 
 async def test_a_database_that_is_ahead_of_this_code_is_refused(
@@ -116,9 +103,9 @@ def lint(sql: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_no_migration_blocks(environment: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "app", "migrate", "--sql"]
-    sql = subprocess.check_output(command, env=environment, cwd=ROOT, text=True)
-    found = lint(sql, tmp_path)
+    written = run("migrate", "--sql", env=environment)
+    assert written.returncode == 0, written.stderr
+    found = lint(written.stdout, tmp_path)
     assert found.returncode == 0, found.stdout
 
 

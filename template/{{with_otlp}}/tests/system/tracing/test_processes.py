@@ -18,9 +18,8 @@ from app.settings import Settings
 from tests.conftest import ROOT, client_of
 from tests.platform.jobs import samples
 from tests.platform.observability.tracing.receiver import CONSUMER, Collector, traced
-from tests.system.test_serve import Serve, serve
+from tests.system.serving import Serve
 
-__all__ = ["serve"]
 router = APIRouter()
 JOB = "tests.platform.jobs.samples.note"
 

@@ -4,9 +4,7 @@ import re
 import socket
 from contextlib import suppress
 
-from tests.system.test_serve import Serve, Server, serve
-
-__all__ = ["serve"]  # the fixture
+from tests.system.serving import Serve, Server
 
 HOST = b" HTTP/1.1\r\nHost: test\r\n"
 WORD = b"POST /test/echo" + HOST

@@ -17,7 +17,8 @@ from app.platform.settings.tracing import TracingSettings
 from app.settings import Settings
 from tests.conftest import client_of, running
 from tests.platform.jobs import samples
-from tests.platform.jobs.conftest import Service, Start
+from tests.platform.jobs.conftest import Service
+from tests.system.jobs.conftest import Start
 
 router = APIRouter()
 TRACE = "0af7651916cd43dd8448eb211c80319c"

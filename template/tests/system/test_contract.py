@@ -14,7 +14,7 @@ import pytest
 from tests.actors import sign_in
 from tests.conftest import ROOT
 
-# For a deep run: SCHEMATHESIS_EXAMPLES=500 uv run pytest tests/test_contract.py
+# For a deep run: SCHEMATHESIS_EXAMPLES=500 uv run pytest tests/system/test_contract.py
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "15")
 # They end the session that the run itself needs. The tests of auth have them.
 LOGOUT = "/logout"

@@ -11,9 +11,9 @@ from app.platform.jobs.celery_worker import Channel
 from app.platform.jobs.transport import TASK, celery_app
 from app.settings import Settings
 from tests.platform.jobs import samples
-from tests.platform.jobs.conftest import Service, Start
-from tests.platform.jobs.test_connections import Link
-from tests.platform.jobs.test_connections import links as links
+from tests.platform.jobs.conftest import Service
+from tests.system.jobs.conftest import Start
+from tests.system.jobs.link import Link
 
 
 @pytest.mark.parametrize(("gone", "left"), [(True, 0), (False, 1)])

@@ -5,10 +5,7 @@ import pytest
 from redis import Redis
 
 from app.settings import Settings
-from tests.system.test_serve import Serve, serve
-
-__all__ = ["serve"]  # the fixture
-
+from tests.system.serving import Serve
 
 # The proxy appends the address that it saw to whatever the client sent: the last counts.
 FORWARDED = ["198.51.100.1", "198.51.100.2", "192.0.2.1, 198.51.100.2"]

@@ -1,0 +1,38 @@
+"""What every test with processes can ask for."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.system.serving import APP, Serve, Server, free_port
+
+
+@pytest.fixture
+def serve(environment: dict[str, str], tmp_path: Path) -> Iterator[Serve]:
+    (tmp_path / "service_under_test.py").write_text(APP)
+    started: list[Server] = []
+
+    def start(**changes: str) -> Server:
+        port = free_port()
+        changes = {"PORT": str(port), "WEB_CONCURRENCY": "2", "PYTHONPATH": str(tmp_path)} | changes
+        log = tmp_path / f"log-{port}"
+        output = log.open("w")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "service_under_test:create_app()"],
+            cwd=ROOT, env=environment | changes, text=True, stdout=output, stderr=output,
+        )  # fmt: skip
+        output.close()
+        server = Server(process, port, log)
+        started.append(server)
+        server.until(server.answers_or_ended, 60)
+        return server
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()

@@ -1,0 +1,68 @@
+"""The commands, as processes."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import URL
+
+from tests.conftest import ROOT
+
+
+def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_check_of_what_is_well_ends_with_0(environment: dict[str, str]) -> None:
+    result = run("check", env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for name in ("settings", "database", "connections", "migrations", "redis"):
+        assert f"ok  {name}" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
+    result = run(command, env={"SECRET_KEY": "change-me", "PORT": "x"})
+    assert result.returncode != 0
+    assert result.stderr.startswith("Invalid settings; nothing was started:")
+    for variable in ("SECRET_KEY", "PORT", "DATABASE_URL", "REDIS_URL"):
+        assert f"  {variable}: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("processes", "more", "said"),
+    [
+        ("500", {}, "500 processes x 10 connections = 5000, but Postgres allows"),
+        ("2", {"MAX_REPLICAS": "50"}, "50 replicas x 2 processes x 10 connections = 1000, but"),
+        ("1", {"DB_RESERVED_CONNECTIONS": "999"}, "of which DB_RESERVED_CONNECTIONS=999 are left"),
+    ],
+)
+def test_serve_refuses_more_connections_than_postgres_allows(
+    environment: dict[str, str], processes: str, more: dict[str, str], said: str
+) -> None:
+    result = run("serve", env={**environment, "WEB_CONCURRENCY": processes, **more})
+    assert result.returncode != 0
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_two_migrators_at_once_do_the_work_once(
+    new_database: Callable[..., URL], environment: dict[str, str]
+) -> None:
+    url = new_database().render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "app", "migrate"]
+    both = [
+        subprocess.Popen(command, env={**environment, "DATABASE_URL": url}, cwd=ROOT)
+        for _ in range(2)
+    ]
+    assert [process.wait(60) for process in both] == [0, 0]

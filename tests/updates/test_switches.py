@@ -22,14 +22,14 @@ FULL = os.environ.get("FULL") == "1"
 # What is switched together, with the tests of a service that have to do with it.
 WALKS = {
     "jobs": {
-        "queue": ["tests/platform/jobs"],
+        "queue": ["tests/platform/jobs", "tests/system/jobs"],
         "example": ["tests/items"],
         "ci": ["tests/test_documentation.py"],
     },
     "callers": {
         "auth": ["tests/auth", "tests/platform/data/test_migrations.py"],
         "deploy": ["tests/deploy", *["tests/system/test_serve.py"] * FULL],
-        "tracing": ["tests/platform/observability"],
+        "tracing": ["tests/platform/observability", "tests/system/tracing"],
     },
 }
 OWN_TESTS = "tests/orders"

@@ -36,13 +36,20 @@ class PythonSlots(Extension):
 
 
 def merged_imports(text: str) -> str:
-    """The ``from`` imports of ``text``, one statement for each module, sorted."""
+    """The ``from`` imports of ``text``, one statement for each module, sorted.
+
+    A comment stays above the statement that it stands above.
+    """
     names: defaultdict[str, set[str]] = defaultdict(set)
+    comments: defaultdict[str, str] = defaultdict(str)
+    lines, end = text.splitlines(keepends=True), 0
     for statement in ast.parse(text).body:
-        if not isinstance(statement, ast.ImportFrom):
+        if not isinstance(statement, ast.ImportFrom) or not statement.module:
             raise ValueError(f"not a `from` import: {ast.unparse(statement)}")
-        names[statement.module or ""] |= {ast.unparse(alias) for alias in statement.names}
-    return "".join(_from_import(module, names[module]) for module in sorted(names))
+        names[statement.module] |= {ast.unparse(alias) for alias in statement.names}
+        comments[statement.module] += "".join(lines[end : statement.lineno - 1])
+        end = statement.end_lineno or end
+    return "".join(comments[name] + _from_import(name, names[name]) for name in sorted(names))
 
 
 def _from_import(module: str, names: set[str]) -> str:

@@ -73,7 +73,6 @@ CHANGES = (
     _below(
         "src/app/api.py", "            # Your own routers here.", "            orders.router,\n"
     ),
-    # Sorted imports have their place wherever the answers leave it.
     _above(
         "src/app/api.py",
         "from app.platform import jobs\n",

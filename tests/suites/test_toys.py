@@ -13,7 +13,10 @@ import pytest
 from tests import generator, suite
 
 TOYS = generator.ROOT / "tests" / "toys"
-SUITES = ("auth", "jobs", "deploy", "tides", "test_contract.py", "test_documentation.py")
+SUITES = (
+    *("auth", "platform/jobs", "deploy", "tides", "test_documentation.py"),
+    *("system/jobs", "system/test_contract.py"),
+)
 
 
 @pytest.mark.timeout(900)

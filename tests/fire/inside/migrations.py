@@ -15,20 +15,18 @@ from sqlalchemy import URL, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.platform.data.database import Base
-from tests import test_serve
 from tests.actors import sign_in
 from tests.conftest import connected, migrate
 from tests.fire import _migrations
 from tests.fire._migrations import Release
 from tests.fire.conftest import FULL, Note
 from tests.platform.data.test_migrations import lint
+from tests.system.conftest import serve as serve
 from tests.system.serving import Serve, Server
 
 PATIENCE = 120.0  # seconds
 HELD = 20 if FULL else 8  # seconds that somebody's transaction is in the way
 ITEMS = "/api/v1/items"
-
-serve = test_serve.serve
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import httpx2
 import pytest
 from sqlalchemy import URL, make_url, text
 
-from tests import test_serve
 from tests.accounts import log_in, register
 from tests.actors import sign_in
 from tests.conftest import connected
 from tests.fire.conftest import FULL, Note
+from tests.system.conftest import serve as serve
 from tests.system.serving import Serve, Server
 
 CLIENTS = 200
@@ -31,8 +31,6 @@ ITEMS = "/api/v1/items"
 
 Ask = Callable[[httpx2.AsyncClient, int], Awaitable[httpx2.Response]]
 Crowd = list[httpx2.AsyncClient]
-
-serve = test_serve.serve
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.system.serving import Serve, Server
 
 LONG = 20 if FULL else 1  # seconds of load before something happens
 
-# Routes of these tests alone; those of test_serve.py are there, too.
+# Routes of these tests alone; those of serving.py are there, too.
 MORE = """
     import fastapi
     from starlette.responses import StreamingResponse

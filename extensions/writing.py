@@ -10,7 +10,7 @@ from typing import Any
 from jinja2.ext import Extension
 
 SLOT = re.compile(r"^( *)# \{\{ (\w+) \}\}\n", re.MULTILINE)
-IMPORTS = re.compile(r"^# \{\{ (\w+_imports) \}\}\n((?:.+\n)*)", re.MULTILINE)
+IMPORTS = re.compile(r"^# \{\{ (\w+_imports) \}\}\n((?:.+\n|\n(?=(?:#.*\n)*from ))*)", re.MULTILINE)
 LINE_LENGTH = 100  # of a generated service
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from app.auth import CurrentUser
 from app.platform.base.errors import Conflict
-from app.platform.jobs import Jobs, JobStatus, job, location, registry
+from app.platform.jobs import Jobs, JobStatus, job, registry, status_headers
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.conftest import client_of, running
@@ -24,7 +24,7 @@ async def take_note(
     text: str, jobs: Jobs, user: CurrentUser, request: Request, response: Response
 ) -> JobStatus:
     status = await jobs.enqueue(samples.note, text=text)
-    response.headers.update(location(request, status))
+    response.headers.update(status_headers(request, status))
     return status
 
 

@@ -77,11 +77,11 @@ class Listener:
 
 @asynccontextmanager
 async def listening(settings: Settings, **changes: object) -> AsyncIterator[Listener]:
-    settings = settings.model_copy(update=changes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection_limits, "get_settings", lambda: settings)
-        async with running(settings) as app, served(app) as listener:
-            yield listener
+    async with (
+        running(settings.model_copy(update=changes)) as app,
+        served(app) as listener,
+    ):
+        yield listener
 
 
 @asynccontextmanager
@@ -94,7 +94,7 @@ async def served(app: FastAPI) -> AsyncIterator[Listener]:
     listener = Listener(app)
 
     def connection() -> Connection:
-        return Connection(listener.config, listener.state, {})
+        return Connection(listener.config, listener.state, {"settings": app.state.settings})
 
     server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
     listener.port = server.sockets[0].getsockname()[1]

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from app.platform.dev.valkey import VALKEY
-from app.platform.jobs.transport import QUEUE
+from app.platform.jobs.names import QUEUE
 from tests.conftest import connected, wait_for
 from tests.fire._outages import (
     PATIENCE,

@@ -10,7 +10,8 @@ from typing import Any
 
 import jwt
 
-from app.platform.base import about, signing
+from app.platform import about
+from app.platform.base import signing
 from app.settings import Settings
 
 Claims = dict[str, Any]

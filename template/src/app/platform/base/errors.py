@@ -1,6 +1,6 @@
 """Errors that features raise; each is answered as an RFC 9457 problem document."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -40,6 +40,16 @@ class NotFound(AppError):
 
     status = HTTPStatus.NOT_FOUND
     code = "not_found"
+
+
+class MethodNotAllowed(AppError):
+    """The path is served, but not under this method. ``Allow`` names those that are."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    code = "method_not_allowed"
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        super().__init__(f"{self.status.description}.", headers={"Allow": ", ".join(allowed)})
 
 
 class Conflict(AppError):

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.util import greenlet_spawn
 
-from app.platform.base import about
+from app.platform import about
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import OutcomeUnknown, Unavailable
 from app.platform.observability import tracing

@@ -11,7 +11,8 @@ from typing import Annotated
 import httpx2
 from fastapi import Depends, FastAPI, Request
 
-from app.platform.base import about, context
+from app.platform import about
+from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings

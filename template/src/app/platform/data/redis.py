@@ -21,6 +21,8 @@ async def _client(request: Request) -> Redis:
 
 
 RedisDep = Annotated[Redis, Depends(_client)]
+# What a command raises when Redis is away, too slow, or refuses.
+REDIS_ERRORS = (exceptions.RedisError, OSError, TimeoutError)
 
 
 def create_client(settings: PlatformSettings) -> Redis:

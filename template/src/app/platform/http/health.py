@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from app.platform.base import about
+from app.platform import about
 from app.platform.settings import PlatformSettings
 
 TIMEOUT = 2.0  # seconds that one dependency has to answer

@@ -93,7 +93,7 @@ async def _app_error(_: Request, error: Exception) -> ProblemResponse:
 
 
 async def _http_error(_: Request, error: Exception) -> ProblemResponse:
-    """What the framework raises: 404 and 405 of the router, 413 of the body limit."""
+    """What the framework raises: 404 of the router, 413 of the body limit."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_").replace("-", "_")

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, NoReturn
 from fastapi import FastAPI
 from fastapi.params import Form
 from fastapi.routing import RouteContext, iter_route_contexts
-from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.platform.base.errors import MethodNotAllowed
 
 # The template of the route that was found, such as "/api/v1/items/{item_id}".
 TEMPLATE = "route_template"
@@ -80,7 +81,7 @@ def _wrong_method(entries: list[Entry], scope: Scope) -> tuple[Match, Scope]:
     allowed = sorted({method for entry in partial for method in entry.methods})
 
     async def refuse(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
+        raise MethodNotAllowed(allowed)
 
     return Match.PARTIAL, {
         "route": partial[0].route,

@@ -9,9 +9,9 @@ A job is a plain ``async def`` in its feature's ``jobs.py``; a route takes ``Job
 """
 
 from app.platform.jobs.commands import BACKGROUND_PROCESSES, add_commands
-from app.platform.jobs.context import Context
+from app.platform.jobs.context import Context, JobQueue
 from app.platform.jobs.pools import connections
-from app.platform.jobs.queue import JobQueue, Jobs, setup
+from app.platform.jobs.queue import Jobs, setup
 from app.platform.jobs.registry import job
 from app.platform.jobs.router import create_router, status_headers
 from app.platform.jobs.status import JobStatus

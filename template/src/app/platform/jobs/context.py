@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Concatenate, Protocol
 from uuid import UUID
 
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.data.database import ReadSession
+from app.platform.jobs.status import JobStatus
 from app.platform.observability.logs import get_logger
 
 if TYPE_CHECKING:
     import httpx2
     from redis.asyncio import Redis
 
-    from app.platform.jobs.queue import JobQueue
+
+class JobQueue(Protocol):
+    """A queue that enqueues jobs as part of one transaction."""
+
+    async def enqueue(
+        self,
+        function: Callable[Concatenate[Context, ...], Awaitable[Any]],
+        *,
+        unique: str | None = None,
+        delay: float = 0,
+        **arguments: Any,
+    ) -> JobStatus:
+        """Enqueue a job, to be run after the commit and ``delay`` seconds.
+
+        ``unique``: while a job of this kind with the same key is queued or running, return that
+        one and enqueue nothing. Raises ``TypeError`` for arguments that the job can't take.
+        """
 
 
 class Context:

@@ -23,7 +23,7 @@ from prometheus_client.samples import Exemplar, Sample
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.platform.base import about
+from app.platform import about
 from app.platform.base.components import Lifespan
 from app.platform.settings import PlatformSettings
 

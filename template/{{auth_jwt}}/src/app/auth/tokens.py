@@ -13,7 +13,8 @@ import jwt
 
 from app.auth.identity import NotBelieved
 from app.auth.sessions import SECRET
-from app.platform.base import about, signing
+from app.platform import about
+from app.platform.base import signing
 from app.settings import Settings
 
 ALGORITHM = "HS256"

@@ -8,11 +8,9 @@ import asyncio
 import logging
 import time
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
 from app.auth.tokens import Access, Logout
 from app.platform.base.errors import Unavailable
+from app.platform.data.redis import REDIS_ERRORS, RedisDep
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -24,7 +22,7 @@ TRY_AGAIN = 5.0  # seconds for which a Redis that failed is not asked
 class Revocations:
     """The list. What is put on it holds for all processes, from the next request on."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: RedisDep, settings: Settings) -> None:
         self._redis = redis
         self._kept = settings.oidc_token_max_age + 60
         self._fail_open = settings.oidc_revocation_fail_open
@@ -65,7 +63,7 @@ class Revocations:
             raise _away()
         try:
             scores: list[float | None] = await self._redis.zmscore(KEY, members)
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_ERRORS as error:
             self._away_until = time.monotonic() + TRY_AGAIN
             logger.warning("revoked tokens are not known: Redis is away, %s", type(error).__name__)
             raise _away() from None
@@ -79,7 +77,7 @@ class Revocations:
                 pipeline.zremrangebyscore(KEY, "-inf", time.time() - self._kept)
                 pipeline.expire(KEY, self._kept)
                 await pipeline.execute()
-        except (RedisError, OSError, TimeoutError):
+        except REDIS_ERRORS:
             raise _away() from None
 
 

@@ -7,8 +7,9 @@ import pytest
 from kombu.connection import Connection
 from kombu.transport import redis
 
+from app.platform.jobs.celery_app import celery_app
 from app.platform.jobs.celery_worker import Channel
-from app.platform.jobs.transport import TASK, celery_app
+from app.platform.jobs.names import TASK
 from app.settings import Settings
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service

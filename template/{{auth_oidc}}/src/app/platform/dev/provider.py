@@ -34,7 +34,7 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from app.platform.base import about
+from app.platform import about
 
 LIFETIME = 600  # seconds
 HERE = ("127.0.0.1", "localhost", "::1")

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from app.platform.base import about
+from app.platform import about
 from app.platform.settings.sources import split_commas
 
 Names = Annotated[list[str], NoDecode]

@@ -9,7 +9,7 @@ from arq.connections import ArqRedis
 from arq.worker import Worker as ArqWorker
 from arq.worker import func
 
-from app.platform.jobs.transport import QUEUE, TASK
+from app.platform.jobs.names import QUEUE, TASK
 from app.platform.jobs.worker import Worker
 from app.platform.settings import PlatformSettings
 

@@ -12,12 +12,10 @@ from arq.connections import ArqRedis
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from app.platform.base import about
 from app.platform.base.components import AppFactory
+from app.platform.jobs.names import QUEUE, TASK
 from app.platform.settings import PlatformSettings
 
-QUEUE = f"{about.NAME}.jobs"
-TASK = "app.jobs.run"
 LIFE = 86_400  # seconds that a message is kept; the scheduler sends another one long before
 SKEW = timedelta(days=1)  # that clocks may differ
 

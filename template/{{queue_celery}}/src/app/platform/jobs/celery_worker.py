@@ -28,8 +28,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from app.platform.base import heartbeat
 from app.platform.base.components import AppFactory
 from app.platform.jobs import capacity, pools
+from app.platform.jobs.celery_app import celery_app
+from app.platform.jobs.names import QUEUE, TASK
 from app.platform.jobs.runner import Runner
-from app.platform.jobs.transport import QUEUE, TASK, celery_app
 from app.platform.observability import logs
 from app.platform.settings import PlatformSettings
 

@@ -22,7 +22,7 @@ from app.platform.base.components import Lifespan
 from app.platform.base.errors import Unavailable
 from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry
-from app.platform.jobs.context import Context
+from app.platform.jobs.context import Context, JobQueue
 from app.platform.jobs.runner import Run, Runner, status_key
 from app.platform.jobs.status import JobStatus
 from app.platform.observability import tracing
@@ -37,12 +37,12 @@ class Background:
         self.request_timeout = settings.request_timeout
         self.runner = Runner(app, settings)
 
-    def within(self, session: AsyncSession, tasks: BackgroundTasks) -> "JobQueue":
-        return JobQueue(session, tasks, self)
+    def within(self, session: AsyncSession, tasks: BackgroundTasks) -> JobQueue:
+        return BackgroundQueue(session, tasks, self)
 
 
-class JobQueue:
-    """Enqueues jobs as part of one transaction."""
+class BackgroundQueue:
+    """A queue whose jobs run in this process, after the response."""
 
     def __init__(
         self, session: AsyncSession, tasks: BackgroundTasks, background: Background
@@ -59,11 +59,6 @@ class JobQueue:
         delay: float = 0,
         **arguments: Any,
     ) -> JobStatus:
-        """Enqueue a job, to be run after the response and ``delay`` seconds.
-
-        ``unique``: while a job of this kind with the same key is queued or running, return that
-        one and enqueue nothing. Raises ``TypeError`` for arguments that the job can't take.
-        """
         kind = registry.of(function)
         current = context.current()
         status = JobStatus(

@@ -7,7 +7,8 @@ from redis.asyncio import Redis
 from taskiq.acks import AcknowledgeType
 from taskiq.receiver import Receiver
 
-from app.platform.jobs.transport import QUEUE, TASK, create_broker
+from app.platform.jobs.names import QUEUE, TASK
+from app.platform.jobs.taskiq_broker import create_broker
 from app.platform.jobs.worker import Worker
 from app.platform.settings import PlatformSettings
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.platform.base import about
+from app.platform import about
 from app.settings import Settings
 from tests.platform.observability.tracing.receiver import Collector, get, traced
 

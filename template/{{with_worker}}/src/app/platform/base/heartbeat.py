@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from app.platform.base import about
+from app.platform import about
 
 BEAT_EVERY = 10.0  # seconds
 # Six beats missed, or two rounds of the scheduler's longest pause.

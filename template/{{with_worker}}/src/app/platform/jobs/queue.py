@@ -18,7 +18,7 @@ from app.platform.base.components import Lifespan
 from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry, schedules, store
 from app.platform.jobs.attempt import reason
-from app.platform.jobs.context import Context
+from app.platform.jobs.context import Context, JobQueue
 from app.platform.jobs.metrics import Attempts, Backlog
 from app.platform.jobs.status import JobStatus
 from app.platform.jobs.transport import Transport
@@ -45,8 +45,8 @@ class Publisher:
         self._waiting: list[UUID] = []
         self._task: asyncio.Task[None] | None = None
 
-    def within(self, session: AsyncSession) -> "JobQueue":
-        return JobQueue(session, self)
+    def within(self, session: AsyncSession) -> JobQueue:
+        return LedgerQueue(session, self)
 
     def publish(self, ids: Sequence[UUID]) -> None:
         """Publish soon; what is too much, or fails, is the scheduler's."""
@@ -69,8 +69,8 @@ class Publisher:
             await self._task
 
 
-class JobQueue:
-    """Enqueues jobs as part of one transaction."""
+class LedgerQueue:
+    """A queue whose jobs are rows of the ledger."""
 
     def __init__(self, session: AsyncSession, publisher: Publisher) -> None:
         self._session = session
@@ -84,11 +84,6 @@ class JobQueue:
         delay: float = 0,
         **arguments: Any,
     ) -> JobStatus:
-        """Enqueue a job, to be run after the commit and ``delay`` seconds.
-
-        ``unique``: while a job of this kind with the same key is queued or running, return that
-        one and enqueue nothing. Raises ``TypeError`` for arguments that the job can't take.
-        """
         kind = registry.of(function)
         current = context.current()
         new = store.New(

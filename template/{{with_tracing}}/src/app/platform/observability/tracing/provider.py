@@ -28,7 +28,8 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import SpanKind, TraceState, get_current_span
 from pydantic import SecretStr
 
-from app.platform.base import about, context
+from app.platform import about
+from app.platform.base import context
 from app.platform.observability.tracing import backend
 from app.platform.observability.tracing.spans import Tracing, threshold
 from app.platform.settings import PlatformSettings

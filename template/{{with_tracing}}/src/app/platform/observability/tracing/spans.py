@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from starlette.types import Scope
 
-from app.platform.base import about, context
+from app.platform import about
+from app.platform.base import context
 from app.platform.observability.logs import scrub_path
 from app.platform.observability.tracing import backend
 

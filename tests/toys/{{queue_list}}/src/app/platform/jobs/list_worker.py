@@ -4,7 +4,7 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from app.platform.jobs.transport import QUEUE
+from app.platform.jobs.names import QUEUE
 from app.platform.jobs.worker import Worker
 from app.platform.settings import PlatformSettings
 

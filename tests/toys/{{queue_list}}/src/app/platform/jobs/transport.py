@@ -6,10 +6,9 @@ from uuid import UUID
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from app.platform.base import about
+from app.platform.base.components import AppFactory
+from app.platform.jobs.names import QUEUE
 from app.platform.settings import PlatformSettings
-
-QUEUE = f"{about.NAME}.jobs"
 
 
 class Transport:
@@ -27,8 +26,8 @@ class Transport:
         return int(await self._redis.llen(QUEUE))
 
 
-def run_worker(settings: PlatformSettings) -> int:
+def run_worker(settings: PlatformSettings, create_app: AppFactory) -> int:
     """Run jobs until SIGTERM; return the exit code."""
     from app.platform.jobs import list_worker, worker
 
-    return worker.run(settings, list_worker.consume)
+    return worker.run(settings, create_app, list_worker.consume)

@@ -8,7 +8,9 @@ from fastapi import APIRouter, Depends, FastAPI, Form
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 
-from app.platform.http import routing
+from app.platform.http import problems, routing
+from app.platform.settings import offline_settings
+from app.settings import Settings
 from tests.conftest import client_of
 
 
@@ -23,6 +25,7 @@ def _answer(name: str) -> Any:
 def build() -> FastAPI:
     """An app with whatever makes the order of routes matter."""
     app = FastAPI(openapi_url=None)
+    problems.setup(app, offline_settings(Settings))
     things, parts = APIRouter(prefix="/things"), APIRouter(prefix="/{thing}/parts")
     things.add_api_route("/new", _answer("new"))
     things.add_api_route("/{thing:int}", _answer("by number"))

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from app.platform.base import context
-from app.platform.settings import PlatformSettings
+from app.platform.settings import PlatformSettings, rename_hints
 
 REDACTED = "[redacted]"
 SECRET_NAME = re.compile(
@@ -248,3 +248,5 @@ def _write_request(fields: dict[str, Any]) -> None:
 
 def setup(app: FastAPI, settings: PlatformSettings) -> None:
     configure(settings)
+    for hint in rename_hints(type(settings)):
+        get_logger(__name__).warning(hint)

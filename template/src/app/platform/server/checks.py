@@ -13,7 +13,7 @@ from app.platform.base.cpus import available_cpus
 from app.platform.data.database import create_engine
 from app.platform.data.redis import create_client
 from app.platform.jobs import connections as beside_the_api
-from app.platform.settings import PlatformSettings, SettingsError
+from app.platform.settings import PlatformSettings, SettingsError, rename_hints
 from app.platform.settings.sources import ERROR_HEADER
 
 TIMEOUT = 5.0  # seconds that a dependency has to answer
@@ -151,6 +151,8 @@ async def run_checks(settings: PlatformSettings) -> int:
         "settings",
         f"{settings.environment}, {len(type(settings).model_fields)} settings valid",
     )
+    for hint in rename_hints(type(settings)):
+        _line("warning", "settings", hint)
     results = [await _examine(name, check, settings) for name, check in CHECKS.items()]
     return 0 if all(results) else 1
 

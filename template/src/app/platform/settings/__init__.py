@@ -17,6 +17,8 @@ from app.platform.settings.data import DataSettings
 from app.platform.settings.http import HttpSettings
 from app.platform.settings.jobs import JobsSettings
 from app.platform.settings.observability import ObservabilitySettings
+from app.platform.settings.renamed import RenamedVariables
+from app.platform.settings.renamed import rename_hints as rename_hints
 from app.platform.settings.server import ServerSettings
 from app.platform.settings.sources import SecretFiles, format_errors, refuse_unreadable
 from app.platform.settings.tracing import TracingSettings
@@ -53,7 +55,13 @@ class PlatformSettings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, SecretFiles(settings_cls), dotenv_settings
+        return (
+            init_settings,
+            env_settings,
+            SecretFiles(settings_cls),
+            dotenv_settings,
+            RenamedVariables(settings_cls),
+        )
 
 
 def load_settings(kind: type[S]) -> S:
@@ -64,7 +72,8 @@ def load_settings(kind: type[S]) -> S:
     try:
         return kind()
     except ValidationError as error:
-        raise SettingsError(format_errors(error)) from None
+        hints = (f"  {hint}" for hint in rename_hints(kind))
+        raise SettingsError("\n".join([format_errors(error), *hints])) from None
 
 
 def offline_settings(kind: type[S]) -> S:

@@ -1,11 +1,15 @@
 """Settings of Postgres, Redis and outgoing HTTP."""
 
+from typing import ClassVar
+
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
 
 class DataSettings(BaseSettings):
     """Addresses, pool sizes and time-outs of what the service connects to."""
+
+    renamed: ClassVar = {"db_connections_spare": "db_reserved_connections"}
 
     database_url: SecretStr = Field(description="postgresql+asyncpg://user:password@host/database")
     db_pool_size: int = Field(10, ge=1, description="Connections that a process keeps open")

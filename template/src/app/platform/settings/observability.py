@@ -1,6 +1,6 @@
 """Settings of logs and metrics."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings
 
 class ObservabilitySettings(BaseSettings):
     """Log level, access log sampling and the metrics port."""
+
+    renamed: ClassVar = {"log_request_share": "access_log_sample_rate"}
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Minimum severity of log lines"

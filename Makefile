@@ -2,7 +2,7 @@
 # (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test combinations targets updates services live fire lint constraints pictures rows tables release clean
+.PHONY: help demo test combinations targets updates services live fire lint everything constraints pictures rows tables release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,7 +27,7 @@ demo: .venv/complete ## Render the default service, and serve it: Postgres, Valk
 
 test: .venv/complete ## The rules, the renders, the prompts; then the default service's own tests
 	pytest -n 2 --dist worksteal -m "not besides" tests/rules tests/renders tests/prompts
-	pytest -s -m "not besides" tests/suites -k standard
+	pytest -s -m "not besides and not system" tests/suites -k standard
 
 combinations: .venv/complete ## Render, lint and type-check every pair of answers, and each queue x auth x deploy
 	pytest -n 2 --dist worksteal -m besides tests/renders
@@ -39,7 +39,7 @@ updates: .venv/complete ## Update services: from past versions, with edits, thro
 	FULL=$(FULL) pytest -n 2 --dist loadgroup tests/updates # one by one: the walks at the same time
 
 services: .venv/complete ## Install services that have every answer, and run their own tests
-	pytest -s -rfEs -m "not besides" tests/suites -k "not standard"
+	pytest -s -rfEs -m "not besides" tests/suites -k "not (fast and standard)"
 
 live: .venv/complete ## Containers, processes and signals, for real
 	env -u UV_EXCLUDE_NEWER pytest -v -rfEs tests/live # the day would be in uv.lock, and not in the image
@@ -61,6 +61,11 @@ constraints: .venv/complete ## Renew constraints.txt, and the day up to which se
 
 pictures: .venv/complete ## Make the README's pictures anew, from the real thing
 	python docs/pictures/make.py
+
+everything: .venv/complete ## All of it at full size, every row with its own tests: hours
+	$(MAKE) test lint combinations targets services live
+	$(MAKE) updates fire FULL=1
+	$(MAKE) rows ROWS=""
 
 rows: .venv/complete ## Everything about some rows of the matrix: make rows ROWS="minimal or standard"
 	pytest -n 2 --dist worksteal tests/renders/test_projects.py -k "$$ROWS"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from extensions import options
-from tests import generator, matrix
+from tests import generator, matrix, rotation
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,6 +47,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # a process of xdist reports to the one that started it
         config.pluginmanager.register(Results())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rotation.select(config, items)
 
 
 class Results:

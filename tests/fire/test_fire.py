@@ -27,7 +27,11 @@ FULL = bool(os.environ.get("FULL"))
 # What is different from queue to queue; the rest is tried on the default answers.
 EVERYWHERE = {"jobs", "worker_stop"} | ({"redis"} if FULL else set())
 CASES = [
-    pytest.param(name, file, id=f"{file.stem}-{name}")
+    pytest.param(
+        *(name, file),
+        id=f"{file.stem}-{name}",
+        marks=pytest.mark.rotates("failure tests", shares=2),
+    )
     for name in SERVICES
     for file in sorted(INSIDE.glob("[!_]*.py"))
     if file.stem != "conftest" and (name == "celery" or file.stem in EVERYWHERE)

@@ -29,7 +29,11 @@ USED_OTHERWISE = {
 def _parameters() -> list[Any]:
     """Return the rows by queue: a process takes neighbours, and its mypy knows their libraries."""
     rows = sorted(matrix.matrix(), key=lambda row: str(row.answers["queue"]))
-    besides = [[pytest.mark.besides] * (row.name not in matrix.PRESETS) for row in rows]
+    besides = [
+        [pytest.mark.besides] * (row.name not in matrix.PRESETS)
+        + [pytest.mark.rotates("combinations", shares=6)] * (not row.always)
+        for row in rows
+    ]
     return [
         pytest.param(row, id=row.name, marks=marks)
         for row, marks in zip(rows, besides, strict=True)

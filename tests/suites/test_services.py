@@ -6,44 +6,87 @@ Run with ``-s``, this shows each service's tests as they go.
 import os
 import subprocess
 import tomllib
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests import generator, matrix, suite
 
-# Rows with a new queue run everything. The tests of others, by the question that has a new answer;
-# the rest of theirs is the core's, which ran three times by then. `make rows` leaves nothing out.
+# Rows with a new queue run all fast tests. The tests of others, by the question that has a new
+# answer: the rest is the core's, which ran three times by then. `make rows` leaves nothing out.
 WHOLE = {"queue", "preset"}
 TESTS = {
-    "auth": ("auth", "items", "system/test_contract.py"),
+    "auth": ("auth", "items"),
     "deploy": ("deploy",),
-    "tracing": ("platform/observability", "system/tracing"),
+    "tracing": ("platform/observability",),
 }
 ANYWAY = ("test_documentation.py", "test_cli.py")
+# Tests of processes, signals and outages, by the question whose answers they depend on.
+SYSTEM = {
+    "preset": ("system",),
+    "queue": ("system/jobs",),
+    "auth": ("system/test_contract.py",),
+    "tracing": ("system/tracing",),
+}
 SERVICES = [
     pytest.param(row, id=row.name, marks=[pytest.mark.besides] * (not row.always))
     for row in matrix.matrix()
 ]
+Installed = Callable[[matrix.Row], Path]
 
 
-@pytest.mark.timeout(1500)
+@pytest.fixture(scope="session")
+def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Render and install the service of a row, once."""
+
+    @cache
+    def install(name: str) -> Path:
+        row = next(row for row in matrix.matrix() if row.name == name)
+        service = generator.render(template, tmp_path_factory.mktemp("s") / "service", **row.given)
+        subprocess.run([*suite.UV, "sync", "--quiet"], cwd=service, check=True)
+        return service
+
+    return lambda row: install(row.name)
+
+
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("row", SERVICES)
-def test_the_service_passes_its_own_tests(template: Path, tmp_path: Path, row: matrix.Row) -> None:
-    service = generator.render(template, tmp_path / "service", **row.given)
-    subprocess.run([*suite.UV, "sync", "--quiet"], cwd=service, check=True)
-    for tests in _tests(row, service):
-        suite.run(service, *tests)
+def test_the_service_passes_its_fast_tests(installed: Installed, row: matrix.Row) -> None:
+    service = installed(row)
+    named = () if _whole(row) else (*_of(row, TESTS), *ANYWAY)
+    suite.run(service, *_there(service, named))
     _is_whole_without_the_tools(service)
 
 
-def _tests(row: matrix.Row, service: Path) -> list[list[str]]:
-    """Return which of a service's tests run, together; none is all of the fast ones."""
-    if not row.always or row.new & WHOLE or os.environ.get("WHOLE"):
-        return [[], ["tests/system"]]
-    named = {name for question in row.new for name in TESTS.get(question, ())}
-    paths = [f"tests/{name}" for name in sorted(named.union(ANYWAY))]
-    return [[path for path in paths if (service / path).exists()]]
+@pytest.mark.system
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("row", SERVICES)
+def test_the_service_passes_its_system_tests(installed: Installed, row: matrix.Row) -> None:
+    service = installed(row)
+    named = ("system",) if _everything(row) else _of(row, SYSTEM)
+    if tests := _there(service, named):
+        suite.run(service, *tests)
+
+
+def _everything(row: matrix.Row) -> bool:
+    return not row.always or bool(os.environ.get("WHOLE"))
+
+
+def _whole(row: matrix.Row) -> bool:
+    return _everything(row) or bool(row.new & WHOLE)
+
+
+def _of(row: matrix.Row, tests: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The tests that have to do with a row's new answers, each once."""
+    named = {name for question in row.new for name in tests.get(question, ())}
+    covered = {name for name in named if any(name.startswith(f"{other}/") for other in named)}
+    return tuple(sorted(named - covered))
+
+
+def _there(service: Path, names: tuple[str, ...]) -> list[str]:
+    return [f"tests/{name}" for name in names if (service / "tests" / name).exists()]
 
 
 def _is_whole_without_the_tools(service: Path) -> None:

@@ -82,6 +82,7 @@ def steps(choices: dict[str, list[Any]], first: dict[str, Any]) -> Iterator[dict
 
 
 @pytest.mark.timeout(24 * 3600 if FULL else 3600)
+@pytest.mark.rotates("walks through answers", shares=2)
 @pytest.mark.parametrize("name", WALKS)
 def test_every_answer_becomes_another_and_nothing_is_lost(
     template: Path, tmp_path: Path, name: str

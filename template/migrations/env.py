@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 import app.main  # noqa: F401  (imports every model)
 from app.platform.data.database import Base, create_engine
 from app.platform.data.migrations import LOCK_TIMEOUT
-from app.platform.data.revisions import of_present_parts
+from app.platform.data.revisions import without_removed_branches
 from app.settings import get_settings
 
 BRANCH = "app"
@@ -62,7 +62,7 @@ def configure(**options: Any) -> None:
 def leave_alone_what_is_gone(migrations: MigrationContext) -> None:
     """Go by the parts that there are, whatever others were in this database before."""
     heads = migrations.get_current_heads
-    migrations.get_current_heads = lambda: of_present_parts(heads(), context.script)
+    migrations.get_current_heads = lambda: without_removed_branches(heads(), context.script)
 
 
 def run(connection: Connection) -> None:

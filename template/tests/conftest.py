@@ -190,10 +190,10 @@ async def app(shared_app: FastAPI) -> AsyncIterator[FastAPI]:
     await shared_app.state.redis.flushdb()
     async with database.engine.connect() as connection, connection.begin() as transaction:
         shared_app.state.db = OneTransaction(database, connection)
-        shared_app.state.reader = ReadSession(shared_app.state.db)
+        shared_app.state.read_session = ReadSession(shared_app.state.db)
         yield shared_app
         await transaction.rollback()
-    shared_app.state.db, shared_app.state.reader = database, ReadSession(database)
+    shared_app.state.db, shared_app.state.read_session = database, ReadSession(database)
 
 
 def client_of(app: FastAPI) -> httpx2.AsyncClient:

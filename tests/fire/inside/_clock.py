@@ -8,7 +8,7 @@ from typing import Any
 
 import app.main
 import tests.platform.jobs.samples
-from app.platform.jobs import Context, job
+from app.platform.jobs import JobContext, job
 
 Right = datetime.datetime
 true_time = time.time
@@ -30,7 +30,7 @@ def wrong_time() -> float:
 
 
 @job(cron="* * * * * *")
-async def tick(context: Context) -> None:
+async def tick(context: JobContext) -> None:
     """Run each second."""
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app.platform.jobs import Context, job, store
+from app.platform.jobs import JobContext, job, store
 from app.platform.jobs.runner import Runner
 from app.platform.jobs.transport import Transport
 
@@ -63,7 +63,7 @@ def here(stage: str, victim: UUID | str) -> None:
 
 
 @job(retries=5)
-async def work(context: Context) -> None:
+async def work(context: JobContext) -> None:
     """Do what must be done once, and count how often it was done."""
     async with context.transaction() as session:
         values = {"job": context.job_id}
@@ -112,15 +112,15 @@ deadly(Runner, "run", lambda runner, id_: id_, "", "after the mark")
 
 
 @job()
-async def errand(context: Context) -> None:
+async def errand(context: JobContext) -> None:
     """Be something to publish."""
 
 
 @job(cron="* * * * * *")
-async def tick(context: Context) -> None:
+async def tick(context: JobContext) -> None:
     """Run each second."""
 
 
-deadly(store, "tick", lambda *_: "ticked", "", "ticked")
-deadly(store, "take_unpublished", lambda *_: "taken", "", "taken")
+deadly(store, "claim_tick", lambda *_: "ticked", "", "ticked")
+deadly(store, "claim_unpublished", lambda *_: "taken", "", "taken")
 deadly(Transport, "publish", lambda *_: "published", "", "published")

@@ -1,8 +1,8 @@
 """The job of which very many wait."""
 
-from app.platform.jobs import Context, job
+from app.platform.jobs import JobContext, job
 
 
 @job(retries=0)
-async def drop(context: Context, number: int) -> int:
+async def drop(context: JobContext, number: int) -> int:
     return number

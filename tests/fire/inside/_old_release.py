@@ -1,13 +1,13 @@
 """The jobs of a release that is being replaced."""
 
-from app.platform.jobs import Context, job
+from app.platform.jobs import JobContext, job
 
 
 @job(name="orders.bill", retries=0)
-async def bill(context: Context, order: int) -> str:
+async def bill(context: JobContext, order: int) -> str:
     return f"old bill {order}"
 
 
 @job(name="orders.label", retries=0)
-async def label(context: Context, text: str) -> str:
+async def label(context: JobContext, text: str) -> str:
     return f"old label {text}"

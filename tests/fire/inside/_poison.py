@@ -4,44 +4,44 @@ import math
 import os
 import signal
 
-from app.platform.jobs import Context, job
+from app.platform.jobs import JobContext, job
 
 
 @job(retries=1)
-async def kill(context: Context) -> None:
+async def kill(context: JobContext) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @job(retries=1)
-async def return_nul(context: Context) -> str:
+async def return_nul(context: JobContext) -> str:
     return "no text of Postgres: \0"
 
 
 @job(retries=1)
-async def return_surrogate(context: Context) -> dict[str, str]:
+async def return_surrogate(context: JobContext) -> dict[str, str]:
     return {"no Unicode": "\ud800"}
 
 
 @job(retries=1)
-async def return_infinity(context: Context) -> list[float]:
+async def return_infinity(context: JobContext) -> list[float]:
     return [math.inf, math.nan]
 
 
 @job(retries=1)
-async def return_no_json(context: Context) -> object:
+async def return_no_json(context: JobContext) -> object:
     return object()
 
 
 @job(retries=1)
-async def raise_surrogate(context: Context) -> None:
+async def raise_surrogate(context: JobContext) -> None:
     raise OSError("caf\udce9\0")
 
 
 @job(retries=1)
-async def nest(context: Context) -> None:
+async def nest(context: JobContext) -> None:
     await nest(context)
 
 
 @job(retries=0)
-async def good(context: Context) -> str:
+async def good(context: JobContext) -> str:
     return "good"

@@ -22,7 +22,7 @@ from tests.platform.jobs.conftest import PATIENCE, Service
 from tests.system.jobs.conftest import Process, Start
 
 service, start = conftest.service, conftest.start
-QUICK = {"JOBS_PUBLISH_AGAIN": "1"}
+QUICK = {"JOBS_REPUBLISH_AFTER": "1"}
 HOUR = 3600
 
 
@@ -67,7 +67,7 @@ async def until(holds: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 
 async def enqueue_as(service: Service, name: str, **arguments: Any) -> JobStatus:
     """Enqueue a job as another release of the API would."""
-    new = store.New(name, arguments, None, None, "", {})
+    new = store.NewJob(name, arguments, None, None, "", {})
     async with service.app.state.db.transaction() as session:
         status, _ = await store.add(session, new)
     return status
@@ -83,7 +83,7 @@ def deaths(tmp_path: Path) -> Path:
 async def doomed(service: Service, folder: Path, who: str, stage: str) -> UUID:
     """Enqueue a job whose worker will be killed at a stage."""
     async with service.app.state.db.transaction() as session:
-        status: JobStatus = await service.app.state.jobs.within(session).enqueue(_deaths.work)
+        status: JobStatus = await service.app.state.jobs.queue_for(session).enqueue(_deaths.work)
         _deaths.doom(folder, who, stage, str(status.id))
     return status.id
 
@@ -155,7 +155,7 @@ async def test_an_hour_off_a_clock_changes_nothing(
     for command in ("worker", "scheduler"):
         start(command, **how)
     at_once = await service.enqueue(samples.note, text="now")
-    again = await service.enqueue(samples.stumble, times=1)
+    again = await service.enqueue(samples.fail_then_succeed, times=1)
     later = await service.enqueue(samples.note, text="later", delay=2)
     for job in (at_once, again, later):
         await service.becomes(job.id, "succeeded")
@@ -305,4 +305,4 @@ SELECT gen_random_uuid(), 'tests.fire._flood.drop', jsonb_build_object('number',
 async def enqueue_some(service: Service, publisher: Publisher) -> None:
     async with service.app.state.db.transaction() as session:
         for count in range(10):
-            await publisher.within(session).enqueue(_flood.drop, number=count)
+            await publisher.queue_for(session).enqueue(_flood.drop, number=count)

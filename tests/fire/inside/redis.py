@@ -69,7 +69,7 @@ def around(environment: dict[str, str], link: Way) -> dict[str, str]:
 @pytest.fixture
 def jobs(around: dict[str, str], tmp_path: Path) -> Iterator[list[Process]]:
     """A worker and a scheduler that look often; a lost job is late by 20 seconds at most."""
-    often = {"JOBS_POLL": "0.2", "JOBS_PUBLISH_AGAIN": "2", "TMPDIR": str(tmp_path)}
+    often = {"JOBS_POLL_INTERVAL": "0.2", "JOBS_REPUBLISH_AFTER": "2", "TMPDIR": str(tmp_path)}
     commands = ("worker", "scheduler")
     processes = [Process(name, around | often, tmp_path / f"{name}.log") for name in commands]
     yield processes

@@ -101,7 +101,7 @@ async def ask(fresh_settings: Settings, tmp_path: Path) -> AsyncIterator[Ask]:
     ):
         async with good.state.db.transaction() as session:
             for _ in range(JOBS):
-                await good.state.jobs.within(session).enqueue(export_items, owner="somebody")
+                await good.state.jobs.queue_for(session).enqueue(export_items, owner="somebody")
         prometheus = subprocess.Popen(command)
         try:
             end = time.monotonic() + PATIENCE

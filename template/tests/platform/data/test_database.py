@@ -86,7 +86,7 @@ async def test_what_waits_for_the_commit_runs_after_it_and_only_then(app: FastAP
 
 async def test_a_busy_pool_makes_wait_and_then_says_so(app: FastAPI) -> None:
     database: Database = app.state.db
-    async with database.turn(), database.turn():
+    async with database.slot(), database.slot():
         with pytest.raises(Unavailable):
             await ReadSession(database).first(PID)
         waiting = asyncio.create_task(ReadSession(database).all(PID))

@@ -7,15 +7,15 @@ from contextlib import suppress
 
 from sqlalchemy import func, select
 
-from app.platform.jobs import Context, job
+from app.platform.jobs import JobContext, job
 
-# Of `deaf`, in this process.
+# Of `ignores_cancel`, in this process.
 LISTENS = asyncio.Event()
 ENDED = asyncio.Event()
 
 
 @job(retries=0)
-async def note(context: Context, text: str) -> str:
+async def note(context: JobContext, text: str) -> str:
     """Leave a note."""
     await context.redis.rpush("notes", text)
     context.logger.info("noted")
@@ -23,7 +23,7 @@ async def note(context: Context, text: str) -> str:
 
 
 @job(retries=3)
-async def stumble(context: Context, times: int) -> int:
+async def fail_then_succeed(context: JobContext, times: int) -> int:
     """Fail a few times, then succeed; the result is the attempt that did."""
     if context.attempt <= times:
         raise RuntimeError(f"attempt {context.attempt}")
@@ -31,31 +31,31 @@ async def stumble(context: Context, times: int) -> int:
 
 
 @job(retries=1)
-async def fail(context: Context) -> None:
+async def fail(context: JobContext) -> None:
     """Never succeed."""
     raise RuntimeError("password=hunter2 is wrong")
 
 
 @job(retries=0, timeout=0.2)
-async def dawdle(context: Context) -> None:
+async def slow_job(context: JobContext) -> None:
     """Take too long."""
     await asyncio.sleep(30)
 
 
 @job(retries=0)
-async def gibber(context: Context) -> str:
+async def unstorable_result(context: JobContext) -> str:
     """Return what is no text in Postgres."""
     return "\0"
 
 
 @job(retries=0)
-async def leave(context: Context) -> None:
+async def leave(context: JobContext) -> None:
     """Try to end the process that runs it."""
     raise SystemExit(3)
 
 
 @job(retries=5, timeout=90)
-async def wait(context: Context, gate: str) -> int:
+async def wait(context: JobContext, gate: str) -> int:
     """Say who runs it, then wait until the gate is open; the result is the attempt."""
     await context.redis.rpush(f"{gate}:started", os.getpid())
     end = time.monotonic() + 60
@@ -66,7 +66,7 @@ async def wait(context: Context, gate: str) -> int:
 
 
 @job(retries=0)
-async def deaf(context: Context) -> None:
+async def ignores_cancel(context: JobContext) -> None:
     """Lose the first cancellation, as happens inside `asyncio.wait_for` before Python 3.12."""
     LISTENS.set()
     with suppress(asyncio.CancelledError):
@@ -78,15 +78,15 @@ async def deaf(context: Context) -> None:
 
 
 @job(retries=0)
-async def crowd(context: Context) -> int:
+async def crowd(context: JobContext) -> int:
     """Ask Postgres more at once than there are connections."""
     slow = select(func.pg_sleep(0.2))
-    return len(await asyncio.gather(*(context.reader.all(slow) for _ in range(20))))
+    return len(await asyncio.gather(*(context.read_session.all(slow) for _ in range(20))))
 
 
 @job(retries=0)
-async def chain(context: Context) -> str:
+async def chain(context: JobContext) -> str:
     """Enqueue another job, in a transaction of its own."""
     async with context.transaction() as session:
-        status = await context.jobs(session).enqueue(note, text="chained")
+        status = await context.queue_for(session).enqueue(note, text="chained")
     return str(status.id)

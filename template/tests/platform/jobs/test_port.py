@@ -98,14 +98,14 @@ async def test_wrong_arguments_are_refused_where_they_are_given(
     arguments: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(TypeError, match=complaint):
-        registry.of(samples.note).to_json(arguments)
+        registry.definition_of(samples.note).to_json(arguments)
 
 
 async def test_what_is_no_job_is_refused() -> None:
     async def plain() -> None: ...
 
     with pytest.raises(TypeError, match=r"is no job: put @job\(\) above it"):
-        registry.of(plain)
+        registry.definition_of(plain)
 
 
 async def test_two_jobs_may_not_share_a_name() -> None:

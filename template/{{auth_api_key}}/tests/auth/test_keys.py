@@ -46,7 +46,7 @@ async def test_a_mistyped_key_costs_no_query(
 ) -> None:
     async with running(fresh_settings) as app, client_of(app) as client:
         headers = await sign_in(client, "alice@example.com")
-        app.state.reader = None  # whoever asks the database fails
+        app.state.read_session = None  # whoever asks the database fails
         good = headers["Authorization"]
         mistyped = [good[:40] + ("a" if good[40] != "a" else "b") + good[41:]]
         mistyped.append(good[:-1] + ("0" if good[-1] != "0" else "1"))

@@ -110,8 +110,10 @@ def test_the_service_has_stopped_before_it_is_killed(document: Document) -> None
     graceful = int(match[1])
     in_flight = graceful - float(values["DRAIN_SECONDS"]) - LIFESPAN_TIMEOUT
     assert 1 <= in_flight < graceful < KILLED_AFTER
-    if "worker_grace" in Settings.model_fields:
-        assert float(values["WORKER_GRACE"]) + 3 < KILLED_AFTER  # to give back what is unfinished
+    if "worker_shutdown_timeout" in Settings.model_fields:
+        assert (
+            float(values["WORKER_SHUTDOWN_TIMEOUT"]) + 3 < KILLED_AFTER
+        )  # to give back what is unfinished
 
 
 def test_work_after_an_answer_has_a_cpu() -> None:

@@ -182,11 +182,11 @@ def test_a_worker_is_given_the_time_that_its_longest_job_needs(
 ) -> None:
     registry.discover()
     runner = importlib.import_module("app.platform.jobs.runner")
-    grace = settings_there.model_dump()["worker_grace"]
-    ours = [kind for kind in registry.kinds() if kind.function.__module__.startswith("app.")]
+    grace = settings_there.model_dump()["worker_shutdown_timeout"]
+    ours = [kind for kind in registry.definitions() if kind.function.__module__.startswith("app.")]
     for kind in ours:
-        assert kind.timeout <= grace, f"{kind.name} may take longer than WORKER_GRACE"
-    needs = grace + runner.UNWIND + sum(runner.WRITE_AGAIN)
+        assert kind.timeout <= grace, f"{kind.name} may take longer than WORKER_SHUTDOWN_TIMEOUT"
+    needs = grace + runner.CANCEL_TIMEOUT + sum(runner.WRITE_AGAIN)
     assert needs < pod(BACKGROUND_PROCESSES[name])["terminationGracePeriodSeconds"]
 
 
@@ -236,7 +236,7 @@ def test_the_sum_of_the_connections_counts_every_pod(
     opened = {
         name: (_most(overlay, name) + 1) * connections
         for name in BACKGROUND_PROCESSES
-        for process, connections in jobs.connections(settings_there).items()
+        for process, connections in jobs.background_connections(settings_there).items()
         if name in process
     }
     assert set(opened) == set(BACKGROUND_PROCESSES)

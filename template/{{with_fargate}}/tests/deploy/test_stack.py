@@ -69,8 +69,8 @@ def test_the_platform_waits_longer_than_the_service_needs_to_stop(
 ) -> None:
     defaults = Settings.model_fields
     needed = [of_gunicorn("graceful_timeout")]
-    if "worker_grace" in defaults:
-        needed.append(defaults["worker_grace"].default)
+    if "worker_shutdown_timeout" in defaults:
+        needed.append(defaults["worker_shutdown_timeout"].default)
     assert max(needed) < container["StopTimeout"] <= 120
 
 

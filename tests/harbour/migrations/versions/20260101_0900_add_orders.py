@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-from app.platform.data.revisions import present
+from app.platform.data.revisions import existing_revisions
 
 revision: str = "8c1d0f6e2a5b"
 down_revision: str | Sequence[str] | None = None
 branch_labels: str | Sequence[str] | None = ("app",)
-depends_on: str | Sequence[str] | None = present(
+depends_on: str | Sequence[str] | None = existing_revisions(
     __file__, *["auth_0001", "items_0001", "jobs_0001"]
 )
 

@@ -28,7 +28,7 @@ from app.platform.settings import PlatformSettings
 
 AFTER_COMMIT = "after_commit"
 READ_ONLY = "25006"  # SQLSTATE of a write on a standby
-ANSWER_LATE = 1.0  # seconds that Postgres has to say that a statement took too long
+TIMEOUT_MARGIN = 1.0  # seconds that Postgres has to say that a statement took too long
 Columns = TypeVarTuple("Columns")
 T = TypeVar("T")
 Callback = Callable[[], Awaitable[None]]
@@ -55,29 +55,29 @@ class Database:
         self.engine = engine
         # First come, first served: without it, a busy pool lets late-comers overtake and the
         # unlucky run into their time-out.
-        self._turns = asyncio.Semaphore(connections)
+        self._slots = asyncio.Semaphore(connections)
         self._wait = wait
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         """Wait for a free connection; raise ``Unavailable`` after ``db_pool_timeout`` seconds."""
-        if self._turns.locked():
+        if self._slots.locked():
             try:
                 async with asyncio.timeout(self._wait):  # wait_for() makes a task in Python 3.11
-                    await self._turns.acquire()
+                    await self._slots.acquire()
             except TimeoutError:
                 raise Unavailable("The database is busy.") from None
         else:
-            await self._turns.acquire()
+            await self._slots.acquire()
         try:
             yield
         finally:
-            self._turns.release()
+            self._slots.release()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """Open a session that commits at the end, or rolls back when anything was raised."""
-        async with self.turn(), self.session() as session:
+        async with self.slot(), self.session() as session:
             yield session
             await _commit(session)
         for callback in session.info.pop(AFTER_COMMIT, ()):
@@ -88,7 +88,7 @@ class Database:
 
     async def read(self, run: Callable[[Connection], T]) -> T:
         """Call ``run`` with a connection in autocommit: no BEGIN and no ROLLBACK round trips."""
-        async with self.turn():
+        async with self.slot():
             # One switch into SQLAlchemy and back; an AsyncConnection makes three, and a task.
             return await greenlet_spawn(self._read, run)
 
@@ -143,7 +143,7 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 async def _reader(request: Request) -> ReadSession:
-    reader: ReadSession = request.app.state.reader
+    reader: ReadSession = request.app.state.read_session
     return reader
 
 
@@ -167,7 +167,7 @@ def create_engine(settings: PlatformSettings) -> AsyncEngine:
         connect_args["statement_cache_size"] = 0
         pool: dict[str, Any] = {"poolclass": NullPool}
     else:
-        connect_args["command_timeout"] += ANSWER_LATE
+        connect_args["command_timeout"] += TIMEOUT_MARGIN
         connect_args["server_settings"] = {
             "application_name": about.NAME,
             "statement_timeout": str(int(settings.db_statement_timeout * 1000)),
@@ -187,11 +187,11 @@ def create_engine(settings: PlatformSettings) -> AsyncEngine:
     )
     if not settings.db_pgbouncer:
         _ping_after_idle(engine, settings.db_ping_after_idle)
-    _leave_what_fails(engine)
+    _invalidate_pool_on_failover(engine)
     return engine
 
 
-def _leave_what_fails(engine: AsyncEngine) -> None:
+def _invalidate_pool_on_failover(engine: AsyncEngine) -> None:
     """Give up all connections to a server that does not answer, or that became a standby.
 
     Each would fail for one request after the other, while a new one may lead to the new primary.
@@ -241,7 +241,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
         tracing.watch_engine(engine)
         connections = settings.db_pool_size + settings.db_max_overflow
         app.state.db = Database(engine, connections, settings.db_pool_timeout)
-        app.state.reader = ReadSession(app.state.db)
+        app.state.read_session = ReadSession(app.state.db)
         try:
             yield
         finally:

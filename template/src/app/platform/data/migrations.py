@@ -19,19 +19,19 @@ def create_index(
     name: str, table: str, columns: Sequence[str | TextClause | ColumnElement[Any]], **options: Any
 ) -> None:
     """Make an index; what is left of a try that was cut off is replaced."""
-    with _beside_traffic():
+    with _non_blocking_ddl():
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
         op.create_index(name, table, columns, postgresql_concurrently=True, **options)
 
 
 def drop_index(name: str, table: str) -> None:
     """Drop an index, if it is there."""
-    with _beside_traffic():
+    with _non_blocking_ddl():
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
 
 
 @contextmanager
-def _beside_traffic() -> Iterator[None]:
+def _non_blocking_ddl() -> Iterator[None]:
     """Run statements one by one, without a limit: they wait for others, and nobody for them."""
     with op.get_context().autocommit_block():
         op.execute("SET lock_timeout = 0")

@@ -14,13 +14,13 @@ from alembic.script import ScriptDirectory
 OF_A_PART = re.compile(r"(?P<branch>[a-z_]+)_\d{4}")
 
 
-def present(migration: str, *revisions: str) -> list[str]:
+def existing_revisions(migration: str, *revisions: str) -> list[str]:
     """Return those that the migration in the file ``migration`` can still depend on."""
     folder = Path(migration).parent
     return [r for r in revisions if not _branch(r) or any(folder.glob(f"{r}*.py"))]
 
 
-def of_present_parts(applied: Iterable[str], scripts: ScriptDirectory) -> tuple[str, ...]:
+def without_removed_branches(applied: Iterable[str], scripts: ScriptDirectory) -> tuple[str, ...]:
     """Return what a database had, without what parts had that are gone.
 
     An unknown revision of a part that is there stays in: the database is ahead of this code, and

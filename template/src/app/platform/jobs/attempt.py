@@ -4,13 +4,13 @@ import asyncio
 import random
 from typing import Any
 
-from app.platform.jobs.context import Context
-from app.platform.jobs.registry import JobType
+from app.platform.jobs.context import JobContext
+from app.platform.jobs.registry import JobDefinition
 
 ERROR_LENGTH = 2000  # characters of an error that are kept
 
 
-async def attempt(kind: JobType, context: Context, arguments: dict[str, Any]) -> Any:
+async def attempt(kind: JobDefinition, context: JobContext, arguments: dict[str, Any]) -> Any:
     """Return the job's result as JSON; raise what it raised, or ``TimeoutError``."""
     valid = kind.from_json(arguments)
     try:

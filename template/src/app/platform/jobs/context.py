@@ -24,7 +24,7 @@ class JobQueue(Protocol):
 
     async def enqueue(
         self,
-        function: Callable[Concatenate[Context, ...], Awaitable[Any]],
+        function: Callable[Concatenate[JobContext, ...], Awaitable[Any]],
         *,
         unique: str | None = None,
         delay: float = 0,
@@ -37,7 +37,7 @@ class JobQueue(Protocol):
         """
 
 
-class Context:
+class JobContext:
     """One attempt at one job.
 
     ``attempt`` counts from 1. A job may run more than once, also after it succeeded (its worker
@@ -50,10 +50,10 @@ class Context:
         job_id: UUID,
         name: str,
         attempt: int,
-        jobs: Callable[[AsyncSession], JobQueue],
+        queue_for: Callable[[AsyncSession], JobQueue],
     ) -> None:
         self._app = app
-        self._jobs = jobs
+        self._queue_for = queue_for
         self.job_id = job_id
         self.attempt = attempt
         self.logger = get_logger(f"app.platform.jobs.{name}")
@@ -63,14 +63,14 @@ class Context:
         transaction: AbstractAsyncContextManager[AsyncSession] = self._app.state.db.transaction()
         return transaction
 
-    def jobs(self, session: AsyncSession) -> JobQueue:
+    def queue_for(self, session: AsyncSession) -> JobQueue:
         """Return the queue, to enqueue further jobs as part of the transaction of ``session``."""
-        return self._jobs(session)
+        return self._queue_for(session)
 
     @property
-    def reader(self) -> ReadSession:
-        reader: ReadSession = self._app.state.reader
-        return reader
+    def read_session(self) -> ReadSession:
+        read_session: ReadSession = self._app.state.read_session
+        return read_session
 
     @property
     def redis(self) -> Redis:

@@ -19,12 +19,12 @@ RETRIES = 5  # by default: with JOBS_BACKOFF=5, they are spread over two and a h
 RESERVED = {"unique", "delay"}  # what `enqueue` itself takes
 
 
-class OtherRelease(LookupError):
+class UnknownJobVersion(LookupError):
     """This release has no such job, or not with these arguments; a newer or older one has."""
 
 
 @dataclass(frozen=True)
-class JobType:
+class JobDefinition:
     """A registered job. ``timeout`` in seconds; ``cron`` in UTC."""
 
     name: str
@@ -46,16 +46,16 @@ class JobType:
         return json
 
     def from_json(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments to call the job with; raise ``OtherRelease`` if it takes others."""
+        """Arguments to call the job with; raises ``UnknownJobVersion`` if it takes others."""
         try:
             return self.arguments.validate_python(stored)
         except ValidationError as error:
             names = ", ".join(f"`{'.'.join(map(str, e['loc']))}`" for e in error.errors())
-            raise OtherRelease(f"This release's {self.name} can't take {names}.") from None
+            raise UnknownJobVersion(f"This release's {self.name} can't take {names}.") from None
 
 
-_by_name: dict[str, JobType] = {}
-_by_function: dict[Function, JobType] = {}
+_by_name: dict[str, JobDefinition] = {}
+_by_function: dict[Function, JobDefinition] = {}
 
 
 def job(
@@ -71,11 +71,11 @@ def job(
     """
 
     def register(function: F) -> F:
-        kind = _describe(function, name or _default_name(function), retries, timeout, cron)
-        known = _by_name.setdefault(kind.name, kind).function
+        definition = _describe(function, name or _default_name(function), retries, timeout, cron)
+        known = _by_name.setdefault(definition.name, definition).function
         if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
-            raise ValueError(f"Two jobs are called {kind.name}: give one of them another `name`.")
-        _by_name[kind.name] = _by_function[function] = kind
+            raise ValueError(f"Two jobs are called {definition.name}: give one another `name`.")
+        _by_name[definition.name] = _by_function[function] = definition
         return function
 
     return register
@@ -89,14 +89,14 @@ def _default_name(function: Function) -> str:
 
 def _describe(
     function: Function, name: str, retries: int, timeout: float, cron: str | None
-) -> JobType:
+) -> JobDefinition:
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{name} is no `async def`; blocking work goes into asyncio.to_thread.")
     signature = inspect.signature(function, eval_str=True)
     _context, *parameters = signature.parameters.values()
     if reserved := RESERVED.intersection(p.name for p in parameters):
         raise TypeError(f"{name}: {', '.join(reserved)} is a parameter of `enqueue`; rename it.")
-    return JobType(
+    return JobDefinition(
         name=name,
         function=function,
         retries=retries,
@@ -116,15 +116,15 @@ def _arguments(name: str, parameters: Iterable[inspect.Parameter]) -> Any:
         required = parameter.default is inspect.Parameter.empty
         annotation = _or_any(parameter.annotation)
         fields[parameter.name] = annotation if required else NotRequired[annotation]
-    kind = TypedDict(name, fields)  # type: ignore[misc]  # made at run time
-    return with_config(ConfigDict(extra="forbid"))(kind)
+    arguments = TypedDict(name, fields)  # type: ignore[misc]  # made at run time
+    return with_config(ConfigDict(extra="forbid"))(arguments)
 
 
 def _or_any(annotation: Any) -> Any:
     return Any if annotation is inspect.Parameter.empty else annotation
 
 
-def of(function: Function) -> JobType:
+def definition_of(function: Function) -> JobDefinition:
     """Return how ``function`` was registered; raise ``TypeError`` if it was not."""
     try:
         return _by_function[function]
@@ -132,22 +132,22 @@ def of(function: Function) -> JobType:
         raise TypeError(f"{function.__qualname__} is no job: put @job() above it.") from None
 
 
-def get(name: str) -> JobType:
-    """Return the job called ``name``; raise ``OtherRelease`` if this release has none."""
+def get_definition(name: str) -> JobDefinition:
+    """Return the job called ``name``; raise ``UnknownJobVersion`` if this release has none."""
     try:
         return _by_name[name]
     except KeyError:
-        raise OtherRelease(f"This release has no job called {name}.") from None
+        raise UnknownJobVersion(f"This release has no job called {name}.") from None
 
 
-def kinds() -> list[JobType]:
+def definitions() -> list[JobDefinition]:
     """Return every job that this release has."""
     return list(_by_name.values())
 
 
-def scheduled() -> list[JobType]:
+def scheduled() -> list[JobDefinition]:
     """Return the jobs that the clock starts."""
-    return [kind for kind in kinds() if kind.cron]
+    return [definition for definition in definitions() if definition.cron]
 
 
 def discover() -> None:

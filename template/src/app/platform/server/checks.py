@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.platform.base.cpus import available_cpus
 from app.platform.data.database import create_engine
 from app.platform.data.redis import create_client
-from app.platform.jobs import connections as beside_the_api
+from app.platform.jobs import background_connections
 from app.platform.settings import PlatformSettings, SettingsError, rename_hints
 from app.platform.settings.sources import ERROR_HEADER
 
@@ -71,7 +71,7 @@ def _reserved_connections(settings: PlatformSettings) -> tuple[int, str]:
     ``DB_RESERVED_CONNECTIONS`` counts all others when it is set; if it is unset, or too small,
     one process of each kind that runs beside the API is counted here.
     """
-    spare, beside = settings.db_reserved_connections, beside_the_api(settings)
+    spare, beside = settings.db_reserved_connections, background_connections(settings)
     opened, why = sum(beside.values()), f"DB_RESERVED_CONNECTIONS={spare}"
     if "db_reserved_connections" in settings.model_fields_set and spare >= opened:
         return spare, why
@@ -115,13 +115,13 @@ async def _missing_revisions(settings: PlatformSettings) -> list[str]:
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    from app.platform.data.revisions import of_present_parts
+    from app.platform.data.revisions import without_removed_branches
 
     scripts = ScriptDirectory.from_config(Config(toml_file="pyproject.toml"))
 
     def missing(connection: Connection) -> list[str]:
         heads = MigrationContext.configure(connection).get_current_heads()
-        applied = of_present_parts(heads, scripts)
+        applied = without_removed_branches(heads, scripts)
         done = {script.revision for script in scripts.iterate_revisions(applied, "base")}
         return sorted(s.revision for s in scripts.walk_revisions() if s.revision not in done)
 

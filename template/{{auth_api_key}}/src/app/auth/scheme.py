@@ -33,7 +33,7 @@ async def identify(connection: HTTPConnection, shown: HTTPAuthorizationCredentia
         key_id = key_text.id_of(key)
     except ValueError:
         raise NotBelieved("invalid", "This is no API key.") from None
-    reader: ReadSession = connection.app.state.reader
+    reader: ReadSession = connection.app.state.read_session
     row = await reader.first(KEY, id=key_id)
     if row is None or not hmac.compare_digest(row.hash, key_text.fingerprint(key)):
         raise NotBelieved("ended", "This API key is not, or no longer, good.")

@@ -29,7 +29,7 @@ SCOPES = (
 async def identify(connection: HTTPConnection, token: str) -> User:
     """Return whose token it is; raise ``NotBelieved`` unless it is good and its session lives."""
     tokens: Tokens = connection.app.state.tokens
-    reader: ReadSession = connection.app.state.reader
+    reader: ReadSession = connection.app.state.read_session
     access = tokens.read_access(token)
     row = await reader.first(SCOPES, session=access.session_id, account=access.account_id)
     if row is None:

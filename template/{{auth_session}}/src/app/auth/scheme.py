@@ -85,7 +85,7 @@ async def identify(connection: HTTPConnection, shown: Shown) -> User:
         session_id, secret = tokens.read(shown.token)
     except ValueError:
         raise NotBelieved("invalid", "This is no session.") from None
-    reader: ReadSession = connection.app.state.reader
+    reader: ReadSession = connection.app.state.read_session
     row = await reader.first(SESSION, session=session_id)
     if row is None or not hmac.compare_digest(row.secret_hash, sessions.fingerprint(secret)):
         raise NotBelieved("ended", "This session has ended.")

@@ -25,7 +25,7 @@ router = APIRouter()
 async def enqueue(name: str, jobs: Jobs, unique: str | None = None) -> JobStatus:
     arguments: dict[str, dict[str, Any]] = {
         "note": {"text": "hello"},
-        "stumble": {"times": 2},
+        "fail_then_succeed": {"times": 2},
         "wait": {"gate": "open"},
     }
     return await jobs.enqueue(getattr(samples, name), unique=unique, **arguments.get(name, {}))
@@ -80,11 +80,11 @@ async def test_a_job_may_take_longer_than_a_request(
 
 
 async def test_a_failure_is_tried_again(caller: httpx2.AsyncClient) -> None:
-    done = await status(caller, await caller.post("/jobs-of-tests/stumble"))
+    done = await status(caller, await caller.post("/jobs-of-tests/fail_then_succeed"))
     assert (done.status, done.result, done.attempts) == ("succeeded", 3, 3)
 
 
-@pytest.mark.parametrize(("name", "attempts"), [("fail", 2), ("dawdle", 1), ("leave", 1)])
+@pytest.mark.parametrize(("name", "attempts"), [("fail", 2), ("slow_job", 1), ("leave", 1)])
 async def test_a_job_that_fails_for_good_says_so(
     caller: httpx2.AsyncClient, name: str, attempts: int
 ) -> None:

@@ -2,7 +2,7 @@
 
 from app.items import service
 from app.items.schemas import Export
-from app.platform.jobs import Context, job
+from app.platform.jobs import JobContext, job
 
 PAGE = 1000
 # The result is kept in the job's row: what is larger belongs into a file store.
@@ -10,12 +10,12 @@ MOST = 10_000
 
 
 @job(retries=3, timeout=60)
-async def export_items(context: Context, owner: str) -> Export:
+async def export_items(context: JobContext, owner: str) -> Export:
     """Write the items of ``owner`` as JSON lines. It only reads, so it may run twice."""
     lines: list[str] = []
     after: service.Position | None = None
     while len(lines) < MOST:
-        page = await service.newest(context.reader, owner, PAGE, after)
+        page = await service.newest(context.read_session, owner, PAGE, after)
         lines += [item.model_dump_json() for item in page]
         if len(page) < PAGE:
             break

@@ -123,7 +123,7 @@ class Accounts:
 
     @property
     def _reader(self) -> ReadSession:
-        reader: ReadSession = self._app.state.reader
+        reader: ReadSession = self._app.state.read_session
         return reader
 
     @property

@@ -31,17 +31,21 @@ class Service:
 
     async def enqueue(self, function: Any, **arguments: Any) -> JobStatus:
         async with self.app.state.db.transaction() as session:
-            status: JobStatus = await self.app.state.jobs.within(session).enqueue(
+            status: JobStatus = await self.app.state.jobs.queue_for(session).enqueue(
                 function, **arguments
             )
         return status
 
     async def status(self, job_id: UUID) -> JobStatus:
-        rows = await self.app.state.reader.all(select(*store.STATUS).where(store.Job.id == job_id))
+        rows = await self.app.state.read_session.all(
+            select(*store.STATUS).where(store.Job.id == job_id)
+        )
         return JobStatus.model_validate(rows[0])
 
     async def all(self) -> list[JobStatus]:
-        rows = await self.app.state.reader.all(select(*store.STATUS).order_by(store.Job.created_at))
+        rows = await self.app.state.read_session.all(
+            select(*store.STATUS).order_by(store.Job.created_at)
+        )
         return [JobStatus.model_validate(row) for row in rows]
 
     async def becomes(self, job_id: UUID, state: str) -> JobStatus:

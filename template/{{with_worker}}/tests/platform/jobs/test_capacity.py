@@ -12,7 +12,9 @@ def test_check_counts_the_connections_of_workers(
     assert few.returncode == 0, few.stdout
     many = run("check", env={**environment, "WORKER_CONCURRENCY": "500"})
     assert many.returncode == 1
-    counted = capacity.connections(fresh_settings.model_copy(update={"worker_concurrency": 500}))
+    counted = capacity.worker_connections(
+        fresh_settings.model_copy(update={"worker_concurrency": 500})
+    )
     said = f"SPARE=5 + {counted} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler are left"
     assert said in many.stdout
     given = {"WORKER_CONCURRENCY": "1", "DB_RESERVED_CONNECTIONS": "60"}

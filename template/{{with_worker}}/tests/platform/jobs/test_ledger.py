@@ -11,10 +11,10 @@ from sqlalchemy import func, select, update
 from app.platform.data.database import Database
 from app.platform.jobs import job, runner, schedules, store
 from app.platform.jobs.attempt import reason
-from app.platform.jobs.commands import dead_letters, replay_dead
-from app.platform.jobs.queue import HEAD_START, Publisher
-from app.platform.jobs.registry import JobType, get
-from app.platform.jobs.runner import DEPLOYMENT
+from app.platform.jobs.commands import list_jobs, replay_dead
+from app.platform.jobs.queue import PUBLISH_GRACE, Publisher
+from app.platform.jobs.registry import JobDefinition, get_definition
+from app.platform.jobs.runner import RELEASE_OVERLAP
 from app.platform.jobs.scheduler import BATCH, Scheduler
 from tests.actors import sign_in
 from tests.conftest import client_of
@@ -46,7 +46,7 @@ async def test_a_job_is_run_and_its_result_kept(service: Service) -> None:
 async def test_a_rolled_back_transaction_leaves_no_job(service: Service) -> None:
     async def fail_after_enqueuing() -> None:
         async with service.app.state.db.transaction() as session:
-            await service.app.state.jobs.within(session).enqueue(samples.note, text="never")
+            await service.app.state.jobs.queue_for(session).enqueue(samples.note, text="never")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -68,7 +68,7 @@ async def test_a_message_for_no_job_is_ignored(service: Service) -> None:
 
 
 async def test_a_failure_is_tried_again_later_until_it_succeeds(service: Service) -> None:
-    enqueued = await service.enqueue(samples.stumble, times=2)
+    enqueued = await service.enqueue(samples.fail_then_succeed, times=2)
     await service.runner.run(enqueued.id)
     failed = await service.status(enqueued.id)
     assert (failed.status, failed.error) == ("queued", "RuntimeError: attempt 1")
@@ -89,7 +89,7 @@ async def test_what_always_fails_is_listed_and_replayed(service: Service) -> Non
     enqueued = await service.enqueue(samples.fail, unique="one")
     await run_until_finished(service, enqueued.id)
     database: Database = service.app.state.db
-    (dead,) = await dead_letters(database)
+    (dead,) = await list_jobs(database)
     assert (dead.id, dead.attempts) == (enqueued.id, 2)
     assert dead.error == "RuntimeError: password=hunter2 is wrong"
 
@@ -126,7 +126,7 @@ async def test_twenty_at_once_enqueue_one_unique_job(service: Service) -> None:
 
 
 async def test_an_attempt_has_a_time_limit(service: Service) -> None:
-    enqueued = await service.enqueue(samples.dawdle)
+    enqueued = await service.enqueue(samples.slow_job)
     async with asyncio.timeout(10):
         await service.runner.run(enqueued.id)
     status = await service.status(enqueued.id)
@@ -166,15 +166,15 @@ async def test_a_job_of_another_release_costs_no_attempt_until_the_deployment_mu
         await service.runner.run(enqueued.id)
         status = await service.status(enqueued.id)
         assert (status.status, status.attempts) == ("queued", 0)
-        assert (status.error or "").startswith(f"OtherRelease: {error}")
+        assert (status.error or "").startswith(f"UnknownJobVersion: {error}")
         await age(service, store.Job.due_at, 60)
-    await age(service, store.Job.created_at, DEPLOYMENT.total_seconds())
+    await age(service, store.Job.created_at, RELEASE_OVERLAP.total_seconds())
     await service.runner.run(enqueued.id)
     assert (await service.status(enqueued.id)).attempts == 1
 
 
 async def test_a_result_that_postgres_does_not_take_is_a_failure(service: Service) -> None:
-    enqueued = await service.enqueue(samples.gibber)
+    enqueued = await service.enqueue(samples.unstorable_result)
     async with asyncio.timeout(10):
         await service.runner.run(enqueued.id)
     status = await service.status(enqueued.id)
@@ -215,10 +215,10 @@ async def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(service: Se
 async def test_a_job_that_loses_a_cancellation_ends_before_it_is_given_back(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "UNWIND", 2.0)
-    stops_at_once = service.settings.model_copy(update={"worker_grace": 0.0})
+    monkeypatch.setattr(runner, "CANCEL_TIMEOUT", 2.0)
+    stops_at_once = service.settings.model_copy(update={"worker_shutdown_timeout": 0.0})
     worker = runner.Runner(service.app, stops_at_once)
-    enqueued = await service.enqueue(samples.deaf)
+    enqueued = await service.enqueue(samples.ignores_cancel)
     running = asyncio.create_task(worker.run(enqueued.id))
     async with asyncio.timeout(10):
         await samples.LISTENS.wait()
@@ -264,7 +264,7 @@ async def test_what_redis_forgot_is_published_again(service: Service) -> None:
     await service.app.state.redis.flushdb()
     await service.scheduler.step()
     assert await service.app.state.transport.depth() == 0  # not yet: somebody may be at it
-    await age(service, store.Job.publish_at, service.settings.jobs_publish_again)
+    await age(service, store.Job.publish_at, service.settings.jobs_republish_after)
     await service.scheduler.step()
     assert await service.app.state.transport.depth() == 1
 
@@ -275,9 +275,9 @@ async def test_what_waits_for_long_is_published_more_rarely(
 ) -> None:
     await service.enqueue(samples.note, text="patient")
     await age(service, store.Job.due_at, waited)
-    await age(service, store.Job.publish_at, HEAD_START)
+    await age(service, store.Job.publish_at, PUBLISH_GRACE)
     async with service.app.state.db.transaction() as session:
-        assert await store.take_unpublished(session, 1, again=10)
+        assert await store.claim_unpublished(session, 1, again=10)
         pause = await session.scalar(select(store.Job.publish_at - func.now()))
     assert pause
     assert pause.total_seconds() == pytest.approx(later, abs=5)
@@ -285,7 +285,7 @@ async def test_what_waits_for_long_is_published_more_rarely(
 
 async def test_a_flood_reaches_the_queue_in_small_portions(service: Service) -> None:
     async with service.app.state.db.transaction() as session:
-        queue = service.app.state.jobs.within(session)
+        queue = service.app.state.jobs.queue_for(session)
         for number in range(30):
             await queue.enqueue(samples.note, text=str(number), delay=0.001)
     await asyncio.sleep(0.01)
@@ -306,7 +306,7 @@ async def test_requests_do_not_flood_the_queue_either(service: Service) -> None:
 
 
 @pytest.fixture
-def scheduled(monkeypatch: pytest.MonkeyPatch) -> JobType:
+def scheduled(monkeypatch: pytest.MonkeyPatch) -> JobDefinition:
     """A job that the clock starts each night, for this test alone."""
     from app.platform.jobs import registry
 
@@ -315,7 +315,7 @@ def scheduled(monkeypatch: pytest.MonkeyPatch) -> JobType:
     @job(name="tests.nightly", cron=f"0 {NIGHT.hour} * * *")
     async def nightly(context: Any) -> None: ...
 
-    return get("tests.nightly")
+    return get_definition("tests.nightly")
 
 
 # The next one that is due is in half a day, and the last one was, whenever this is run.
@@ -323,7 +323,7 @@ NIGHT = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0, second=0, mi
 
 
 async def test_two_schedulers_start_a_scheduled_job_once(
-    service: Service, scheduled: JobType
+    service: Service, scheduled: JobDefinition
 ) -> None:
     others = [Scheduler(service.app, service.settings) for _ in range(4)]
     for moment in (NIGHT, NIGHT + timedelta(seconds=1), NIGHT + timedelta(hours=5)):
@@ -334,14 +334,14 @@ async def test_two_schedulers_start_a_scheduled_job_once(
 
 
 async def test_a_new_schedule_does_not_start_with_a_tick_of_the_past(
-    service: Service, scheduled: JobType
+    service: Service, scheduled: JobDefinition
 ) -> None:
     await service.scheduler.tick(datetime.now(UTC))
     assert await service.all() == []
 
 
 async def test_after_a_pause_a_scheduled_job_is_started_once(
-    service: Service, scheduled: JobType
+    service: Service, scheduled: JobDefinition
 ) -> None:
     await service.scheduler.tick(datetime.now(UTC))
     await Scheduler(service.app, service.settings).tick(NIGHT + timedelta(days=9))
@@ -353,14 +353,16 @@ def test_a_schedule_that_can_not_work_is_refused_at_the_start(cron: str) -> None
     from dataclasses import replace
 
     with pytest.raises(ValueError, match=r"tests.platform.jobs.samples.note: .* is no schedule"):
-        schedules.check([replace(get("tests.platform.jobs.samples.note"), cron=cron)])
+        schedules.check([replace(get_definition("tests.platform.jobs.samples.note"), cron=cron)])
 
 
 def test_a_scheduled_job_has_no_arguments() -> None:
     from dataclasses import replace
 
     with pytest.raises(ValueError, match="the clock starts it, without arguments"):
-        schedules.check([replace(get("tests.platform.jobs.samples.note"), cron="* * * * *")])
+        schedules.check(
+            [replace(get_definition("tests.platform.jobs.samples.note"), cron="* * * * *")]
+        )
 
 
 async def test_results_expire_and_dead_jobs_later(service: Service) -> None:

@@ -80,7 +80,7 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
         "TMPDIR": str(tmp_path),
         "WORKER_CONCURRENCY": "1",
         "JOBS_LEASE": "1",
-        "JOBS_POLL": "0.1",
+        "JOBS_POLL_INTERVAL": "0.1",
         "JOBS_BACKOFF": "0.05",
     }
 

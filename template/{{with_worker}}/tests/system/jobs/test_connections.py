@@ -18,7 +18,7 @@ async def test_an_outage_is_survived(
     variable: str, links: dict[str, Link], service: Service, start: Start
 ) -> None:
     link = links[variable]
-    changes = {variable: link.url, "JOBS_PUBLISH_AGAIN": "1", "WORKER_CONCURRENCY": "2"}
+    changes = {variable: link.url, "JOBS_REPUBLISH_AFTER": "1", "WORKER_CONCURRENCY": "2"}
     processes = [start("worker", **changes), start("scheduler", **changes)]
     interrupted = await service.enqueue(samples.wait, gate="open")
     await service.started("open")
@@ -45,7 +45,7 @@ async def test_a_worker_opens_no_more_connections_than_are_counted(
     for crowd in crowds:
         await service.becomes(crowd.id, "succeeded")
     settings = service.settings.model_copy(update={"worker_concurrency": 3})
-    assert 3 < link.most <= capacity.connections(settings)
+    assert 3 < link.most <= capacity.worker_connections(settings)
 
 
 async def test_a_scheduler_opens_no_more_connections_than_are_counted(
@@ -55,6 +55,6 @@ async def test_a_scheduler_opens_no_more_connections_than_are_counted(
     start("scheduler", DATABASE_URL=link.url)
     start("worker")
     for _ in range(3):
-        job = await service.enqueue(samples.stumble, times=1)
+        job = await service.enqueue(samples.fail_then_succeed, times=1)
         await service.becomes(job.id, "succeeded")
     assert 0 < link.most <= pools.SCHEDULER

@@ -56,7 +56,7 @@ async def test_request_and_trace_go_on_in_the_job(service: Service, start: Start
 async def test_redis_is_away_at_the_commit(
     fresh_settings: Settings, service: Service, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "HEAD_START", 0.1)
+    monkeypatch.setattr(queue, "PUBLISH_GRACE", 0.1)
     away = fresh_settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
     async with running(away) as app:
         app.include_router(router)
@@ -85,7 +85,7 @@ async def test_a_killed_workers_job_is_run_by_another(service: Service, start: S
 async def test_a_stopped_worker_finishes_what_it_can_and_gives_back_the_rest(
     service: Service, start: Start
 ) -> None:
-    worker = start("worker", WORKER_CONCURRENCY="2", WORKER_GRACE="3")
+    worker = start("worker", WORKER_CONCURRENCY="2", WORKER_SHUTDOWN_TIMEOUT="3")
     quick = await service.enqueue(samples.wait, gate="open")
     endless = await service.enqueue(samples.wait, gate="never")
     await service.started("open")
@@ -130,7 +130,7 @@ async def test_garbage_in_the_queue_stops_no_worker(service: Service, start: Sta
             case "string":
                 await redis.set(key, b"\xff")
     start("worker")
-    start("scheduler", JOBS_PUBLISH_AGAIN="1")
+    start("scheduler", JOBS_REPUBLISH_AFTER="1")
     for text in ("a", "b"):
         job = await service.enqueue(samples.note, text=text)
         await service.becomes(job.id, "succeeded")

@@ -33,7 +33,7 @@ async def consume(settings: PlatformSettings, worker: Worker) -> None:
             arq.allow_pick_jobs = False
             await asyncio.gather(*arq.tasks.values(), return_exceptions=True)
         except UnicodeDecodeError:
-            # Somebody's garbage, over which ARQ would stumble for ever. The ledger has every job.
+            # A malformed message that ARQ would fail on again and again. The table has every job.
             await redis.delete(QUEUE)
             raise
         finally:

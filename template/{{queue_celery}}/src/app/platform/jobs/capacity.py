@@ -4,7 +4,7 @@ from app.platform.base import cpus
 from app.platform.settings import PlatformSettings
 
 # Of a child, next to the job's own three: one for the lease and one for the ledger.
-CHILD = 5
+CONNECTIONS_PER_CHILD = 5
 
 
 def concurrency(settings: PlatformSettings) -> int:
@@ -12,6 +12,6 @@ def concurrency(settings: PlatformSettings) -> int:
     return settings.worker_concurrency or cpus.available_cpus()
 
 
-def connections(settings: PlatformSettings) -> int:
+def worker_connections(settings: PlatformSettings) -> int:
     """Return how many connections to Postgres a worker may open."""
-    return concurrency(settings) * CHILD
+    return concurrency(settings) * CONNECTIONS_PER_CHILD

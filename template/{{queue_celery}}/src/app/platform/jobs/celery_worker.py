@@ -34,7 +34,7 @@ from app.platform.jobs.runner import Runner
 from app.platform.observability import logs
 from app.platform.settings import PlatformSettings
 
-# From the main process to its children: no more jobs, and the one at hand has `worker_grace`.
+# Tells children to take no more jobs and to end the running one in time.
 STOP = signal.SIGUSR2
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -89,7 +89,7 @@ class Child:
         """Open the service. A child that can't is replaced by the main process."""
         try:
             os.environ["WORKER_SLOT"] = str(current_process().index)
-            settings = pools.of(self.settings, capacity.CHILD)
+            settings = pools.with_pool_size(self.settings, capacity.CONNECTIONS_PER_CHILD)
             app = self.create_app(settings)
             self.runner = Runner(app, settings)
             self.stack = ExitStack()
@@ -126,8 +126,8 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Timer",)
 
     def start(self, worker: WorkController) -> None:
-        heartbeat.beat("worker")
-        worker.timer.call_repeatedly(heartbeat.BEAT_EVERY, heartbeat.beat, ("worker",))
+        heartbeat.touch("worker")
+        worker.timer.call_repeatedly(heartbeat.INTERVAL, heartbeat.touch, ("worker",))
 
 
 def run(settings: PlatformSettings, create_app: AppFactory) -> int:

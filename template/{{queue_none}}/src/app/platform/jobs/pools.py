@@ -3,6 +3,6 @@
 from app.platform.settings import PlatformSettings
 
 
-def connections(settings: PlatformSettings) -> dict[str, int]:
+def background_connections(settings: PlatformSettings) -> dict[str, int]:
     """Return nothing: the API's own are counted elsewhere."""
     return {}

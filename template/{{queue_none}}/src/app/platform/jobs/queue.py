@@ -22,7 +22,7 @@ from app.platform.base.components import Lifespan
 from app.platform.base.errors import Unavailable
 from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry
-from app.platform.jobs.context import Context, JobQueue
+from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.runner import Run, Runner, status_key
 from app.platform.jobs.status import JobStatus
 from app.platform.observability import tracing
@@ -37,7 +37,7 @@ class Background:
         self.request_timeout = settings.request_timeout
         self.runner = Runner(app, settings)
 
-    def within(self, session: AsyncSession, tasks: BackgroundTasks) -> JobQueue:
+    def queue_for(self, session: AsyncSession, tasks: BackgroundTasks) -> JobQueue:
         return BackgroundQueue(session, tasks, self)
 
 
@@ -53,13 +53,13 @@ class BackgroundQueue:
 
     async def enqueue(
         self,
-        function: Callable[Concatenate[Context, ...], Awaitable[Any]],
+        function: Callable[Concatenate[JobContext, ...], Awaitable[Any]],
         *,
         unique: str | None = None,
         delay: float = 0,
         **arguments: Any,
     ) -> JobStatus:
-        kind = registry.of(function)
+        kind = registry.definition_of(function)
         current = context.current()
         status = JobStatus(
             id=uuid4(), name=kind.name, status="queued", attempts=0, created_at=datetime.now(UTC)
@@ -100,7 +100,7 @@ class BackgroundQueue:
 
 
 async def _queue(request: Request, session: SessionDep, tasks: BackgroundTasks) -> JobQueue:
-    queue: JobQueue = request.app.state.jobs.within(session, tasks)
+    queue: JobQueue = request.app.state.jobs.queue_for(session, tasks)
     return queue
 
 

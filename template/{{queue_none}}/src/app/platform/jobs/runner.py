@@ -19,8 +19,8 @@ from starlette.background import BackgroundTasks
 
 from app.platform.base import context
 from app.platform.jobs.attempt import attempt, backoff, reason
-from app.platform.jobs.context import Context
-from app.platform.jobs.registry import JobType
+from app.platform.jobs.context import JobContext
+from app.platform.jobs.registry import JobDefinition
 from app.platform.jobs.status import JobStatus
 from app.platform.observability import tracing
 from app.platform.observability.logs import get_logger
@@ -53,13 +53,13 @@ class Runner:
 
     async def remember(self, run: Run) -> None:
         """Keep the status."""
-        seconds = int(self._settings.jobs_keep_days * 86_400)
+        seconds = int(self._settings.jobs_retention_days * 86_400)
         value = run.model_dump_json()
         await self._best_effort(
             self._app.state.redis.set(status_key(run.status.id), value, ex=seconds)
         )
 
-    async def run(self, kind: JobType, run: Run, delay: float) -> None:
+    async def run(self, kind: JobDefinition, run: Run, delay: float) -> None:
         """Run a job ``delay`` seconds from now, and again while it fails and has retries left."""
         await self._keep(kind, run, delay)
         await asyncio.sleep(delay)
@@ -77,14 +77,14 @@ class Runner:
                 await self._free(run)
         await tasks()
 
-    async def _attempt(self, kind: JobType, run: Run, tasks: BackgroundTasks) -> None:
+    async def _attempt(self, kind: JobDefinition, run: Run, tasks: BackgroundTasks) -> None:
         status = run.status
         status.status, status.started_at = "running", datetime.now(UTC)
         status.attempts += 1
         await self.remember(run)
         start = time.perf_counter()
-        jobs = partial(self._app.state.jobs.within, tasks=tasks)
-        job = Context(self._app, status.id, kind.name, status.attempts, jobs)
+        jobs = partial(self._app.state.jobs.queue_for, tasks=tasks)
+        job = JobContext(self._app, status.id, kind.name, status.attempts, jobs)
         try:
             result = await attempt(kind, job, run.arguments)
         except Exception as error:  # noqa: BLE001 (whatever the job raised)
@@ -94,7 +94,7 @@ class Runner:
             duration = round((time.perf_counter() - start) * 1000, 1)
             logger.info("job succeeded", job=kind.name, job_id=str(status.id), duration_ms=duration)
 
-    async def _fail(self, kind: JobType, run: Run, error: Exception) -> None:
+    async def _fail(self, kind: JobDefinition, run: Run, error: Exception) -> None:
         logger.warning("job raised", job=kind.name, job_id=str(run.status.id), exc_info=error)
         if run.status.attempts > kind.retries:
             await self._end(run, "dead", error=reason(error))
@@ -111,7 +111,7 @@ class Runner:
         run.status = run.status.model_copy(update=values)
         await self.remember(run)
 
-    async def _keep(self, kind: JobType, run: Run, delay: float) -> None:
+    async def _keep(self, kind: JobDefinition, run: Run, delay: float) -> None:
         """Keep the unique key for as long as all attempts may take."""
         attempts = kind.retries + 1
         seconds = delay + attempts * (kind.timeout + self._settings.jobs_backoff_max)

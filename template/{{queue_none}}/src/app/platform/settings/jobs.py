@@ -11,4 +11,4 @@ class JobsSettings(BaseSettings):
         5, gt=0, description="Seconds, at most, until the first retry; doubled for each one after"
     )
     jobs_backoff_max: float = Field(600, gt=0, description="Seconds, at most, until any retry")
-    jobs_keep_days: float = Field(7, gt=0, description="Days until a job's status is forgotten")
+    jobs_retention_days: float = Field(7, gt=0, description="Days that a job's status is kept")

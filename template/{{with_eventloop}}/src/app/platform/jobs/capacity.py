@@ -10,7 +10,7 @@ def concurrency(settings: PlatformSettings) -> int:
     return settings.worker_concurrency or CONCURRENCY
 
 
-def connections(settings: PlatformSettings) -> int:
+def worker_connections(settings: PlatformSettings) -> int:
     """Return how many connections to Postgres a worker may open.
 
     Two for each job: it may read while its transaction is open. Two for leases and the ledger.

@@ -44,7 +44,7 @@ class Worker:
             await self._runner.run(identity)
 
     def stop(self) -> None:
-        """Begin no more jobs; the running ones have ``worker_grace`` seconds."""
+        """Begin no more jobs; the running ones have ``worker_shutdown_timeout`` seconds."""
         self.stopping.set()
         self._runner.stop()
 
@@ -75,7 +75,7 @@ def run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) ->
 
 
 async def _run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) -> None:
-    settings = pools.of(settings, capacity.connections(settings))
+    settings = pools.with_pool_size(settings, capacity.worker_connections(settings))
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         worker = Worker(app, settings)
@@ -94,8 +94,8 @@ async def _run(settings: PlatformSettings, create_app: AppFactory, consume: Cons
 async def _beat() -> None:
     """Say that the event loop still turns."""
     while True:
-        heartbeat.beat("worker")
-        await asyncio.sleep(heartbeat.BEAT_EVERY)
+        heartbeat.touch("worker")
+        await asyncio.sleep(heartbeat.INTERVAL)
 
 
 async def _keep_consuming(settings: PlatformSettings, worker: Worker, consume: Consume) -> None:

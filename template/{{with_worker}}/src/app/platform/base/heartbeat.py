@@ -11,16 +11,16 @@ from pathlib import Path
 
 from app.platform import about
 
-BEAT_EVERY = 10.0  # seconds
+INTERVAL = 10.0  # seconds
 # Six beats missed, or two rounds of the scheduler's longest pause.
-DEAD_AFTER = 60.0  # seconds
+STALE_AFTER = 60.0  # seconds
 
 
 def _file(process: str) -> Path:
     return Path(tempfile.gettempdir(), f"{about.NAME}-{process}.alive")
 
 
-def beat(process: str) -> None:
+def touch(process: str) -> None:
     """Say that ``process`` is alive."""
     _file(process).touch()
 
@@ -29,7 +29,7 @@ def is_alive(process: str) -> bool:
     """Tell whether ``process`` said so lately."""
     try:
         # A clock that was set back must not keep a dead process alive.
-        return abs(time.time() - _file(process).stat().st_mtime) < DEAD_AFTER
+        return abs(time.time() - _file(process).stat().st_mtime) < STALE_AFTER
     except FileNotFoundError:
         return False
 

@@ -64,7 +64,7 @@ def jobs() -> None:
 def list_(context: CommandContext, state: str, limit: int) -> None:
     """List the newest jobs that were given up."""
     for status in _with_database(
-        context.get_settings(), lambda database: dead_letters(database, state, limit)
+        context.get_settings(), lambda database: list_jobs(database, state, limit)
     ):
         when = (status.finished_at or status.created_at).isoformat(timespec="seconds")
         click.echo(f"{status.id}  {when}  {status.name}  {status.attempts}x  {status.error or ''}")
@@ -84,7 +84,7 @@ def replay(context: CommandContext, job_id: UUID | None, everything: bool) -> No
     click.echo(f"{count} queued again.")
 
 
-async def dead_letters(database: Database, state: str = "dead", limit: int = 50) -> list[JobStatus]:
+async def list_jobs(database: Database, state: str = "dead", limit: int = 50) -> list[JobStatus]:
     """Return the newest jobs that were given up, or those in another state."""
     rows = await ReadSession(database).all(store.newest(state, limit))
     return [JobStatus.model_validate(row) for row in rows]

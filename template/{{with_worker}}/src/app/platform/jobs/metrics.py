@@ -52,7 +52,7 @@ class Backlog:
 
     async def collect(self) -> Iterable[Metric]:
         if time.monotonic() >= self._until:
-            rows = await self._app.state.reader.all(store.depth())
+            rows = await self._app.state.read_session.all(store.depth())
             counts = {status: count for status, count, _, _ in rows}
             due = sum(number for status, _, number, _ in rows if status != "dead")
             waits = [float(wait) for status, _, _, wait in rows if status != "dead"]

@@ -6,12 +6,12 @@ from app.platform.settings import PlatformSettings
 SCHEDULER = 2
 
 
-def connections(settings: PlatformSettings) -> dict[str, int]:
+def background_connections(settings: PlatformSettings) -> dict[str, int]:
     """Return, for one process of each kind, how many connections it may open."""
-    worker = capacity.connections(settings)
+    worker = capacity.worker_connections(settings)
     return {"a worker (WORKER_CONCURRENCY)": worker, "the scheduler": SCHEDULER}
 
 
-def of(settings: PlatformSettings, size: int) -> PlatformSettings:
+def with_pool_size(settings: PlatformSettings, size: int) -> PlatformSettings:
     """Return the settings of a process whose pool has ``size`` connections, opened when needed."""
     return settings.model_copy(update={"db_pool_size": size, "db_max_overflow": 0})

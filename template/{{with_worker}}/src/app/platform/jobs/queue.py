@@ -18,7 +18,7 @@ from app.platform.base.components import Lifespan
 from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry, schedules, store
 from app.platform.jobs.attempt import reason
-from app.platform.jobs.context import Context, JobQueue
+from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.metrics import Attempts, Backlog
 from app.platform.jobs.status import JobStatus
 from app.platform.jobs.transport import Transport
@@ -26,7 +26,7 @@ from app.platform.observability import metrics, tracing
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
-HEAD_START = 5.0  # seconds that the enqueuing process has to publish a job
+PUBLISH_GRACE = 5.0  # seconds that the enqueuing process has to publish a job
 MOST_WAITING = 1000  # jobs that a process keeps for the queue; the scheduler has the rest
 COMMITTED = "jobs"
 
@@ -45,8 +45,8 @@ class Publisher:
         self._waiting: list[UUID] = []
         self._task: asyncio.Task[None] | None = None
 
-    def within(self, session: AsyncSession) -> JobQueue:
-        return LedgerQueue(session, self)
+    def queue_for(self, session: AsyncSession) -> JobQueue:
+        return StoreQueue(session, self)
 
     def publish(self, ids: Sequence[UUID]) -> None:
         """Publish soon; what is too much, or fails, is the scheduler's."""
@@ -69,7 +69,7 @@ class Publisher:
             await self._task
 
 
-class LedgerQueue:
+class StoreQueue:
     """A queue whose jobs are rows of the ledger."""
 
     def __init__(self, session: AsyncSession, publisher: Publisher) -> None:
@@ -78,15 +78,15 @@ class LedgerQueue:
 
     async def enqueue(
         self,
-        function: Callable[Concatenate[Context, ...], Awaitable[Any]],
+        function: Callable[Concatenate[JobContext, ...], Awaitable[Any]],
         *,
         unique: str | None = None,
         delay: float = 0,
         **arguments: Any,
     ) -> JobStatus:
-        kind = registry.of(function)
+        kind = registry.definition_of(function)
         current = context.current()
-        new = store.New(
+        new = store.NewJob(
             name=kind.name,
             arguments=kind.to_json(arguments),
             unique_key=unique,
@@ -94,7 +94,7 @@ class LedgerQueue:
             request_id=current.request_id,
             carrier=tracing.inject(),
             delay=delay,
-            head_start=HEAD_START if delay <= 0 else 0,
+            publish_grace=PUBLISH_GRACE if delay <= 0 else 0,
         )
         status, added = await store.add(self._session, new)
         if added and delay <= 0:
@@ -112,7 +112,7 @@ class LedgerQueue:
 
 
 async def _queue(request: Request, session: SessionDep) -> JobQueue:
-    queue: JobQueue = request.app.state.jobs.within(session)
+    queue: JobQueue = request.app.state.jobs.queue_for(session)
     return queue
 
 
@@ -121,7 +121,7 @@ Jobs = Annotated[JobQueue, Depends(_queue)]
 
 async def find(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatus | None:
     """Return the status of a job of ``owner``, or of one that nobody owns."""
-    row = await app.state.reader.first(store.by_id(job_id, owner))
+    row = await app.state.read_session.first(store.by_id(job_id, owner))
     return JobStatus.model_validate(row) if row else None
 
 

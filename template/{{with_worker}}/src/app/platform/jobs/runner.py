@@ -15,15 +15,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.platform.base import context
 from app.platform.jobs import registry, store
 from app.platform.jobs.attempt import attempt, backoff, reason
-from app.platform.jobs.context import Context
+from app.platform.jobs.context import JobContext
 from app.platform.jobs.store import Claim
 from app.platform.observability import tracing
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
 # While one release replaces another, either meets jobs that only the other can run.
-DEPLOYMENT = timedelta(hours=1)
-UNWIND = 5.0  # seconds that a cancelled job has for its `finally` clauses, half of them undisturbed
+RELEASE_OVERLAP = timedelta(hours=1)
+CANCEL_TIMEOUT = (
+    5.0  # seconds that a cancelled job has for its `finally` clauses, half of them undisturbed
+)
 WRITE_AGAIN = (0.2, 1.0, 3.0, 10.0)  # seconds between attempts to write down how a job ended
 
 logger = get_logger(__name__)
@@ -50,8 +52,8 @@ class Runner:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Let running jobs go on for ``worker_grace`` seconds, then give them back."""
-        grace = self._settings.worker_grace
+        """Let running jobs go on for ``worker_shutdown_timeout`` seconds, then give them back."""
+        grace = self._settings.worker_shutdown_timeout
         asyncio.get_running_loop().call_later(grace, self._stopping.set)
 
     async def run(self, job_id: UUID) -> None:
@@ -73,8 +75,8 @@ class Runner:
         except LeaseLost:
             outcome = "lost"
         except Stopping:
-            outcome = await self._write(partial(store.release, claimed=claim), "released")
-        except registry.OtherRelease as error:
+            outcome = await self._record_outcome(partial(store.release, claimed=claim), "released")
+        except registry.UnknownJobVersion as error:
             outcome = await self._postpone(claim, error)
         except Exception as error:  # noqa: BLE001 (whatever the job raised)
             outcome = await self._fail(claim, error)
@@ -94,7 +96,7 @@ class Runner:
     async def _attempt(self, claim: Claim) -> Any:
         """Return the result as JSON, or raise what the job raised."""
         work = asyncio.create_task(self._call(claim))
-        lease = asyncio.create_task(self._hold(claim))
+        lease = asyncio.create_task(self._renew_lease(claim))
         stop = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({work, lease, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -105,17 +107,17 @@ class Runner:
             for _ in range(2):  # `wait_for` of Python 3.11, which redis-py uses, may lose one
                 for task in (work, lease, stop):
                     task.cancel()
-                await asyncio.wait({work, lease, stop}, timeout=UNWIND / 2)
+                await asyncio.wait({work, lease, stop}, timeout=CANCEL_TIMEOUT / 2)
 
     async def _call(self, claim: Claim) -> Any:
-        kind = registry.get(claim.name)
+        kind = registry.get_definition(claim.name)
         if claim.attempts > kind.retries + 1:
             raise RuntimeError("Its worker was lost each time that it ran.")
-        jobs = self._app.state.jobs.within
-        job = Context(self._app, claim.id, claim.name, claim.attempts, jobs)
+        jobs = self._app.state.jobs.queue_for
+        job = JobContext(self._app, claim.id, claim.name, claim.attempts, jobs)
         return await attempt(kind, job, claim.arguments)
 
-    async def _hold(self, claim: Claim) -> None:
+    async def _renew_lease(self, claim: Claim) -> None:
         """Renew the lease until it is lost."""
         held = True
         while held:
@@ -129,15 +131,15 @@ class Runner:
 
     async def _succeed(self, claim: Claim, result: Any) -> str:
         try:
-            return await self._write(
+            return await self._record_outcome(
                 partial(store.succeed, claimed=claim, result=result), "succeeded"
             )
         except Unstorable as error:
             return await self._fail(claim, error)
 
-    async def _postpone(self, claim: Claim, error: registry.OtherRelease) -> str:
+    async def _postpone(self, claim: Claim, error: registry.UnknownJobVersion) -> str:
         """Leave the job to the other release, at no cost; once a deployment is over, it failed."""
-        if claim.age > DEPLOYMENT:
+        if claim.age > RELEASE_OVERLAP:
             return await self._fail(claim, error)
         text = reason(error)
         logger.warning("job is another release's", job_id=str(claim.id), error=text)
@@ -145,27 +147,31 @@ class Runner:
         wait = random.uniform(0, claim.age.total_seconds() / 5)  # noqa: S311 (no secret)
         delay = max(self._settings.jobs_backoff, wait)
         write = partial(store.postpone, claimed=claim, error=text, delay=delay)
-        return await self._write(write, "postponed")
+        return await self._record_outcome(write, "postponed")
 
     async def _fail(self, claim: Claim, error: Exception) -> str:
         """Queue the job again, later, or bury it when it was tried often enough."""
         logger.warning("job raised", job=claim.name, job_id=str(claim.id), exc_info=error)
         text = reason(error)
         if claim.attempts > self._retries(claim.name):
-            return await self._write(partial(store.bury, claimed=claim, error=text), "dead")
+            return await self._record_outcome(
+                partial(store.mark_dead, claimed=claim, error=text), "dead"
+            )
         delay = backoff(
             claim.attempts, self._settings.jobs_backoff, self._settings.jobs_backoff_max
         )
         write = partial(store.retry, claimed=claim, error=text, delay=delay)
-        return await self._write(write, "failed")
+        return await self._record_outcome(write, "failed")
 
     def _retries(self, name: str) -> int:
         try:
-            return registry.get(name).retries
+            return registry.get_definition(name).retries
         except LookupError:
             return registry.RETRIES
 
-    async def _write(self, write: Callable[[AsyncSession], Awaitable[bool]], outcome: str) -> str:
+    async def _record_outcome(
+        self, write: Callable[[AsyncSession], Awaitable[bool]], outcome: str
+    ) -> str:
         """Write down how the job ended, through a short outage too: it should not run again."""
         for pause in (*WRITE_AGAIN, None):
             try:

@@ -29,7 +29,7 @@ logger = get_logger(__name__)
 
 
 class Scheduler:
-    """What is done each ``jobs_poll`` seconds."""
+    """What is done each ``jobs_poll_interval`` seconds."""
 
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._app = app
@@ -40,7 +40,7 @@ class Scheduler:
 
     async def step(self) -> None:
         """Do everything that is due now."""
-        if now := await self._app.state.reader.first(store.NOW):
+        if now := await self._app.state.read_session.first(store.NOW):
             await self.tick(now[0])
         while await self.publish() == BATCH:
             pass
@@ -55,7 +55,7 @@ class Scheduler:
             if self._ticks.get(kind.name) == at:
                 continue
             async with self._app.state.db.transaction() as session:
-                if await store.tick(session, kind.name, at):
+                if await store.claim_tick(session, kind.name, at):
                     await store.add(session, _scheduled(kind))
             self._ticks[kind.name] = at
 
@@ -66,7 +66,7 @@ class Scheduler:
         if room <= 0:
             return 0
         async with self._app.state.db.transaction() as session:
-            ids = await store.take_unpublished(session, room, settings.jobs_publish_again)
+            ids = await store.claim_unpublished(session, room, settings.jobs_republish_after)
             # Before the commit: what the queue does not take stays unpublished.
             if ids:
                 await self._transport.publish(ids)
@@ -74,15 +74,15 @@ class Scheduler:
 
     async def forget(self) -> None:
         """Delete results and dead jobs that are past their time."""
-        keep = (self._settings.jobs_keep_days, self._settings.jobs_keep_dead_days)
+        keep = (self._settings.jobs_retention_days, self._settings.jobs_dead_retention_days)
         deleted = BATCH
         while deleted == BATCH:
             async with self._app.state.db.transaction() as session:
-                deleted = await store.forget(session, *keep, limit=BATCH)
+                deleted = await store.prune(session, *keep, limit=BATCH)
 
 
-def _scheduled(kind: registry.JobType) -> store.New:
-    return store.New(
+def _scheduled(kind: registry.JobDefinition) -> store.NewJob:
+    return store.NewJob(
         name=kind.name,
         arguments=kind.to_json({}),
         unique_key=None,
@@ -97,19 +97,19 @@ async def run(settings: PlatformSettings, create_app: AppFactory) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    settings = pools.of(settings, pools.SCHEDULER)
+    settings = pools.with_pool_size(settings, pools.SCHEDULER)
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         scheduler = Scheduler(app, settings)
         logger.info("scheduler started", schedules=[kind.name for kind in registry.scheduled()])
-        await _loop(scheduler, settings.jobs_poll, stop)
+        await _loop(scheduler, settings.jobs_poll_interval, stop)
         logger.info("scheduler stopped")
 
 
 async def _loop(scheduler: Scheduler, poll: float, stop: asyncio.Event) -> None:
     pause = poll
     while not stop.is_set():
-        heartbeat.beat("scheduler")
+        heartbeat.touch("scheduler")
         try:
             await scheduler.step()
             pause = poll

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from cronsim import CronSim, CronSimError
 
-from app.platform.jobs.registry import JobType
+from app.platform.jobs.registry import JobDefinition
 
 
 def last_tick(cron: str, now: datetime) -> datetime:
@@ -13,7 +13,7 @@ def last_tick(cron: str, now: datetime) -> datetime:
     return next(CronSim(cron, now, reverse=True))
 
 
-def check(kinds: Iterable[JobType]) -> None:
+def check(kinds: Iterable[JobDefinition]) -> None:
     """Raise ``ValueError`` for a schedule that can't work."""
     for kind in kinds:
         try:

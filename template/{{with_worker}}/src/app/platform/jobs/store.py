@@ -37,7 +37,7 @@ from app.platform.jobs.status import JobStatus
 
 ACTIVE = text("status IN ('queued', 'running')")
 NOW = select(func.now())
-MOST_PATIENT = 10  # times as long until a job is published again, at most
+MAX_REPUBLISH_FACTOR = 10  # times as long until a job is published again, at most
 Json = dict[str, Any]
 
 
@@ -99,10 +99,10 @@ STATUS = (
 
 
 @dataclass(frozen=True)
-class New:
-    """A job to be added. ``delay`` and ``head_start`` in seconds.
+class NewJob:
+    """A job to be added. ``delay`` and ``publish_grace`` in seconds.
 
-    ``head_start``: how long the scheduler waits before it publishes the job, because whoever
+    ``publish_grace``: how long the scheduler waits before it publishes the job, because whoever
     adds it is about to do so.
     """
 
@@ -113,7 +113,7 @@ class New:
     request_id: str
     carrier: dict[str, str]
     delay: float = 0
-    head_start: float = 0
+    publish_grace: float = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _in(seconds: float) -> Any:
     return func.now() + timedelta(seconds=seconds)
 
 
-async def add(session: AsyncSession, new: New) -> tuple[JobStatus, bool]:
+async def add(session: AsyncSession, new: NewJob) -> tuple[JobStatus, bool]:
     """Add a job, unless its unique key is taken: then return the job that has it, and ``False``."""
     statement = (
         insert(Job)
@@ -151,7 +151,7 @@ async def add(session: AsyncSession, new: New) -> tuple[JobStatus, bool]:
             unique_key=new.unique_key,
             owner=new.owner,
             due_at=_in(new.delay),
-            publish_at=_in(new.delay + new.head_start),
+            publish_at=_in(new.delay + new.publish_grace),
             created_at=func.now(),
             request_id=new.request_id,
             carrier=new.carrier,
@@ -248,7 +248,7 @@ async def postpone(session: AsyncSession, claimed: Claim, error: str, delay: flo
     return await _count(session, again) == 1
 
 
-async def bury(session: AsyncSession, claimed: Claim, error: str) -> bool:
+async def mark_dead(session: AsyncSession, claimed: Claim, error: str) -> bool:
     """Give the job up; ``False`` if it is no longer ours."""
     dead = _held(claimed).values(status="dead", error=error, finished_at=func.now())
     return await _count(session, dead) == 1
@@ -262,11 +262,11 @@ async def release(session: AsyncSession, claimed: Claim) -> bool:
     return await _count(session, back) == 1
 
 
-async def take_unpublished(session: AsyncSession, limit: int, again: float) -> Sequence[UUID]:
+async def claim_unpublished(session: AsyncSession, limit: int, again: float) -> Sequence[UUID]:
     """Return jobs that are to be published now, each to one caller, and not for ``again`` seconds.
 
     Among them are the jobs whose lease has run out. One that has waited for longer waits as long
-    again, up to ``MOST_PATIENT`` times ``again``: else a queue that is slower than that would fill
+    again, up to ``MAX_REPUBLISH_FACTOR`` times ``again``: else a queue that is slower than that would fill
     with copies of what waits in it, and get slower.
     """
     due = (
@@ -277,14 +277,14 @@ async def take_unpublished(session: AsyncSession, limit: int, again: float) -> S
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    longest = timedelta(seconds=MOST_PATIENT * again)
+    longest = timedelta(seconds=MAX_REPUBLISH_FACTOR * again)
     waited = func.least(func.now() - Job.due_at, longest)
     later = func.now() + func.greatest(waited, timedelta(seconds=again))
     statement = update(Job).where(Job.id.in_(due)).values(publish_at=later).returning(Job.id)
     return (await session.scalars(statement)).all()
 
 
-async def tick(session: AsyncSession, name: str, at: datetime) -> bool:
+async def claim_tick(session: AsyncSession, name: str, at: datetime) -> bool:
     """Claim the tick ``at`` of a schedule: ``True`` for exactly one caller.
 
     A schedule that is seen for the first time starts now, not with a tick before its time.
@@ -295,7 +295,7 @@ async def tick(session: AsyncSession, name: str, at: datetime) -> bool:
     return await _count(session, ticked.values(ticked_at=at)) == 1
 
 
-async def forget(session: AsyncSession, days: float, dead_days: float, limit: int) -> int:
+async def prune(session: AsyncSession, days: float, dead_days: float, limit: int) -> int:
     """Delete up to ``limit`` jobs that were finished so many days ago; return how many."""
     old = or_(
         Job.finished_at < _in(-dead_days * 86_400),

@@ -10,7 +10,7 @@ class JobsSettings(BaseSettings):
     worker_concurrency: int | None = Field(
         None, ge=1, description="Jobs that a worker runs at once; unset: what suits the queue"
     )
-    worker_grace: float = Field(
+    worker_shutdown_timeout: float = Field(
         25, ge=0, description="Seconds that running jobs may still take after SIGTERM"
     )
     worker_metrics_port: int | None = Field(
@@ -23,8 +23,10 @@ class JobsSettings(BaseSettings):
         5, gt=0, description="Seconds, at most, until the first retry; doubled for each one after"
     )
     jobs_backoff_max: float = Field(600, gt=0, description="Seconds, at most, until any retry")
-    jobs_poll: float = Field(1, gt=0, description="Seconds between two looks of the scheduler")
-    jobs_publish_again: float = Field(
+    jobs_poll_interval: float = Field(
+        1, gt=0, description="Seconds between two looks of the scheduler"
+    )
+    jobs_republish_after: float = Field(
         60,
         gt=0,
         description="Seconds after which a job that nobody started is published again; for one "
@@ -33,5 +35,7 @@ class JobsSettings(BaseSettings):
     jobs_queue_limit: int = Field(
         1000, ge=1, description="Jobs in the queue from which the scheduler holds back more"
     )
-    jobs_keep_days: float = Field(7, gt=0, description="Days until a result is forgotten")
-    jobs_keep_dead_days: float = Field(30, gt=0, description="Days until a dead job is forgotten")
+    jobs_retention_days: float = Field(7, gt=0, description="Days until a result is forgotten")
+    jobs_dead_retention_days: float = Field(
+        30, gt=0, description="Days until a dead job is forgotten"
+    )

@@ -38,7 +38,7 @@ async def consume(settings: PlatformSettings, worker: Worker) -> None:
     except ExceptionGroup as errors:
         error = errors.exceptions[0]
         if isinstance(error, KeyError):
-            # A malformed message that TaskIQ would fail on again and again. The table has every job.
+            # A malformed message that TaskIQ would fail on for ever. The table has every job.
             async with Redis(connection_pool=broker.connection_pool) as redis:
                 await redis.delete(QUEUE)
         raise error from None

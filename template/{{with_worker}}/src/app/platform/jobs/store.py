@@ -263,11 +263,10 @@ async def release(session: AsyncSession, claimed: Claim) -> bool:
 
 
 async def claim_unpublished(session: AsyncSession, limit: int, again: float) -> Sequence[UUID]:
-    """Return jobs that are to be published now, each to one caller, and not for ``again`` seconds.
+    """Ids of up to ``limit`` jobs to publish now, which are then left alone for ``again`` seconds.
 
-    Among them are the jobs whose lease has run out. One that has waited for longer waits as long
-    again, up to ``MAX_REPUBLISH_FACTOR`` times ``again``: else a queue that is slower than that would fill
-    with copies of what waits in it, and get slower.
+    Includes jobs whose lease has expired. The interval grows with the time that a job has waited,
+    up to ``MAX_REPUBLISH_FACTOR`` times ``again``: otherwise a slow queue fills with duplicates.
     """
     due = (
         select(Job.id)

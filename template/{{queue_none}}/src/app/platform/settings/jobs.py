@@ -1,11 +1,15 @@
 """Settings of the background jobs."""
 
+from typing import ClassVar
+
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
 
 class JobsSettings(BaseSettings):
-    """How jobs are tried again, and when they are forgotten."""
+    """Retries and retention of background jobs."""
+
+    renamed: ClassVar = {"jobs_keep_days": "jobs_retention_days"}
 
     jobs_backoff: float = Field(
         5, gt=0, description="Seconds, at most, until the first retry; doubled for each one after"

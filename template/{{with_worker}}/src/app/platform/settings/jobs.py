@@ -1,11 +1,21 @@
 """Settings of the background jobs."""
 
+from typing import ClassVar
+
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
 
 class JobsSettings(BaseSettings):
-    """How jobs are run, tried again, and forgotten."""
+    """Concurrency, retries and retention of background jobs."""
+
+    renamed: ClassVar = {
+        "worker_grace": "worker_shutdown_timeout",
+        "jobs_poll": "jobs_poll_interval",
+        "jobs_publish_again": "jobs_republish_after",
+        "jobs_keep_days": "jobs_retention_days",
+        "jobs_keep_dead_days": "jobs_dead_retention_days",
+    }
 
     worker_concurrency: int | None = Field(
         None, ge=1, description="Jobs that a worker runs at once; unset: what suits the queue"

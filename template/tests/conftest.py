@@ -1,8 +1,9 @@
 """What every test can ask for: real Postgres and Redis, the app, clients, fresh databases.
 
 A test of the app in this process runs inside one transaction that is rolled back at its end. A test
-that starts processes, or that needs several connections at once, asks for ``fresh_settings``: a
-database of its own, copied from a migrated one in a few milliseconds.
+that needs several connections at once asks for ``module_settings``, with a database that the tests
+of its module share. One that starts processes asks for ``fresh_settings``, with a database of its
+own.
 """
 
 import asyncio
@@ -25,12 +26,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_e
 
 from app.main import create_app
 from app.platform.data.database import Database, ReadSession
-from app.platform.dev.servers import services
+from app.platform.dev.servers import given, services
 from app.settings import Settings, get_settings
 from tests.actors import prepare, sign_in
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run a single file in this process: that is quicker, and a debugger can be used."""
+    return 0 if len(config.args) == 1 and ".py" in config.args[0] else None
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +48,10 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def servers(worker_id: str) -> Iterator[dict[str, str]]:
     """The URLs of Postgres, Redis...: the given ones, or servers just for this run."""
-    given = os.environ.get("REDIS_URL")
     with services() as urls:
-        if given:  # somebody's Redis: keep to one database of it, from the far end
-            number = 15 - int(worker_id.removeprefix("gw") or 0) if worker_id != "master" else 15
-            urls = {**urls, "REDIS_URL": str(httpx2.URL(given).copy_with(path=f"/{number}"))}
+        if redis := given().get("REDIS_URL"):  # keep to one database of it, from the far end
+            number = 15 - (0 if worker_id == "master" else int(worker_id.removeprefix("gw")))
+            urls = {**urls, "REDIS_URL": str(httpx2.URL(redis).copy_with(path=f"/{number}"))}
         yield urls
 
 
@@ -74,7 +80,7 @@ async def _administer(server: URL, *statements: str) -> None:
 
 @pytest.fixture(scope="session")
 def new_database(servers: dict[str, str]) -> Iterator[Callable[..., URL]]:
-    """Make databases, from a template where one is named, and drop them all in the end."""
+    """Make databases, from a template where one is named; leave none on a server that stays."""
     server = make_url(servers["DATABASE_URL"])
     made: list[str] = []
 
@@ -85,6 +91,8 @@ def new_database(servers: dict[str, str]) -> Iterator[Callable[..., URL]]:
         return server.set(database=name)
 
     yield new
+    if "DATABASE_URL" not in given():
+        return  # the server goes, and each DROP would make it write all that it has to the disk
     drops = (f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)' for name in made)
     wait_for(_administer(server, *drops))
 
@@ -114,11 +122,12 @@ async def migrate(url: URL, revision: str = "heads", *, down: bool = False) -> N
 
 def test_settings(database: URL, servers: dict[str, str], **changes: Any) -> Settings:
     """Return settings for a test; what is not given here has its default."""
-    given: dict[str, Any] = {name.lower(): url for name, url in servers.items()}
-    given["environment"] = "test"
-    given["secret_key"] = secrets.token_hex(32)
-    given["database_url"] = database.render_as_string(hide_password=False)
-    return Settings(**given | changes)
+    values: dict[str, Any] = {name.lower(): url for name, url in servers.items()}
+    values["environment"] = "test"
+    values["secret_key"] = secrets.token_hex(32)
+    values["database_url"] = database.render_as_string(hide_password=False)
+    values["rate_limit_timeout"] = 30  # on a busy machine, too, Redis counts for all
+    return Settings(**values | changes)
 
 
 test_settings.__test__ = False  # type: ignore[attr-defined]
@@ -135,6 +144,14 @@ def fresh_settings(
     new_database: Callable[..., URL], migrated: str, servers: dict[str, str]
 ) -> Settings:
     """Settings with a migrated database of this test's own."""
+    return test_settings(new_database(migrated), servers)
+
+
+@pytest.fixture(scope="module")
+def module_settings(
+    new_database: Callable[..., URL], migrated: str, servers: dict[str, str]
+) -> Settings:
+    """Settings with a migrated database for the tests of one module, in which they commit."""
     return test_settings(new_database(migrated), servers)
 
 

@@ -133,6 +133,7 @@ def test_the_documented_environment_is_the_one_that_settings_read(
 ) -> None:
     """A variable of ``.env.example`` that nothing reads would be a lie, as would a missing one."""
     tests = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-p", "anyio"]
+    tests += ["-o", "addopts="]  # of plugins that are not loaded
     quick = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     assert toolbox.run(python, project, *tests, "tests/test_environment.py", **quick) == ""
 

@@ -20,8 +20,8 @@ import uvicorn
 import yaml
 from fastapi import FastAPI
 
-from app.platform.http import routing
 from app.items.jobs import export_items
+from app.platform.http import routing
 from app.settings import Settings
 from tests.conftest import ROOT, running
 

@@ -21,13 +21,15 @@ PID = select(literal_column("pg_backend_pid()"))
 
 
 @pytest.fixture
-async def app(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
-    """An app with a table, with two connections at the most, in a database of its own."""
+async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
+    """An app with a table of this test's own, with two connections at the most."""
     changes = {"db_pool_size": 1, "db_max_overflow": 1, "db_pool_timeout": 0.2}
-    async with running(fresh_settings.model_copy(update=changes)) as app:
+    async with running(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.transaction() as session:
             await session.execute(text("CREATE TABLE notes (body text UNIQUE DEFERRABLE)"))
         yield app
+        async with app.state.db.transaction() as session:
+            await session.execute(text("DROP TABLE notes"))
 
 
 async def notes(app: FastAPI) -> list[str]:
@@ -93,25 +95,22 @@ async def test_a_busy_pool_makes_wait_and_then_says_so(app: FastAPI) -> None:
     assert len(await waiting) == 1
 
 
-async def test_a_reader_holds_no_transaction_open(app: FastAPI) -> None:
-    reader = ReadSession(app.state.db)
-    assert await reader.first(PID) is not None
-    async with app.state.db.engine.connect() as connection:
-        states = text(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND state = 'idle in transaction'"
-        )
-        assert (await connection.execute(states)).scalar_one() == 0
+async def test_a_reader_holds_no_transaction_open(app: FastAPI, module_settings: Settings) -> None:
+    row = await ReadSession(app.state.db).first(PID)
+    assert row is not None
+    state = text("SELECT state FROM pg_stat_activity WHERE pid = :pid")
+    async with connected(make_url(module_settings.database_url.get_secret_value())) as other:
+        assert await other.scalar(state, {"pid": row[0]}) == "idle"
 
 
-async def test_a_connection_that_died_while_idle_is_replaced(fresh_settings: Settings) -> None:
+async def test_a_connection_that_died_while_idle_is_replaced(module_settings: Settings) -> None:
     changes: dict[str, Any] = {"db_pool_size": 1, "db_max_overflow": 0, "db_ping_after_idle": 0}
-    engine = create_engine(fresh_settings.model_copy(update=changes))
+    engine = create_engine(module_settings.model_copy(update=changes))
     async with engine.connect() as connection:
         first = (await connection.execute(PID)).scalar_one()
-    async with connected(make_url(fresh_settings.database_url.get_secret_value())) as other:
-        await other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first})
-    await asyncio.sleep(0.05)
+    async with connected(make_url(module_settings.database_url.get_secret_value())) as other:
+        end = text("SELECT pg_terminate_backend(:pid, 10000)")  # and wait until it is gone
+        assert await other.scalar(end, {"pid": first})
     async with engine.connect() as connection:
         assert (await connection.execute(PID)).scalar_one() != first
     await engine.dispose()
@@ -133,10 +132,10 @@ async def pids(engine: AsyncEngine) -> set[int]:
     ids=["no answer", "a standby"],
 )
 async def test_a_server_that_is_of_no_use_is_left_with_all_connections(
-    fresh_settings: Settings, first: str, then: str
+    module_settings: Settings, first: str, then: str
 ) -> None:
     changes = {"db_pool_size": 2, "db_max_overflow": 0, "db_statement_timeout": 1.0}
-    async with running(fresh_settings.model_copy(update=changes)) as app:
+    async with running(module_settings.model_copy(update=changes)) as app:
 
         async def use(session: SessionDep) -> None:
             await session.execute(text(first))
@@ -154,7 +153,7 @@ async def test_a_commit_that_is_not_answered_is_not_said_to_have_failed(app: Fas
     end = "BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END"
     async with app.state.db.transaction() as session:
         await session.execute(
-            text(f"CREATE FUNCTION vanish() RETURNS trigger LANGUAGE plpgsql AS '{end}'")
+            text(f"CREATE OR REPLACE FUNCTION vanish() RETURNS trigger LANGUAGE plpgsql AS '{end}'")
         )
         await session.execute(
             text(
@@ -168,9 +167,9 @@ async def test_a_commit_that_is_not_answered_is_not_said_to_have_failed(app: Fas
     assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
 
 
-async def test_a_statement_may_not_take_forever(fresh_settings: Settings) -> None:
+async def test_a_statement_may_not_take_forever(module_settings: Settings) -> None:
     changes = {"db_statement_timeout": 0.2}
-    async with running(fresh_settings.model_copy(update=changes)) as app:
+    async with running(module_settings.model_copy(update=changes)) as app:
 
         async def sleep(session: SessionDep) -> None:
             await session.execute(text("SELECT pg_sleep(30)"))
@@ -225,11 +224,11 @@ async def test_an_error_does_not_tell_the_values(app: FastAPI) -> None:
 
 
 async def test_a_crowd_of_readers_shares_the_connections_that_are_open(
-    fresh_settings: Settings,
+    module_settings: Settings,
 ) -> None:
-    async with running(fresh_settings) as app:
+    async with running(module_settings) as app:
         reader = ReadSession(app.state.db)
         seen = set()
         for _ in range(5):
             seen |= set(await asyncio.gather(*(reader.first(PID) for _ in range(30))))
-    assert len(seen) <= fresh_settings.db_pool_size
+    assert len(seen) <= module_settings.db_pool_size

@@ -35,8 +35,8 @@ async def change_your_mind(jobs: Jobs) -> None:
 
 
 @pytest.fixture
-async def service(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running(fresh_settings) as app:
+async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
+    async with running(module_settings) as app:
         app.include_router(router)
         await app.state.redis.flushdb()
         yield app

@@ -22,7 +22,7 @@ BOTH = ("things:read", "things:write")
 
 
 @pytest.fixture
-async def app(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
+async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
     async def guarded(
         caller: CurrentUser,
         reader: Annotated[User, require("things:read")],
@@ -32,7 +32,7 @@ async def app(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
         assert isinstance(caller.credential, str)
         return {"id": caller.id, "scopes": sorted(caller.scopes)}
 
-    async with running(fresh_settings) as app:
+    async with running(module_settings) as app:
         await app.state.redis.flushdb()
         app.add_api_route(URL, guarded)
         yield app

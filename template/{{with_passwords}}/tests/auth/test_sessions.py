@@ -33,8 +33,8 @@ async def test_logging_out_everywhere_ends_all_sessions_of_one_account(
     assert answers == [401, 401, 200]
 
 
-async def test_who_logs_in_and_who_is_logged_in_need_no_redis(fresh_settings: Settings) -> None:
+async def test_who_logs_in_and_who_is_logged_in_need_no_redis(module_settings: Settings) -> None:
     away = {"redis_url": SecretStr("redis://127.0.0.1:1/0")}
-    async with running(fresh_settings.model_copy(update=away)) as app, client_of(app) as client:
+    async with running(module_settings.model_copy(update=away)) as app, client_of(app) as client:
         client.headers.update(await sign_in(client, "alice@example.com"))
         assert (await client.get(ME)).status_code == 200

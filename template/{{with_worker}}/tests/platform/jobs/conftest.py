@@ -4,12 +4,13 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from app.platform.jobs import JobStatus, store
 from app.platform.jobs.runner import Runner
@@ -70,12 +71,21 @@ class Service:
         return os.getpgid(int(popped[1]))
 
 
-@pytest.fixture
-async def service(fresh_settings: Settings) -> AsyncIterator[Service]:
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Service]:
+    """Run the service, with a short lease, short waits and an empty Redis."""
     # Redis answers a blocking pop after longer than its time-out.
-    settings = fresh_settings.model_copy(
-        update={"jobs_lease": 1.0, "jobs_backoff": 0.05, "redis_timeout": PATIENCE + 5}
-    )
-    async with running(settings) as app:
+    quick = {"jobs_lease": 1.0, "jobs_backoff": 0.05, "redis_timeout": PATIENCE + 5}
+    changed = settings.model_copy(update=quick)
+    async with running(changed) as app:
         await app.state.redis.flushdb()
-        yield Service(app, settings)
+        yield Service(app, changed)
+
+
+@pytest.fixture
+async def service(module_settings: Settings) -> AsyncIterator[Service]:
+    async with serving(module_settings) as service:
+        async with service.app.state.db.transaction() as session:
+            for table in (store.Job, store.Schedule):
+                await session.execute(delete(table))
+        yield service

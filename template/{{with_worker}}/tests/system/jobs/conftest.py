@@ -13,11 +13,10 @@ from typing import Any
 import orjson
 import pytest
 
+from app.settings import Settings
 from tests.conftest import ROOT
-from tests.platform.jobs.conftest import PATIENCE, service
+from tests.platform.jobs.conftest import PATIENCE, Service, serving
 from tests.system.jobs.link import Link
-
-__all__ = ["service"]
 
 
 class Process:
@@ -68,6 +67,13 @@ class Process:
 
 
 Start = Callable[..., Process]
+
+
+@pytest.fixture
+async def service(fresh_settings: Settings) -> AsyncIterator[Service]:
+    """The service in this process, with the database and the Redis of the processes."""
+    async with serving(fresh_settings) as service:
+        yield service
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ def _written(pattern: str, example: str) -> AfterValidator:
 Line = Annotated[str, _written(r"[^\n]*\S[^\n]*", "one line of text")]
 Module = Annotated[str, _written(r"app(\.[a-z_][a-z0-9_]*)+", "app.items")]
 Untyped = Annotated[str, _written(r"[a-z_][a-z0-9_]*(\.\*)?", "celery.*")]
+Package = Annotated[str, _written(r"[a-z_][a-z0-9_]*", "celery")]
 EnvName = Annotated[str, _written(r"[A-Z][A-Z0-9_]*", "OTEL_SERVICE_NAME")]
 FileName = Annotated[str, _written(r"[a-z][a-z0-9_]*", "vendor_api_key")]
 Slug = Annotated[str, _written(r"[a-z][a-z0-9_-]*", "worker")]
@@ -113,6 +114,7 @@ class Option(BaseModel):
     deploy_image: Line | None = None  # where deploy/ci.sh runs, when its programs are no packages
     deploy_packages: tuple[Slug, ...] = ()  # of Alpine: programs that deploy/ci.sh runs
     mypy_untyped: tuple[Untyped, ...] = ()
+    clients: tuple[Package, ...] = ()  # that the platform alone may import: the queue's
     readme: str = ""
     checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"
 

@@ -77,7 +77,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Take a worker that is gone out of the gauges."""
-    from prometheus_client.multiprocess import mark_process_dead
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (reads _metrics)
 
     mark_process_dead(worker.slot)
 

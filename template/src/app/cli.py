@@ -4,12 +4,13 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
-from fastapi import FastAPI
 
+from app import main as service
 from app.platform.base.components import CommandContext
+from app.platform.jobs import BACKGROUND_PROCESSES
+from app.platform.server.checks import run_checks
 from app.platform.settings import SettingsError, offline_settings
 from app.settings import Settings, get_settings
 
@@ -26,8 +27,7 @@ def dev(port: int) -> None:
 
     DATABASE_URL and REDIS_URL are used where they are set.
     """
-    from app.platform.dev.run import run
-    from app.platform.jobs import BACKGROUND_PROCESSES
+    from app.platform.dev.run import run  # noqa: PLC0415 (needs the dev dependencies)
 
     sys.exit(run(port=port, companions=[[name] for name in BACKGROUND_PROCESSES]))
 
@@ -35,7 +35,7 @@ def dev(port: int) -> None:
 @cli.command()
 def serve() -> None:
     """Serve the API with Gunicorn, as in production."""
-    from gunicorn.app.wsgiapp import WSGIApplication
+    from gunicorn.app.wsgiapp import WSGIApplication  # noqa: PLC0415 (not on Windows)
 
     get_settings()
     # In this process, so that what is imported here need not be imported again.
@@ -48,8 +48,8 @@ def serve() -> None:
 @click.option("--sql", is_flag=True, help="Print the SQL instead of running it.")
 def migrate(target: str, sql: bool) -> None:
     """Migrate the database to TARGET: the newest revisions, or the given one."""
-    from alembic import command
-    from alembic.config import Config
+    from alembic import command  # noqa: PLC0415 (0.3 s at every start)
+    from alembic.config import Config  # noqa: PLC0415 (0.3 s at every start)
 
     get_settings()
     command.upgrade(Config(toml_file="pyproject.toml"), target, sql=sql)
@@ -60,8 +60,8 @@ def migrate(target: str, sql: bool) -> None:
 @click.option("--empty", is_flag=True, help="Even if the models did not change: to move data.")
 def migration(message: str, empty: bool) -> None:
     """Write a migration called MESSAGE for what changed in the models. It needs no database."""
-    from app.platform.dev.migration import judge, write
-    from app.platform.dev.servers import ServerError
+    from app.platform.dev.migration import judge, write  # noqa: PLC0415 (needs the dev dependencies)
+    from app.platform.dev.servers import ServerError  # noqa: PLC0415 (needs the dev dependencies)
 
     if not message.strip():
         raise click.UsageError("Give a message that says what it does, such as `add orders`.")
@@ -78,8 +78,6 @@ def migration(message: str, empty: bool) -> None:
 @cli.command()
 def check() -> None:
     """Check the environment: settings, connections, migrations."""
-    from app.platform.server.checks import run_checks
-
     sys.exit(asyncio.run(run_checks(get_settings())))
 
 
@@ -87,7 +85,7 @@ def check() -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="A file, instead of the terminal.")
 def openapi(output: Path | None) -> None:
     """Write the OpenAPI document; it needs no database and no secret."""
-    app = _create_app(offline_settings(Settings))
+    app = service.create_app(offline_settings(Settings))
     document = json.dumps(app.openapi(), indent=2) + "\n"
     if output:
         output.write_text(document, encoding="utf-8")
@@ -97,24 +95,16 @@ def openapi(output: Path | None) -> None:
 
 def add_commands(group: click.Group) -> None:
     """Add the commands of the components that have a function ``add_commands(group)``."""
-    from app import main
-
-    for component in main.COMPONENTS:
+    for component in service.COMPONENTS:
         if add := getattr(component, "add_commands", None):
             add(group)
-
-
-def _create_app(settings: Any) -> FastAPI:
-    from app.main import create_app
-
-    return create_app(settings)
 
 
 def main() -> None:
     """Run a command; invalid settings end it with one readable message and exit code 2."""
     add_commands(cli)
     try:
-        cli(obj=CommandContext(get_settings, _create_app))
+        cli(obj=CommandContext(get_settings, service.create_app))
     except SettingsError as error:
         click.echo(str(error), err=True)
         sys.exit(2)

@@ -33,7 +33,7 @@ def locked(data: Path) -> Iterator[int]:
 
 
 def _take(lock: int) -> bool:
-    import fcntl  # not on Windows, where this module can be imported nevertheless
+    import fcntl  # noqa: PLC0415 (not on Windows, where this module can be imported)
 
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

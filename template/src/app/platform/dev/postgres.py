@@ -81,7 +81,7 @@ def _user(initdb: Path) -> _User:
 
 
 def _account(user: int | str) -> "struct_passwd | None":
-    import pwd  # not on Windows, where this module can be imported nevertheless
+    import pwd  # noqa: PLC0415 (not on Windows, where this module can be imported)
 
     try:
         return pwd.getpwnam(user) if isinstance(user, str) else pwd.getpwuid(user)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from redis import exceptions as redis
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException  # noqa: TID251 (the framework raises it)
 from starlette.responses import JSONResponse
 
 from app.platform.base import context

@@ -111,11 +111,13 @@ async def _migrations(settings: PlatformSettings) -> str:
 
 
 async def _missing_revisions(settings: PlatformSettings) -> list[str]:
-    from alembic.config import Config
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
+    from alembic.config import Config  # noqa: PLC0415 (0.3 s at every start)
+    from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 (0.3 s at every start)
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 (0.3 s at every start)
 
-    from app.platform.data.revisions import without_removed_branches
+    from app.platform.data.revisions import (  # noqa: PLC0415 (0.3 s at every start)
+        without_removed_branches,
+    )
 
     scripts = ScriptDirectory.from_config(Config(toml_file="pyproject.toml"))
 

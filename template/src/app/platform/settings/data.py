@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 
 class DataSettings(BaseSettings):
@@ -41,9 +43,6 @@ class DataSettings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _asyncpg(cls, value: SecretStr) -> SecretStr:
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import ArgumentError
-
         try:
             url = make_url(value.get_secret_value())
         except (ArgumentError, ValueError):

@@ -39,6 +39,6 @@ class Transport:
 
 def run_worker(settings: PlatformSettings, create_app: AppFactory) -> int:
     """Run jobs until SIGTERM; return the exit code."""
-    from app.platform.jobs import taskiq_worker, worker
+    from app.platform.jobs import taskiq_worker, worker  # noqa: PLC0415 (for workers alone)
 
     return worker.run(settings, create_app, taskiq_worker.consume)

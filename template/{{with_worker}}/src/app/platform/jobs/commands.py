@@ -12,7 +12,9 @@ from app.platform.base import heartbeat
 from app.platform.base.components import CommandContext
 from app.platform.data.database import Database, ReadSession, open_database
 from app.platform.jobs import store
+from app.platform.jobs.scheduler import run as run_scheduler
 from app.platform.jobs.status import JobStatus
+from app.platform.jobs.transport import run_worker
 from app.platform.settings import PlatformSettings
 
 BACKGROUND_PROCESSES = ("worker", "scheduler")
@@ -33,8 +35,6 @@ def worker(context: CommandContext, ask: bool) -> None:
     """Run the background jobs."""
     if ask:
         sys.exit(heartbeat.main("worker"))
-    from app.platform.jobs.transport import run_worker
-
     sys.exit(run_worker(context.get_settings(), context.create_app))
 
 
@@ -45,9 +45,7 @@ def scheduler(context: CommandContext, ask: bool) -> None:
     """Start scheduled jobs, retries, and whatever the queue has lost."""
     if ask:
         sys.exit(heartbeat.main("scheduler"))
-    from app.platform.jobs.scheduler import run
-
-    asyncio.run(run(context.get_settings(), context.create_app))
+    asyncio.run(run_scheduler(context.get_settings(), context.create_app))
 
 
 @click.group()

@@ -45,7 +45,7 @@ LEVELS = levels()
 
 
 def room(module: str) -> str:
-    """``app.platform.http.cors`` -> ``platform.http``; ``app.items.models`` -> ``items``."""
+    """``app.platform.http.cors`` -> ``platform.http``; ``app.orders.models`` -> ``orders``."""
     path = module.split(".")[1:]
     return ".".join(path[: 2 if path[0] == "platform" else 1])
 

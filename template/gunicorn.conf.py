@@ -1,4 +1,4 @@
-"""How Gunicorn serves this service. Any setting can be changed by GUNICORN_CMD_ARGS, too.
+"""Gunicorn's configuration. GUNICORN_CMD_ARGS overrides any setting.
 
 https://gunicorn.org/reference/settings/
 """
@@ -23,33 +23,33 @@ wsgi_app = "app.main:create_app()"
 worker_class = "app.platform.server.gunicorn_worker.Worker"
 logger_class = "app.platform.server.gunicorn_worker.GunicornLogger"
 loglevel = settings.log_level.lower()
-accesslog = None  # middleware.py writes a line for each request
+accesslog = None  # the service has its own access log
 
-# Where replicas are what is scaled: one or two. On one machine: one per CPU.
+# One per CPU on a machine of its own; one or two where the platform scales replicas.
 workers = settings.web_concurrency or available_cpus()
 bind = [f"0.0.0.0:{settings.port}"]
 if settings.metrics_port:
     bind.append(f"0.0.0.0:{settings.metrics_port}")
 forwarded_allow_ips = ",".join(settings.trusted_proxies)
 backlog = 2048
-# Longer than the idle time-out of the load balancer in front (60 s with most), or it may send a
-# request into a connection that is just being closed.
+# Longer than the load balancer's idle time-out (60 s with most), or it may send a request on a
+# connection that is being closed.
 keepalive = 75
 
-timeout = 60  # seconds without a sign of life, until a worker is killed and replaced
-graceful_timeout = 30  # seconds to drain, end requests and close pools, until a kill
-# Against leaks that nobody found yet; the jitter keeps workers from leaving together.
+timeout = 60  # seconds without a heartbeat, until a worker is killed and replaced
+graceful_timeout = 30  # seconds to drain, finish requests and close pools, until a worker is killed
+# Against undiscovered memory leaks; the jitter keeps workers from restarting together.
 max_requests = 100_000
 max_requests_jitter = 10_000
 
-# One import for all workers, and memory that they share. Nothing is opened before the fork:
-# engines, clients and threads are made in the lifespan. Changed code needs a restart, not SIGHUP.
+# Import once and share memory between workers. Nothing is opened before the fork: engines, clients
+# and threads are created in the lifespan. New code needs a restart; SIGHUP does not reload it.
 preload_app = True
 control_socket_disable = True
-_shared_memory = Path("/dev/shm")  # noqa: S108 (memory: on a disk, signs of life could get stuck)
+_shared_memory = Path("/dev/shm")  # noqa: S108 (memory: on a disk, heartbeats could block)
 worker_tmp_dir = str(_shared_memory) if os.access(_shared_memory, os.W_OK) else None
 
-# Where workers keep their metrics, so that any of them can answer for all.
+# Where workers write their metrics, so that each can report those of all.
 _metrics = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 if _metrics is None:
     _metrics = tempfile.mkdtemp(prefix="metrics-", dir=worker_tmp_dir)
@@ -57,7 +57,7 @@ if _metrics is None:
 
 
 def on_starting(server: Any) -> None:
-    """Refuse more connections than Postgres allows; forget the metrics of the last run."""
+    """Check the connection budget; delete the metrics of the last run."""
     asyncio.run(refuse_too_many_connections(settings, server.cfg.workers))
     Path(_metrics).mkdir(parents=True, exist_ok=True)
     for file in Path(_metrics).glob("*.db"):
@@ -65,23 +65,23 @@ def on_starting(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Give a new worker the number of one that is gone: it goes on with its metrics."""
+    """Give a new worker the slot of one that has exited: it continues that worker's metrics."""
     taken = {other.slot for other in server.WORKERS.values()}
     worker.slot = next(number for number in itertools.count() if number not in taken)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Tell the worker its number."""
+    """Pass the slot to the worker."""
     os.environ["WORKER_SLOT"] = str(worker.slot)
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Take a worker that is gone out of the gauges."""
+    """Remove an exited worker from the gauges."""
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (reads _metrics)
 
     mark_process_dead(worker.slot)
 
 
 def on_exit(server: Any) -> None:
-    """Leave nothing behind."""
+    """Delete the metrics directory."""
     shutil.rmtree(_metrics, ignore_errors=True)

@@ -29,7 +29,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 IMPATIENT = """
     import fastapi
     from app.platform.server import connection_limits
-    connection_limits.HEAD_SECONDS = connection_limits.WRITE_SECONDS = 4
+    connection_limits.HEADER_TIMEOUT = connection_limits.WRITE_TIMEOUT = 4
 
     async def take(request: fastapi.Request) -> int:
         return len(await request.body())

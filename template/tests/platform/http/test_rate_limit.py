@@ -147,7 +147,7 @@ async def test_who_comes_while_redis_is_asked_is_answered_too(settings: Settings
         async def later(turns: int) -> bool:
             for _ in range(turns):
                 await asyncio.sleep(0)
-            return (await limiter.spend("late", Rate(100, 3600), "x")).allowed
+            return (await limiter.hit("late", Rate(100, 3600), "x")).allowed
 
         async with asyncio.timeout(20):
             answers = await asyncio.gather(*(later(turns) for turns in range(200)))
@@ -159,7 +159,7 @@ async def test_a_request_that_is_given_up_takes_no_other_with_it(settings: Setti
     async with limited(settings) as app:
         limiter: Limiter = app.state.limiter
         given_up, other = (
-            asyncio.create_task(limiter.spend("given up", Rate(9, 3600), name)) for name in "ab"
+            asyncio.create_task(limiter.hit("given up", Rate(9, 3600), name)) for name in "ab"
         )
         await asyncio.sleep(0)
         given_up.cancel()
@@ -245,7 +245,7 @@ async def test_redis_counts_again_when_it_is_back(
     dead_redis: SecretStr,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gcra, "TRY_AGAIN", 0.05)
+    monkeypatch.setattr(gcra, "RETRY_INTERVAL", 0.05)
     async with (
         limited(empty_redis, rate_limit=Rate(1, 3600), redis_url=dead_redis) as app,
         calling(app) as client,

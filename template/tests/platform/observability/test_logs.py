@@ -50,7 +50,7 @@ async def request_lines(
     async with client_of(service) as client:
         for path in paths:
             await client.get(path, headers={"X-Request-ID": "r-1", "Cookie": "session=s3cret"})
-    service.state.journal.flush()
+    service.state.access_log.flush()
     return lines(capfd, event="request", request_id="r-1")
 
 

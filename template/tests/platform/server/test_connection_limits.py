@@ -12,7 +12,11 @@ from websockets.exceptions import InvalidStatus
 
 from app.platform.http import routing
 from app.platform.server import connection_limits
-from app.platform.server.connection_limits import HEAD_SECONDS, Connection, Watch
+from app.platform.server.connection_limits import (
+    HEADER_TIMEOUT,
+    BoundedHttpProtocol,
+    ConnectionReaper,
+)
 from app.settings import Settings
 from tests.conftest import running
 
@@ -49,10 +53,12 @@ class Listener:
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
-        self.config = Config(app, http=Connection, lifespan="off", timeout_keep_alive=KEEP_ALIVE)
+        self.config = Config(
+            app, http=BoundedHttpProtocol, lifespan="off", timeout_keep_alive=KEEP_ALIVE
+        )
         self.config.load()
         self.state = ServerState()
-        self.watch = Watch(KEEP_ALIVE)
+        self.reaper = ConnectionReaper(KEEP_ALIVE)
         self.port = 0
         self.clients: list[asyncio.StreamWriter] = []
 
@@ -72,7 +78,7 @@ class Listener:
     def pass_time(self, seconds: float) -> None:
         now = asyncio.get_running_loop().time()
         for later in (0, seconds):
-            self.watch.look(self.state.connections, now + later)
+            self.reaper.sweep(self.state.connections, now + later)
 
 
 @asynccontextmanager
@@ -93,8 +99,10 @@ async def served(app: FastAPI) -> AsyncIterator[Listener]:
     routing.install_index(app)
     listener = Listener(app)
 
-    def connection() -> Connection:
-        return Connection(listener.config, listener.state, {"settings": app.state.settings})
+    def connection() -> BoundedHttpProtocol:
+        return BoundedHttpProtocol(
+            listener.config, listener.state, {"settings": app.state.settings}
+        )
 
     server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
     listener.port = server.sockets[0].getsockname()[1]
@@ -134,9 +142,9 @@ async def status(reader: asyncio.StreamReader) -> bytes:
 
 async def test_a_head_that_does_not_end_is_given_up(listener: Listener) -> None:
     reader = await listener.connect(ALIVE[:20])
-    listener.pass_time(HEAD_SECONDS - 1)
+    listener.pass_time(HEADER_TIMEOUT - 1)
     assert listener.state.connections
-    listener.pass_time(HEAD_SECONDS + 1)
+    listener.pass_time(HEADER_TIMEOUT + 1)
     given_up = await answer(reader)
     assert given_up.startswith(b"HTTP/1.1 408")
     assert b"application/problem+json" in given_up
@@ -153,7 +161,7 @@ async def test_a_connection_that_says_nothing_is_closed(listener: Listener) -> N
 async def test_a_kept_connection_is_not_taken_for_a_slow_one(listener: Listener) -> None:
     reader = await listener.connect(ALIVE)
     assert await status(reader) == b"200"
-    listener.pass_time(HEAD_SECONDS + 1)
+    listener.pass_time(HEADER_TIMEOUT + 1)
     assert len(listener.state.connections) == 1
 
 
@@ -164,20 +172,20 @@ async def test_requests_sent_far_ahead_are_not_piled_up(listener: Listener) -> N
 
 async def test_who_sent_requests_ahead_and_left_is_not_answered(listener: Listener) -> None:
     await listener.connect(LARGE + ALIVE)
-    [exchange] = listener.app.state.in_flight
+    [request] = listener.app.state.in_flight
     listener.clients[-1].transport.abort()
     for _ in range(500):
         if not listener.state.tasks:
             break
         await asyncio.sleep(0.02)
     assert not listener.state.tasks
-    assert exchange.error is None
+    assert request.error is None
 
 
 async def test_what_nobody_reads_is_not_kept(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_limits, "WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(connection_limits, "WRITE_TIMEOUT", 0.2)
     await listener.connect(LARGE)
     for _ in range(500):
         if not listener.state.connections:

@@ -89,10 +89,10 @@ async def test_a_token_that_was_never_issued_harms_nobody(
         "é",
         pair["access_token"][:256],
         pair["refresh_token"][:-1],
-        signing.seal(b"0" * 32, session_id.bytes + b"0" * 32),
-        signing.seal(signing.derive_key(settings, "access token"), session_id.bytes + b"0" * 32),
-        signing.seal(signing.derive_key(settings, "refresh token"), b"too short"),
-        signing.seal(signing.derive_key(settings, "refresh token"), uuid4().bytes + b"0" * 32),
+        signing.sign(b"0" * 32, session_id.bytes + b"0" * 32),
+        signing.sign(signing.derive_key(settings, "access token"), session_id.bytes + b"0" * 32),
+        signing.sign(signing.derive_key(settings, "refresh token"), b"too short"),
+        signing.sign(signing.derive_key(settings, "refresh token"), uuid4().bytes + b"0" * 32),
     ]
 
     assert {(await refresh(client, token)).status_code for token in forged} == {401}
@@ -187,13 +187,13 @@ async def test_nothing_that_is_stored_can_be_used(
 ) -> None:
     async with app.state.db.transaction() as db:
         session = (await db.execute(select(LoginSession))).scalar_one()
-    secret = signing.unseal(
+    secret = signing.verify(
         signing.derive_key(app.state.settings, "refresh token"), pair["refresh_token"]
     )[16:]
 
     assert len(secret) == 32
     assert secret not in session.secret_hash
-    stolen = signing.seal(
+    stolen = signing.sign(
         signing.derive_key(app.state.settings, "refresh token"),
         session.id.bytes + session.secret_hash,
     )

@@ -19,7 +19,7 @@ import yaml
 
 from app.cli import cli
 from app.platform import jobs
-from app.platform.http.access_log import PROBES
+from app.platform.http.access_log import PROBE_PATHS
 from app.platform.jobs import registry
 from app.settings import Settings, get_settings
 from tests.conftest import ROOT, running
@@ -221,7 +221,7 @@ async def test_what_is_asked_of_prometheus_is_what_the_service_says(
 def test_probes_are_not_counted_as_requests() -> None:
     left_out = set(re.findall(r"route!~\"([^\"]*)\"", "\n".join(queries())))
     assert len(left_out) == 1
-    assert all(re.fullmatch(left_out.copy().pop(), path) for path in PROBES)
+    assert all(re.fullmatch(left_out.copy().pop(), path) for path in PROBE_PATHS)
 
 
 def test_the_sum_of_the_connections_counts_every_pod(

@@ -79,7 +79,7 @@ async def test_a_credential_that_is_not_right_is_refused_audited_and_not_logged(
     hostile = mangled(good) | await hostile_credentials(app, good)
     capfd.readouterr()
     answers = {name: await client.get(ME, headers=bearer(h)) for name, h in hostile.items()}
-    app.state.journal.flush()
+    app.state.access_log.flush()
     output = capfd.readouterr().out
 
     challenge = 'Bearer error="invalid_token"'
@@ -187,10 +187,10 @@ def filled(path: str) -> str:
 async def test_the_log_says_who_called_and_not_how_they_showed_it(
     app: FastAPI, alice: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    app.state.journal.flush()
+    app.state.access_log.flush()
     capfd.readouterr()
     me = (await alice.get(ME)).json()
-    app.state.journal.flush()
+    app.state.access_log.flush()
     output = capfd.readouterr().out
 
     [line] = [line for line in lines(output) if line["event"] == "request"]

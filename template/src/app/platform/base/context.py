@@ -1,7 +1,6 @@
-"""Whose work the code is doing: the ids of the request or job, and how long it may still take.
+"""The request context: ids and deadline of the current request or job.
 
-One context variable holds one small object. Code that runs for a request reads it with
-``current()``; every log line, error and outgoing call carries what it says.
+Log lines, errors and outgoing calls carry the ids; code that needs them calls ``current()``.
 """
 
 import time
@@ -11,7 +10,7 @@ from contextvars import ContextVar
 
 
 class RequestContext:
-    """The ids of one request or job. An empty string: there is none.
+    """The ids of one request or job; an empty string where there is none.
 
     ``deadline`` is a time of ``time.monotonic``, in seconds.
     """
@@ -33,7 +32,7 @@ class RequestContext:
         self.deadline = deadline
 
     def remaining(self) -> float | None:
-        """Return the seconds left until the deadline, at least 0; ``None``: there is none."""
+        """Seconds until the deadline, at least 0; ``None`` without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
@@ -41,7 +40,7 @@ _request_context: ContextVar[RequestContext] = ContextVar("request_context")
 
 
 def current() -> RequestContext:
-    """Return the context of this request or job; outside of both, an empty one."""
+    """The context of the current request or job; outside of both, an empty one."""
     return _request_context.get(None) or RequestContext()
 
 
@@ -54,7 +53,7 @@ def bind_request_context(
     user_id: str | None = None,
     deadline: float | None = None,
 ) -> Iterator[RequestContext]:
-    """Run a block of code for a request or job that came another way than by HTTP."""
+    """Bind a context for a block of code, such as a job or a WebSocket."""
     context = RequestContext(request_id, trace_id, span_id, user_id, deadline)
     token = _request_context.set(context)
     try:

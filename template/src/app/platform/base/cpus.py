@@ -1,4 +1,4 @@
-"""How many CPUs this container really has: a limit is a quota, which Python does not see."""
+"""The CPUs available to this container: its limit is a cgroup quota, which Python ignores."""
 
 import math
 import os
@@ -9,7 +9,7 @@ CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 
 
 def available_cpus() -> int:
-    """Return the CPUs that this process may use, rounded up, at least one."""
+    """CPUs that this process may use, rounded up, at least one."""
     visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = _quota() or math.inf
     return math.ceil(min(visible or 1, quota))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class AppError(Exception):
-    """An error that a caller can do something about."""
+    """An error that the caller can act on; ``detail`` is shown to the caller."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.BAD_REQUEST
     code: ClassVar[str] = "bad_request"
@@ -18,32 +18,32 @@ class AppError(Exception):
 
 
 class BadRequest(AppError):
-    """The request can't be understood."""
+    """The request is malformed."""
 
 
 class Unauthorized(AppError):
-    """Who is calling is not known, or no longer believed."""
+    """The caller is not authenticated."""
 
     status = HTTPStatus.UNAUTHORIZED
     code = "unauthorized"
 
 
 class Forbidden(AppError):
-    """The caller is known, and may not do this."""
+    """The caller is authenticated, but lacks permission."""
 
     status = HTTPStatus.FORBIDDEN
     code = "forbidden"
 
 
 class NotFound(AppError):
-    """There is no such thing, or the caller may not know of it."""
+    """The resource does not exist, or the caller may not see it."""
 
     status = HTTPStatus.NOT_FOUND
     code = "not_found"
 
 
 class MethodNotAllowed(AppError):
-    """The path is served, but not under this method. ``Allow`` names those that are."""
+    """The path does not support the method; ``Allow`` lists those that it supports."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
     code = "method_not_allowed"
@@ -53,28 +53,28 @@ class MethodNotAllowed(AppError):
 
 
 class Conflict(AppError):
-    """The request contradicts what is stored."""
+    """The request conflicts with the stored state."""
 
     status = HTTPStatus.CONFLICT
     code = "conflict"
 
 
 class PreconditionFailed(AppError):
-    """The thing was changed since the caller last read it."""
+    """The resource has changed since the caller read it."""
 
     status = HTTPStatus.PRECONDITION_FAILED
     code = "precondition_failed"
 
 
 class TooManyRequests(AppError):
-    """The caller has used up what it may ask for. ``Retry-After`` says when to come back."""
+    """The caller has exceeded a rate limit; ``Retry-After`` says when to try again."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "too_many_requests"
 
 
 class Unavailable(AppError):
-    """Something that the service depends on is away or busy; the caller may try again."""
+    """A dependency is unavailable or busy; the caller may retry."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "unavailable"
@@ -84,9 +84,11 @@ class Unavailable(AppError):
 
 
 class OutcomeUnknown(Unavailable):
-    """The database was lost during the commit: it was done, or not, and who asks can find out."""
+    """The connection was lost during the commit, which may have succeeded or not."""
 
     code = "outcome_unknown"
 
     def __init__(self) -> None:
-        super().__init__("The database was lost during the commit: see whether it was done.")
+        super().__init__(
+            "The database connection was lost during the commit; check whether the change was made."
+        )

@@ -1,4 +1,4 @@
-"""Keys and signatures, all from the one ``SECRET_KEY``."""
+"""Derived keys and signatures, all from ``SECRET_KEY``."""
 
 import base64
 import binascii
@@ -7,29 +7,29 @@ import hmac
 
 from app.platform.settings import PlatformSettings
 
-SIGNATURE = 16  # bytes of HMAC-SHA256 that are kept: 128 bits can't be guessed
+SIGNATURE_BYTES = 16  # HMAC-SHA256, truncated to 128 bits
 
 
 def derive_key(settings: PlatformSettings, purpose: str) -> bytes:
-    """Return 32 bytes for one purpose; what is signed for one is never valid for another."""
+    """A key of 32 bytes for one purpose; signatures are never valid for another purpose."""
     secret = settings.secret_key.get_secret_value().encode()
     return hmac.digest(secret, purpose.encode(), hashlib.sha256)
 
 
-def seal(key: bytes, payload: bytes) -> str:
-    """Return ``payload`` with a signature, safe in a URL. It is signed, not encrypted."""
-    signature = hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE]
+def sign(key: bytes, payload: bytes) -> str:
+    """``payload`` with its signature, URL-safe; not encrypted."""
+    signature = hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
     return base64.urlsafe_b64encode(signature + payload).rstrip(b"=").decode()
 
 
-def unseal(key: bytes, sealed: str) -> bytes:
-    """Return the payload of what ``seal`` made; raise ``ValueError`` for anything else."""
+def verify(key: bytes, signed: str) -> bytes:
+    """The payload of a text from ``sign``; raises ``ValueError`` for any other."""
     try:
-        raw = base64.urlsafe_b64decode(sealed.encode("ascii") + b"=" * (-len(sealed) % 4))
+        raw = base64.urlsafe_b64decode(signed.encode("ascii") + b"=" * (-len(signed) % 4))
     except (UnicodeEncodeError, binascii.Error):
-        raise ValueError("not sealed") from None
-    signature, payload = raw[:SIGNATURE], raw[SIGNATURE:]
-    expected = hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE]
+        raise ValueError("not signed") from None
+    signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
+    expected = hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
     if not hmac.compare_digest(signature, expected):
         raise ValueError("the signature is wrong")
     return payload

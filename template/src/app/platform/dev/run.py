@@ -134,7 +134,7 @@ def _api(port: int) -> list[str]:
         *[sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory"],
         *["--reload", "--reload-dir", "src", "--host", "127.0.0.1", "--port", str(port)],
         # Requests are read as they are in production.
-        *["--http", "app.platform.server.connection_limits:Connection"],
+        *["--http", "app.platform.server.connection_limits:BoundedHttpProtocol"],
         *["--no-access-log", "--timeout-graceful-shutdown", str(STOP_SECONDS - 2)],
     ]
 

@@ -1,7 +1,7 @@
-"""The audit trail: who came, who left, who was refused. Log lines that no ``LOG_LEVEL`` drops.
+"""The audit log: authentication events as log lines that no ``LOG_LEVEL`` drops.
 
-A line has the event, whom it is about, the caller's address and the ids of the request. It never
-has an e-mail address, a password or a token.
+A line has the event, its subject, the client's IP address and the ids of the request; never an
+e-mail address, a password or a token.
 """
 
 import logging
@@ -9,7 +9,7 @@ import logging
 import structlog
 from starlette.requests import HTTPConnection
 
-from app.platform.http.rate_limit import address
+from app.platform.http.rate_limit import client_ip
 
 _logger = structlog.wrap_logger(
     None,
@@ -19,16 +19,16 @@ _logger = structlog.wrap_logger(
 
 
 def succeeded(connection: HTTPConnection, event: str, subject: str) -> None:
-    """Record what ``subject``, an id, did: ``audit.<event>``."""
-    _logger.info(f"audit.{event}", **_who(connection, subject))
+    """Log ``audit.<event>`` of ``subject``, an account's id."""
+    _logger.info(f"audit.{event}", **_fields(connection, subject))
 
 
 def refused(
     connection: HTTPConnection, event: str, reason: str, subject: str | None = None
 ) -> None:
-    """Record what somebody tried; ``subject`` is whom it was tried on, if that is known."""
-    _logger.warning(f"audit.{event}", reason=reason, **_who(connection, subject))
+    """Log a refused ``audit.<event>``; ``subject``: the account that was targeted, if known."""
+    _logger.warning(f"audit.{event}", reason=reason, **_fields(connection, subject))
 
 
-def _who(connection: HTTPConnection, subject: str | None) -> dict[str, str | None]:
-    return {"subject": subject, "client_ip": address(connection)}
+def _fields(connection: HTTPConnection, subject: str | None) -> dict[str, str | None]:
+    return {"subject": subject, "client_ip": client_ip(connection)}

@@ -11,7 +11,7 @@ GZIP_LEVEL = 4  # of 9; above, it takes longer and saves little more
 
 
 class Compression(GZipMiddleware):
-    """Compresses for those who ask for it. The others pay nothing."""
+    """Compresses for clients that accept gzip; other requests pay nothing."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         for name, value in scope.get("headers", ()):

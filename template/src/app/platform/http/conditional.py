@@ -1,4 +1,4 @@
-"""HTTP caching: what a client may keep, and how it asks whether that is still right."""
+"""Conditional requests (RFC 9110, section 13): ETags, 304 and 412."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -10,28 +10,28 @@ from fastapi import Depends, FastAPI, Request, Response
 from app.platform.base.errors import PreconditionFailed
 from app.platform.settings import PlatformSettings
 
-# May be kept by the caller alone, and is asked for again each time: the answer is personal.
+# Cached by the caller alone, and revalidated before each use: the response is personal.
 PRIVATE = "private, no-cache"
 
 
 class NotModified(Exception):
-    """What the client has is still right."""
+    """The client's cached response is still valid."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self.headers = headers
 
 
-class Conditional:
-    """The conditions of one request, and the validators of its answer."""
+class ConditionalRequest:
+    """The preconditions of one request, and the validators of its response."""
 
     def __init__(self, request: Request, response: Response) -> None:
         self._request = request
         self._response = response
 
-    def validate(
+    def check_not_modified(
         self, etag: str, modified: datetime | None = None, cache_control: str = PRIVATE
     ) -> None:
-        """Send the validators along; raise ``NotModified`` if the client already has this."""
+        """Set the validators; raise ``NotModified`` if the client's cached response is valid."""
         headers = {"ETag": f'"{etag}"', "Cache-Control": cache_control}
         if modified:
             headers["Last-Modified"] = format_datetime(modified.astimezone(UTC), usegmt=True)
@@ -39,11 +39,11 @@ class Conditional:
             raise NotModified(headers)
         self._response.headers.update(headers)
 
-    def require(self, etag: str) -> None:
-        """Raise ``PreconditionFailed`` if the client changes something else than it last read."""
+    def check_if_match(self, etag: str) -> None:
+        """Raise ``PreconditionFailed`` if ``If-Match`` names another version."""
         condition = self._request.headers.get("if-match")
         if condition and condition != "*" and f'"{etag}"' not in _tags(condition):
-            raise PreconditionFailed("It was changed since you read it; read it again.")
+            raise PreconditionFailed("The resource has changed since you read it; read it again.")
 
     def _is_fresh(self, etag: str, modified: datetime | None) -> bool:
         if condition := self._request.headers.get("if-none-match"):
@@ -65,11 +65,11 @@ def _date(header: str | None) -> datetime | None:
     return date if date and date.tzinfo else None
 
 
-async def _conditional(request: Request, response: Response) -> Conditional:
-    return Conditional(request, response)
+async def _conditional(request: Request, response: Response) -> ConditionalRequest:
+    return ConditionalRequest(request, response)
 
 
-Caching = Annotated[Conditional, Depends(_conditional)]
+ConditionalRequestDep = Annotated[ConditionalRequest, Depends(_conditional)]
 
 
 async def _not_modified(_: Request, error: Exception) -> Response:

@@ -1,6 +1,6 @@
-"""Which other sites' pages may call this service from a browser: those of ``CORS_ORIGINS``.
+"""CORS for the origins of ``CORS_ORIGINS``.
 
-The outermost layer, so that a page can read every answer, an error of the layer below too.
+It is the outermost middleware, so that pages can read every response, errors included.
 """
 
 from fastapi import FastAPI
@@ -9,8 +9,15 @@ from starlette.middleware.cors import CORSMiddleware
 from app.platform.settings import PlatformSettings
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-SENT = ("Authorization", "If-Match", "If-None-Match", "X-Request-ID", "traceparent", "tracestate")
-READ = (
+ALLOW_HEADERS = (
+    "Authorization",
+    "If-Match",
+    "If-None-Match",
+    "X-Request-ID",
+    "traceparent",
+    "tracestate",
+)
+EXPOSE_HEADERS = (
     "Deprecation",
     "ETag",
     "Link",
@@ -21,12 +28,12 @@ READ = (
     "Sunset",
     "X-Request-ID",
 )
-REMEMBERED = 600  # seconds for which a browser need not ask again before each call
+MAX_AGE = 600  # seconds for which browsers cache a preflight response
 
 
 def allow(app: FastAPI, header: str) -> None:
-    """Let those pages send ``header`` too. It is for parts that are installed before this one."""
-    app.state.cors_headers = (*getattr(app.state, "cors_headers", SENT), header)
+    """Allow ``header`` in requests too; for components that are set up before this one."""
+    app.state.cors_headers = (*getattr(app.state, "cors_headers", ALLOW_HEADERS), header)
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> None:
@@ -36,7 +43,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_allow_credentials,
             allow_methods=METHODS,
-            allow_headers=getattr(app.state, "cors_headers", SENT),
-            expose_headers=READ,
-            max_age=REMEMBERED,
+            allow_headers=getattr(app.state, "cors_headers", ALLOW_HEADERS),
+            expose_headers=EXPOSE_HEADERS,
+            max_age=MAX_AGE,
         )

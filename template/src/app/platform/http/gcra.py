@@ -1,8 +1,7 @@
-"""Buckets of requests that refill evenly, kept in Redis for all processes together.
+"""Rate limits by the generic cell rate algorithm (GCRA), in Redis, shared by all processes.
 
-"60/minute" lets 60 requests through at once, and then one each second. That is the generic cell
-rate algorithm: a key for each bucket, one round trip, and no edge of a window at which twice as
-much gets through.
+"60/minute" allows a burst of 60 requests, and then one each second. Each limit is one key and one
+round trip, and there is no window boundary at which twice as much is allowed.
 """
 
 import asyncio
@@ -23,16 +22,16 @@ from app.platform.settings.rates import Rate
 
 logger = logging.getLogger(__name__)
 
-TRY_AGAIN = 5.0  # seconds for which a Redis that failed is not asked
-TOGETHER = 100  # buckets in one round trip at most
-LOCAL_BUCKETS = 10_000  # that a process keeps while Redis is away
+RETRY_INTERVAL = 5.0  # seconds for which a Redis that failed is not asked again
+MAX_BATCH = 100  # limits in one round trip
+MAX_LOCAL_KEYS = 10_000  # kept by a process while Redis is unavailable
 
-# For each key an interval and a window; the value of a key is the time at which its bucket is full
-# again. All in microseconds.
-TAKE = """
+# ARGV has an interval and a window for each key; a key's value is its theoretical arrival time, at
+# which the whole burst is available again. All in microseconds.
+GCRA_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local answers = {}
+local results = {}
 for i, key in ipairs(KEYS) do
   local interval, window = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
   local used = math.max((tonumber(redis.call('GET', key)) or 0) - now, 0)
@@ -41,18 +40,18 @@ for i, key in ipairs(KEYS) do
     used = used + interval
     redis.call('SET', key, string.format('%.0f', now + used), 'PX', math.ceil(used / 1000))
   end
-  answers[i] = {allowed and 1 or 0, used}
+  results[i] = {allowed and 1 or 0, used}
 end
-return answers
+return results
 """
 
-Answer = tuple[bool, int]  # whether it is allowed, and the microseconds until the bucket is full
-Waiting = tuple[str, Rate, asyncio.Future[Answer | None]]
+Result = tuple[bool, int]  # whether it is allowed, and microseconds until the burst is available
+Waiting = tuple[str, Rate, asyncio.Future[Result | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """What a limit said to one request. ``used``: microseconds until the bucket is full again."""
+class RateLimitResult:
+    """The result of one request to a limit. ``used``: microseconds until the burst is available."""
 
     name: str
     rate: Rate
@@ -65,13 +64,13 @@ class Spent:
 
     @property
     def seconds(self) -> int:
-        """Until one more is allowed, when there is none; else until the bucket is full again."""
+        """Until the next request is allowed when none remains, else until all are available."""
         missing = self.rate.window * 1_000_000 - self.rate.interval
         return max(1, math.ceil((self.used - (0 if self.remaining else missing)) / 1_000_000))
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """As draft-ietf-httpapi-ratelimit-headers-11 has them, of May 2026."""
+        """The fields of draft-ietf-httpapi-ratelimit-headers-11 (May 2026)."""
         rate = self.rate
         return [
             (b"ratelimit-policy", f'"{self.name}";q={rate.limit};w={rate.window}'.encode()),
@@ -80,100 +79,105 @@ class Spent:
 
 
 class Limiter:
-    """Takes requests out of buckets.
+    """Counts requests against limits.
 
-    Requests that come while Redis is being asked are asked about together in the next round trip:
-    under load, when it matters, a round trip is shared by many.
+    Requests that arrive during a round trip are batched into the next one, so that under load many
+    share a round trip.
     """
 
     def __init__(self, redis: Redis, settings: PlatformSettings) -> None:
         self._redis = redis
-        self._take = redis.register_script(TAKE)
+        self._script = redis.register_script(GCRA_SCRIPT)
         self._timeout = settings.rate_limit_timeout
         self._fail_open = settings.rate_limit_fail_open
-        self._away_until = 0.0
+        self._unavailable_until = 0.0
         self._waiting: list[Waiting] = []
-        self._asking: asyncio.Task[None] | None = None
+        self._batch_task: asyncio.Task[None] | None = None
         self._local: dict[str, int] = {}
 
-    async def spend(self, name: str, rate: Rate, key: str) -> Spent:
-        """Take one request of ``key`` out of the limit ``name``.
+    async def hit(self, name: str, rate: Rate, key: str) -> RateLimitResult:
+        """Count one request of ``key`` against the limit ``name``.
 
-        Raises ``Unavailable`` when Redis is away and limits don't fail open.
+        Raises ``Unavailable`` when Redis is unavailable and limits do not fail open.
         """
-        bucket = f"limit:{name}:{key}"
-        answer = await self._ask(bucket, rate)
-        if answer is None:
+        full_key = f"limit:{name}:{key}"
+        result = await self._request(full_key, rate)
+        if result is None:
             if not self._fail_open:
-                raise Unavailable("The rate limit can't be checked.", retry_after=int(TRY_AGAIN))
-            answer = self._count(bucket, rate)
-        return Spent(name, rate, *answer)
+                detail = "The rate limit can't be checked."
+                raise Unavailable(detail, retry_after=int(RETRY_INTERVAL))
+            result = self._count_locally(full_key, rate)
+        return RateLimitResult(name, rate, *result)
 
-    async def refill(self, name: str, key: str) -> None:
-        """Make the bucket of ``key`` full again; it doesn't matter much if that fails."""
-        bucket = f"limit:{name}:{key}"
-        self._local.pop(bucket, None)
-        if not self._away_until:
-            await self._guarded(self._redis.delete(bucket))
+    async def reset(self, name: str, key: str) -> None:
+        """Forget the requests of ``key``; best effort."""
+        full_key = f"limit:{name}:{key}"
+        self._local.pop(full_key, None)
+        if not self._unavailable_until:
+            await self._execute(self._redis.delete(full_key))
 
-    async def _ask(self, bucket: str, rate: Rate) -> Answer | None:
-        """Ask Redis; ``None`` when it is away. One request in ``TRY_AGAIN`` seconds tries again."""
+    async def _request(self, key: str, rate: Rate) -> Result | None:
+        """Count in Redis; ``None`` while it is unavailable.
+
+        One request in ``RETRY_INTERVAL`` seconds tries again.
+        """
         now = time.monotonic()
-        if now < self._away_until:
+        if now < self._unavailable_until:
             return None
-        if self._away_until:
-            self._away_until = now + TRY_AGAIN
-        answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((bucket, rate, answer))
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_for_all())
-        return await answer
+        if self._unavailable_until:
+            self._unavailable_until = now + RETRY_INTERVAL
+        result: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, rate, result))
+        if self._batch_task is None:
+            self._batch_task = asyncio.create_task(self._run_batches())
+        return await result
 
-    async def _ask_for_all(self) -> None:
-        asked: list[Waiting] = []
+    async def _run_batches(self) -> None:
+        batch: list[Waiting] = []
         try:
             while self._waiting:
-                asked, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
-                answers = await self._take_all(asked)
-                if answers is None:
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                results = await self._run_script(batch)
+                if results is None:
                     break
-                _tell(asked, answers)
+                _resolve(batch, results)
         finally:
-            _tell(asked + self._waiting, repeat(None))
+            _resolve(batch + self._waiting, repeat(None))
             self._waiting = []
-            self._asking = None
+            self._batch_task = None
 
-    async def _take_all(self, waiting: list[Waiting]) -> Iterable[Answer] | None:
-        keys = [bucket for bucket, _, _ in waiting]
-        rates = [n for _, rate, _ in waiting for n in (rate.interval, rate.window * 1_000_000)]
-        answers = await self._guarded(self._take(keys, rates))
-        return answers and [(bool(allowed), int(used)) for allowed, used in answers]
+    async def _run_script(self, batch: list[Waiting]) -> Iterable[Result] | None:
+        keys = [key for key, _, _ in batch]
+        rates = [n for _, rate, _ in batch for n in (rate.interval, rate.window * 1_000_000)]
+        results = await self._execute(self._script(keys, rates))
+        return results and [(bool(allowed), int(used)) for allowed, used in results]
 
-    async def _guarded(self, command: Any) -> Any:
+    async def _execute(self, command: Any) -> Any:
+        """The result of a Redis command; ``None`` when it failed or timed out."""
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await command
+                result = await command
         except (RedisError, OSError, TimeoutError) as error:
-            if not self._away_until:
-                logger.warning("rate limits: Redis is away, %s", type(error).__name__)
-            self._away_until = time.monotonic() + TRY_AGAIN
+            if not self._unavailable_until:
+                logger.warning("rate limits: Redis is unavailable, %s", type(error).__name__)
+            self._unavailable_until = time.monotonic() + RETRY_INTERVAL
             return None
-        self._away_until = 0.0
-        return answer
+        self._unavailable_until = 0.0
+        return result
 
-    def _count(self, bucket: str, rate: Rate) -> Answer:
-        """The same as ``TAKE``, for this process alone."""
+    def _count_locally(self, key: str, rate: Rate) -> Result:
+        """The same as ``GCRA_SCRIPT``, for this process alone."""
         now = time.monotonic_ns() // 1000
-        used = max(self._local.pop(bucket, 0) - now, 0)
+        used = max(self._local.pop(key, 0) - now, 0)
         allowed = used + rate.interval <= rate.window * 1_000_000
         used += rate.interval if allowed else 0
-        if len(self._local) >= LOCAL_BUCKETS:
+        if len(self._local) >= MAX_LOCAL_KEYS:
             del self._local[next(iter(self._local))]
-        self._local[bucket] = now + used
+        self._local[key] = now + used
         return allowed, used
 
 
-def _tell(waiting: list[Waiting], answers: Iterable[Answer | None]) -> None:
-    for (_, _, future), answer in zip(waiting, answers, strict=False):
-        if not future.done():  # answered already, or its request was given up
-            future.set_result(answer)
+def _resolve(batch: list[Waiting], results: Iterable[Result | None]) -> None:
+    for (_, _, future), result in zip(batch, results, strict=False):
+        if not future.done():  # resolved already, or its request was cancelled
+            future.set_result(result)

@@ -1,8 +1,7 @@
-"""Probes: alive (asks nobody), ready (asks each dependency), started.
+"""Health probes: liveness, readiness, startup.
 
-Liveness never asks a dependency: an outage of Postgres must not restart every process. Readiness
-asks each with a time-out of its own and remembers the answer for a moment, so that a load
-balancer's probes cost nothing.
+Liveness checks no dependency: an outage of Postgres must not restart every process. Readiness
+checks each with its own time-out and caches the result briefly, so that frequent probes are cheap.
 """
 
 import asyncio
@@ -18,8 +17,8 @@ from sqlalchemy import text
 from app.platform import about
 from app.platform.settings import PlatformSettings
 
-TIMEOUT = 2.0  # seconds that one dependency has to answer
-REMEMBERED = 1.0  # seconds that an answer stays good
+CHECK_TIMEOUT = 2.0  # seconds for one dependency
+CACHE_TTL = 1.0  # seconds for which a result is reused
 
 Ping = Callable[[], Awaitable[object]]
 
@@ -27,7 +26,7 @@ router = APIRouter(prefix="/health", tags=["health"])
 
 
 class Check(BaseModel):
-    """How one dependency is, and how long it took to say so, in milliseconds."""
+    """The state of one dependency, and the latency of its check in milliseconds."""
 
     status: Literal["up", "down"]
     critical: bool
@@ -36,7 +35,7 @@ class Check(BaseModel):
 
 
 class Health(BaseModel):
-    """``degraded``: answering, with something that is not critical away."""
+    """``degraded``: ready, but a dependency that is not critical is down."""
 
     status: Literal["ready", "degraded", "not_ready"]
     version: str
@@ -54,31 +53,31 @@ class Started(BaseModel):
 
 @dataclass
 class Readiness:
-    """Asks the dependencies, one round at a time."""
+    """Checks the dependencies, all at once, for one caller at a time."""
 
-    timeout: float = TIMEOUT
+    timeout: float = CHECK_TIMEOUT
     pings: dict[str, tuple[Ping, bool]] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
     _until: float = 0.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def add(self, name: str, ping: Ping, *, critical: bool) -> None:
-        """Ask ``ping``, which raises when the dependency is away.
+        """Add a dependency; ``ping`` raises while it is down.
 
-        Without a ``critical`` one the service is not ready; without another it is degraded.
+        If a ``critical`` one is down, the service is not ready; otherwise it is degraded.
         """
         self.pings[name] = (ping, critical)
 
     async def checks(self) -> dict[str, Check]:
         async with self._lock:
             if time.monotonic() >= self._until:
-                asked = (self._ask(ping, critical) for ping, critical in self.pings.values())
-                answers = await asyncio.gather(*asked)
-                self._checks = dict(zip(self.pings, answers, strict=True))
-                self._until = time.monotonic() + REMEMBERED
+                pending = (self._check(ping, critical) for ping, critical in self.pings.values())
+                results = await asyncio.gather(*pending)
+                self._checks = dict(zip(self.pings, results, strict=True))
+                self._until = time.monotonic() + CACHE_TTL
             return self._checks
 
-    async def _ask(self, ping: Ping, critical: bool) -> Check:
+    async def _check(self, ping: Ping, critical: bool) -> Check:
         start = time.perf_counter()
         error = None
         try:
@@ -87,7 +86,7 @@ class Readiness:
         except TimeoutError:
             error = f"no answer within {self.timeout:g} s"
         except Exception as reason:  # noqa: BLE001
-            # The class alone: messages hold addresses, and anyone may read this page.
+            # The class alone: messages hold addresses, and this response is public.
             error = type(reason).__name__
         latency = round((time.perf_counter() - start) * 1000, 2)
         status: Literal["up", "down"] = "down" if error else "up"
@@ -96,19 +95,19 @@ class Readiness:
 
 @router.get("/live")
 async def live() -> Alive:
-    """Answer as long as the process can answer at all."""
+    """Liveness: the process responds."""
     return Alive()
 
 
 @router.get("/startup")
 async def startup() -> Started:
-    """Answer once start-up is over: before that, nothing listens."""
+    """Startup: the process listens only once start-up is complete."""
     return Started()
 
 
 @router.get("/ready", responses={503: {"model": Health, "description": "Not ready"}})
 async def ready(request: Request, response: Response) -> Health:
-    """Say whether requests should be sent here, with each dependency's status and latency."""
+    """Readiness: whether to send traffic here, with the state of each dependency."""
     state = request.app.state
     checks = await state.readiness.checks()
     down = [check for check in checks.values() if check.status == "down"]

@@ -1,39 +1,39 @@
-"""The hosts that this service answers for, so that nobody makes it speak in another's name."""
+"""The Host header allow-list: ``ALLOWED_HOSTS``."""
 
 from collections.abc import Sequence
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.platform.http.access_log import PROBES
+from app.platform.http.access_log import PROBE_PATHS
 from app.platform.http.problems import problem
 from app.platform.settings import PlatformSettings
 
 
-class TrustedHosts:
-    """Refuses requests whose ``Host`` is none of ours. ``*.example.com`` means any name below it.
+class AllowedHosts:
+    """Refuses other ``Host`` headers with 400. ``*.example.com`` allows every subdomain.
 
-    Probes are answered under any name: who asks them uses an address.
+    Probes are exempt: load balancers and kubelets call by IP address.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app
         self.exact = frozenset(host.lower() for host in hosts if not host.startswith("*."))
-        self.endings = tuple(host[1:].lower() for host in hosts if host.startswith("*."))
+        self.suffixes = tuple(host[1:].lower() for host in hosts if host.startswith("*."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in PROBES or self._trusts(scope):
+        if scope["type"] == "lifespan" or scope["path"] in PROBE_PATHS or self._allows(scope):
             await self.app(scope, receive, send)
         else:
-            answer = problem(400, "unknown_host", "This service doesn't answer for that host.")
-            await answer(scope, receive, send)
+            detail = "This service does not serve that host."
+            await problem(400, "unknown_host", detail)(scope, receive, send)
 
-    def _trusts(self, scope: Scope) -> bool:
+    def _allows(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"host"]
         if len(given) != 1:
             return False
         host = _without_port(given[0].decode("latin-1").lower())
-        return host in self.exact or (bool(self.endings) and host.endswith(self.endings))
+        return host in self.exact or (bool(self.suffixes) and host.endswith(self.suffixes))
 
 
 def _without_port(host: str) -> str:
@@ -43,4 +43,4 @@ def _without_port(host: str) -> str:
 
 def setup(app: FastAPI, settings: PlatformSettings) -> None:
     if "*" not in settings.allowed_hosts:
-        app.add_middleware(TrustedHosts, hosts=settings.allowed_hosts)
+        app.add_middleware(AllowedHosts, hosts=settings.allowed_hosts)

@@ -1,7 +1,7 @@
-"""The one layer around every request: ids, span, log line, metrics, headers, limits, last resort.
+"""The request middleware: ids, span, access log, metrics, default headers, limits, last resort.
 
-One layer, and plain ASGI, because each further one costs every request, and because all of these
-want to know the same things: the route, the status, the time it took.
+One pure ASGI middleware, because each further one costs every request, and because all of these
+need the same facts: the route, the status and the duration.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.platform.base import context
 from app.platform.base.components import Lifespan
-from app.platform.http.access_log import PROBES, Journal
+from app.platform.http.access_log import PROBE_PATHS, AccessLog
 from app.platform.http.problems import ProblemResponse, problem
-from app.platform.http.request_state import Exchange, Headers
+from app.platform.http.request_state import DefaultHeaders, RequestState
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
@@ -32,16 +32,16 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
-    # An API's answers are data: a browser that shows one as a page may load and run nothing.
+    # Responses are data: a browser that shows one as a page may load and run nothing.
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
 }
-# Two years, as https://hstspreload.org asks; ignored by browsers on plain HTTP.
+# Two years, as https://hstspreload.org requires; browsers ignore it on plain HTTP.
 HSTS = {"strict-transport-security": "max-age=63072000; includeSubDomains"}
 
 
 class BodyLimit(RequestBodyLimitMiddleware):
-    """Refuses bodies that are too large; one that nobody reads, too, and as a problem."""
+    """Refuses bodies that are too large, read or unread, with a problem document."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = b""
@@ -60,59 +60,65 @@ class BodyLimit(RequestBodyLimitMiddleware):
         await super().__call__(scope, receive, send_problem)
 
 
-class RequestLayer:
-    """Sees every request first and every answer last."""
+class RequestMiddleware:
+    """The outermost middleware: first to see a request, last to see its response."""
 
     def __init__(
-        self, app: ASGIApp, in_flight: set[Exchange], journal: Journal, settings: PlatformSettings
+        self,
+        app: ASGIApp,
+        in_flight: set[RequestState],
+        access_log: AccessLog,
+        settings: PlatformSettings,
     ) -> None:
         self.app = app
         self.limited = BodyLimit(app, settings.max_body_size)
         self.in_flight = in_flight
-        self.journal = journal
-        # Of those in flight, those that wait for their client: to send a body, to read an answer.
-        self.waiting = set[Exchange]()
+        self.access_log = access_log
+        # Those in flight that wait for their client, to send the body or to read the response.
+        self.client_bound = set[RequestState]()
         self.max_in_flight = settings.max_in_flight
         self.websockets = 0
         self.max_websockets = settings.max_websockets
         self.timeout = settings.request_timeout
         production = settings.environment == "production"
-        self.headers = Headers(HEADERS | HSTS if production else HEADERS)
+        self.headers = DefaultHeaders(HEADERS | HSTS if production else HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             with context.bind_request_context(request_id=_new_id()):
-                await self._other(scope, receive, send)
+                await self._handle_other(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        probe = scope["path"] in PROBES
+        probe = scope["path"] in PROBE_PATHS
         span = tracing.UNTRACED if probe else tracing.server_span(scope, headers)
         request_id = _request_id(headers)
-        exchange = Exchange(scope, span, request_id, send, self.headers, self.timeout, self.waiting)
-        token = context._request_context.set(exchange)
-        self.in_flight.add(exchange)
+        request = RequestState(
+            scope, span, request_id, send, self.headers, self.timeout, self.client_bound
+        )
+        token = context._request_context.set(request)
+        self.in_flight.add(request)
         try:
-            if len(self.in_flight) - len(self.waiting) > self.max_in_flight and not probe:
-                await _too_busy()(scope, receive, exchange.send)
+            if len(self.in_flight) - len(self.client_bound) > self.max_in_flight and not probe:
+                await _overloaded()(scope, receive, request.send)
             elif b"content-length" in headers or b"transfer-encoding" in headers:
-                await self.limited(scope, partial(exchange.receive, receive), exchange.send)
+                await self.limited(scope, partial(request.receive, receive), request.send)
             else:
-                await self.app(scope, receive, exchange.send)
+                await self.app(scope, receive, request.send)
         except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 (the last resort)
-            slow = exchange in self.waiting
-            await _answer_for(exchange, error, slow)(scope, receive, exchange.send)
+            slow = request in self.client_bound
+            await _error_response(request, error, slow)(scope, receive, request.send)
         finally:
-            self.in_flight.discard(exchange)
-            self.waiting.discard(exchange)
-            self.journal.add(exchange)
+            self.in_flight.discard(request)
+            self.client_bound.discard(request)
+            self.access_log.record(request)
             context._request_context.reset(token)
 
-    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take a WebSocket, if there are not too many, or the start and the end of the service."""
+    async def _handle_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a WebSocket within ``max_websockets``, or the lifespan."""
         if scope["type"] != "websocket":
             await self.app(scope, receive, send)
         elif self.websockets >= self.max_websockets:
-            await _too_busy()(scope, receive, send)
+            await _overloaded()(scope, receive, send)
         else:
             self.websockets += 1
             try:
@@ -121,46 +127,49 @@ class RequestLayer:
                 self.websockets -= 1
 
 
-def _answer_for(exchange: Exchange, error: BaseException, slow: bool) -> ASGIApp:
-    """Answer for an app that took too long or failed; raise if it is too late for an answer."""
-    exchange.error = error
+def _error_response(request: RequestState, error: BaseException, slow: bool) -> ASGIApp:
+    """The response for an app that failed or was cancelled; raises once a response has started.
+
+    ``slow``: the client had not sent the whole body.
+    """
+    request.error = error
     if isinstance(error, asyncio.CancelledError):
-        if not _by_us(exchange) or exchange.task is None:
+        if not _cancelled_by_server(request) or request.task is None:
             raise error
-        exchange.task.uncancel()
-        return _answer_for_cancelled(exchange, slow)
+        request.task.uncancel()
+        return _cancelled_response(request, slow)
     logger.error("unhandled error", exc_info=error)
-    if exchange.status:
-        raise error  # the server cuts the connection, so that half an answer is not taken for one
+    if request.status:
+        raise error  # the server drops the connection, so that a partial response is not accepted
     return problem(500, "internal_error", "Something went wrong on our side.")
 
 
-def _by_us(exchange: Exchange) -> bool:
-    """Whether a cancelled request can be answered: it was late, or the server stops."""
-    if exchange.status:
-        return exchange.ending
-    return exchange.expired or bool(exchange.scope["app"].state.draining)
+def _cancelled_by_server(request: RequestState) -> bool:
+    """Whether the server cancelled the request: it was overdue, or the process shuts down."""
+    if request.status:
+        return request.closing_stream
+    return request.expired or bool(request.scope["app"].state.draining)
 
 
-def _answer_for_cancelled(exchange: Exchange, slow: bool) -> ASGIApp:
-    if exchange.ending:
-        return _end
-    if not exchange.expired:
+def _cancelled_response(request: RequestState, slow: bool) -> ASGIApp:
+    if request.closing_stream:
+        return _end_response
+    if not request.expired:
         headers = {"Retry-After": "1"}
-        return problem(503, "stopping", "This process stops; try again.", headers=headers)
+        return problem(503, "stopping", "The server is shutting down; try again.", headers=headers)
     if slow:
         headers = {"Connection": "close"}
         return problem(408, "request_timeout", "The body did not arrive in time.", headers=headers)
-    return problem(504, "timeout", "The request took too long and was given up.")
+    return problem(504, "timeout", "The request exceeded its deadline.")
 
 
-async def _end(scope: Scope, receive: Receive, send: Send) -> None:
-    """End an answer where it is."""
+async def _end_response(scope: Scope, receive: Receive, send: Send) -> None:
+    """End a response that has started."""
     await send({"type": "http.response.body"})
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    """Keep the caller's id if it is one that is safe to repeat in a log and a header."""
+    """The caller's request id if it is safe to repeat in logs and headers, else a new one."""
     given = headers.get(b"x-request-id")
     if given is not None and REQUEST_ID.fullmatch(given):
         return given.decode()
@@ -171,37 +180,39 @@ def _new_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def _too_busy() -> ProblemResponse:
+def _overloaded() -> ProblemResponse:
     headers = {"Retry-After": "1"}
-    return problem(503, "overloaded", "Too many requests at once; try again.", headers=headers)
+    return problem(503, "overloaded", "Too many concurrent requests; try again.", headers=headers)
 
 
-async def _give_up_overdue(in_flight: set[Exchange], interval: float) -> None:
-    """Cancel requests that are past their deadline: one clock for all is cheaper than one each."""
+async def _cancel_overdue(in_flight: set[RequestState], interval: float) -> None:
+    """Cancel requests past their deadline; one timer for all is cheaper than one for each."""
     while True:
         await asyncio.sleep(interval)
         now = monotonic()
-        for exchange in list(in_flight):
-            if exchange.deadline is not None and exchange.deadline < now:
-                exchange.expire()
+        for request in list(in_flight):
+            if request.deadline is not None and request.deadline < now:
+                request.cancel_overdue()
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     app.state.draining = False
-    app.state.in_flight = in_flight = set[Exchange]()
-    app.state.journal = journal = Journal(app.state, settings)
-    app.add_middleware(RequestLayer, in_flight=in_flight, journal=journal, settings=settings)
+    app.state.in_flight = in_flight = set[RequestState]()
+    app.state.access_log = access_log = AccessLog(app.state, settings)
+    app.add_middleware(
+        RequestMiddleware, in_flight=in_flight, access_log=access_log, settings=settings
+    )
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         interval = min(0.5, settings.request_timeout / 10)
-        watch = asyncio.create_task(_give_up_overdue(in_flight, interval))
+        reaper = asyncio.create_task(_cancel_overdue(in_flight, interval))
         try:
             yield
         finally:
-            journal.flush()
-            watch.cancel()
+            access_log.flush()
+            reaper.cancel()
             with suppress(asyncio.CancelledError):
-                await watch
+                await reaper
 
     return lifespan

@@ -1,6 +1,6 @@
-"""Keyset pagination: a page starts after the last row of the one before, however deep it is.
+"""Keyset pagination: a page starts after the last row of the previous one, at constant cost.
 
-The cursor is that row's key, signed: a caller can't make one up. It is tied to one list by name.
+The cursor is that row's key, signed so that callers can't forge one, and bound to one list by name.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from pydantic_core import to_json
 
 from app.platform.base.errors import BadRequest
-from app.platform.base.signing import derive_key, seal, unseal
+from app.platform.base.signing import derive_key, sign, verify
 
 MAX_LIMIT = 100
 
@@ -20,14 +20,14 @@ Key = TypeVar("Key", bound=tuple[Any, ...])
 
 
 class Page(BaseModel, Generic[T]):
-    """Some rows, and the cursor of the next page when there is one."""
+    """A page of items, and the cursor of the next page if there is one."""
 
     items: list[T]
     next: str | None = Field(None, description="Pass it as `cursor` to get the next page")
 
 
 class Paging(Generic[Key]):
-    """What a caller asked for: ``limit`` rows after ``after``."""
+    """The page that a caller asked for: ``limit`` rows after the key ``after``."""
 
     def __init__(self, limit: int, after: Key | None, key: bytes) -> None:
         self.limit = limit
@@ -35,14 +35,14 @@ class Paging(Generic[Key]):
         self._key = key
 
     def page(self, rows: Sequence[T], position: Callable[[T], Key]) -> Page[T]:
-        """Make the page from up to ``limit + 1`` rows: the one too many tells of a next page."""
+        """A page of up to ``limit + 1`` rows: the extra row shows that there is a next page."""
         items = list(rows[: self.limit])
         last = to_json(position(items[-1])) if len(rows) > self.limit else None
-        return Page(items=items, next=seal(self._key, last) if last else None)
+        return Page(items=items, next=sign(self._key, last) if last else None)
 
 
 def paging(name: str, position: type[Key]) -> Callable[..., Paging[Key]]:
-    """Return the dependency for the list ``name`` whose rows are ordered by ``position``."""
+    """The dependency for the list ``name``, whose rows are ordered by ``position``."""
     adapter = TypeAdapter(position)
 
     async def dependency(
@@ -54,8 +54,8 @@ def paging(name: str, position: type[Key]) -> Callable[..., Paging[Key]]:
         if cursor is None:
             return Paging(limit, None, key)
         try:
-            return Paging(limit, adapter.validate_json(unseal(key, cursor)), key)
+            return Paging(limit, adapter.validate_json(verify(key, cursor)), key)
         except ValueError:
-            raise BadRequest("The cursor is not one that this list gave out.") from None
+            raise BadRequest("The cursor is not valid for this list.") from None
 
     return dependency  # type: ignore[return-value]

@@ -20,11 +20,11 @@ from app.platform.settings import PlatformSettings
 
 logger = logging.getLogger(__name__)
 
-# SQLSTATE classes that mean "not now" rather than "never": connection trouble, too many
-# connections, shutdown, deadlock and serialization failures, time-outs, a standby.
+# SQLSTATE classes of transient failures: connection exceptions, insufficient resources, operator
+# intervention, transaction rollback, lock not available, read-only transaction (a standby).
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 RETRYABLE = ("08", "53", "57", "40", "55P03", "25006")
-# The same of Redis: not reached, too slow, a replica, full.
+# Transient failures of Redis: unreachable, timed out, a replica, out of memory.
 REDIS_UNAVAILABLE = (
     redis.ConnectionError,
     redis.TimeoutError,
@@ -32,15 +32,15 @@ REDIS_UNAVAILABLE = (
     redis.ClusterDownError,
     redis.OutOfMemoryError,
 )
-# Words with which it refuses for now: its disk is full, too few replicas follow, a script runs for
-# too long. https://redis.io/docs/latest/develop/reference/errors/all/redis/
+# Error prefixes of transient failures: a full disk, too few replicas, a script that runs too long.
+# https://redis.io/docs/latest/develop/reference/errors/all/redis/
 REDIS_BUSY = ("MISCONF", "NOREPLICAS", "BUSY")
-# Values that Postgres can't hold: out of range, bad text, bad encoding.
+# Class 22, data exceptions: a value that Postgres can't store.
 DATA_EXCEPTIONS = ("22",)
 
 
 class FieldError(BaseModel):
-    """What is wrong with one value of the request."""
+    """One invalid value of the request."""
 
     location: list[str | int] = Field(examples=[["body", "name"]])
     message: str = Field(examples=["Field required"])
@@ -48,7 +48,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details."""
+    """Problem details (RFC 9457)."""
 
     type: str = Field(examples=["urn:problem:not_found"])
     title: str = Field(examples=["Not Found"])
@@ -72,7 +72,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     errors: list[FieldError] | None = None,
 ) -> ProblemResponse:
-    """Answer with a problem that names the request and its trace."""
+    """A problem response with the ids of the request and its trace."""
     current = context.current()
     body = Problem(
         type=f"urn:problem:{code}",
@@ -93,7 +93,7 @@ async def _app_error(_: Request, error: Exception) -> ProblemResponse:
 
 
 async def _http_error(_: Request, error: Exception) -> ProblemResponse:
-    """What the framework raises: 404 of the router, 413 of the body limit."""
+    """The framework's own errors: 404 of the router, 413 of the body limit."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_").replace("-", "_")
@@ -102,21 +102,21 @@ async def _http_error(_: Request, error: Exception) -> ProblemResponse:
 
 
 async def _validation_error(_: Request, error: Exception) -> ProblemResponse:
-    """Say what is wrong and where, without repeating what was sent: it may be a password."""
+    """Name each invalid value, without repeating it: it may be a password."""
     assert isinstance(error, RequestValidationError)
     errors = [
         FieldError(location=list(e["loc"]), message=e["msg"], type=e["type"])
         for e in error.errors()
     ]
-    return problem(422, "invalid", "The request is not valid; `errors` says where.", errors=errors)
+    return problem(422, "invalid", "The request is invalid; see `errors`.", errors=errors)
 
 
 async def _database_error(_: Request, error: Exception) -> ProblemResponse:
-    """Tell a database that is away from a value it can't hold from a mistake of ours."""
+    """Distinguish conflicts, invalid values, outages and our own mistakes."""
     assert isinstance(error, DBAPIError)
     state = getattr(error.orig, "sqlstate", None) or ""
     if isinstance(error, IntegrityError):
-        return problem(409, "conflict", "The request contradicts what is stored.")
+        return problem(409, "conflict", "The request conflicts with the stored state.")
     if state.startswith(DATA_EXCEPTIONS):
         return problem(422, "invalid", "A value of the request can't be stored.")
     if error.connection_invalidated or state.startswith(RETRYABLE):
@@ -133,7 +133,7 @@ async def _redis_error(_: Request, error: Exception) -> ProblemResponse:
     return _unavailable(error, "Redis")
 
 
-async def _redis_refusal(_: Request, error: Exception) -> ProblemResponse:
+async def _redis_response_error(_: Request, error: Exception) -> ProblemResponse:
     if str(error).split(" ", 1)[0] in REDIS_BUSY:
         return _unavailable(error, "Redis")
     raise error
@@ -146,17 +146,17 @@ def _unavailable(error: BaseException, what: str = "The database") -> ProblemRes
 
 
 PROBLEM: dict[str, Any] = {
-    "description": "What went wrong",
+    "description": "A problem document (RFC 9457)",
     "content": {
         ProblemResponse.media_type: {"schema": {"$ref": "#/components/schemas/Problem"}},
     },
 }
-# For the API document: any route may answer with a problem, and says 422 to what is not valid.
+# In OpenAPI: any route may answer with a problem document, and 422 to an invalid request.
 DEFAULT_RESPONSES: dict[int | str, dict[str, Any]] = {"default": PROBLEM, 422: PROBLEM}
 
 
 def responses(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
-    """Describe, for the API document, the errors that a route is known to answer with."""
+    """The ``responses`` of a route that raises these errors, for OpenAPI."""
     return {error.status.value: {**PROBLEM, "description": error.status.phrase} for error in errors}
 
 
@@ -169,4 +169,4 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
     app.add_exception_handler(OSError, _connection_error)
     for kind in REDIS_UNAVAILABLE:
         app.add_exception_handler(kind, _redis_error)
-    app.add_exception_handler(redis.ResponseError, _redis_refusal)
+    app.add_exception_handler(redis.ResponseError, _redis_response_error)

@@ -1,6 +1,6 @@
-"""Rate limits: of every client of the API, and of whatever a route wants to limit.
+"""Rate limits: one per client for the whole API, and those that routes declare.
 
-While Redis is away each process counts for itself, or refuses, as ``RATE_LIMIT_FAIL_OPEN`` says.
+While Redis is unavailable, each process counts alone or answers 503 (``RATE_LIMIT_FAIL_OPEN``).
 """
 
 import ipaddress
@@ -14,23 +14,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import AppError, TooManyRequests
-from app.platform.http.gcra import Limiter, Spent
+from app.platform.http.gcra import Limiter, RateLimitResult
 from app.platform.http.problems import problem
 from app.platform.settings import PlatformSettings
 from app.platform.settings.rates import Rate
 
-PREFIX = "/api/"  # below it the default limit holds, and answers carry the headers
-SPENT = "app.limits.spent"
+PREFIX = "/api/"  # where the default limit applies, and responses carry the headers
+RESULTS_KEY = "app.rate_limit.results"
 
 
-def address(connection: HTTPConnection) -> str:
-    """Return the caller's address: the peer's, or what a proxy of ``TRUSTED_PROXIES`` says."""
+def client_ip(connection: HTTPConnection) -> str:
+    """The client's IP address: the peer's, or the one that a trusted proxy forwards."""
     return connection.client.host if connection.client else "unknown"
 
 
-async def client(connection: HTTPConnection) -> str:
-    """Name a client by its address; a whole IPv6 network of /64, since that is what one has."""
-    host = address(connection)
+async def client_key(connection: HTTPConnection) -> str:
+    """A client's IP address; for IPv6 its /64 network, which one client has at least."""
+    host = client_ip(connection)
     if ":" not in host:
         return host
     try:
@@ -40,38 +40,38 @@ async def client(connection: HTTPConnection) -> str:
     return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
 
 
-def limit(name: str, rate: str, by: Callable[..., Any] = client) -> Any:
-    """Return a dependency that limits a route: ``dependencies=[limit("exports", "10/hour")]``.
+def limit(name: str, rate: str, by: Callable[..., Any] = client_key) -> Any:
+    """A dependency that limits a route: ``dependencies=[limit("exports", "10/hour")]``.
 
-    Routes that give the same ``name`` share one limit. ``by`` is a dependency whose value says who
-    is counted: the ``client``, ``app.auth.user_id``, or one of yours that returns a tenant.
+    Routes with the same ``name`` share one limit. ``by``: a dependency that returns the key to
+    count by, such as ``client_key``, ``app.auth.user_id``, or one of yours for a tenant.
     """
     parsed = Rate.parse(rate)
 
     async def check(connection: HTTPConnection, key: Annotated[str, Depends(by)]) -> None:
-        await enforce(connection, name, parsed, key)
+        await check_rate_limit(connection, name, parsed, key)
 
     return Depends(check)
 
 
-async def enforce(connection: HTTPConnection, name: str, rate: Rate, key: str) -> None:
-    """Take one request of ``key`` out of a limit; raise ``TooManyRequests`` when it is used up."""
+async def check_rate_limit(connection: HTTPConnection, name: str, rate: Rate, key: str) -> None:
+    """Count one request of ``key``; raise ``TooManyRequests`` when the limit is exceeded."""
     limiter: Limiter = connection.app.state.limiter
-    spent = await limiter.spend(name, rate, key)
-    connection.scope.setdefault(SPENT, []).append(spent)
-    if not spent.allowed:
-        raise refusal(spent)
+    result = await limiter.hit(name, rate, key)
+    connection.scope.setdefault(RESULTS_KEY, []).append(result)
+    if not result.allowed:
+        raise too_many_requests(result)
 
 
-def refusal(spent: Spent) -> TooManyRequests:
+def too_many_requests(result: RateLimitResult) -> TooManyRequests:
     return TooManyRequests(
-        f"Too many requests: try again in {spent.seconds} s.",
-        headers={"Retry-After": str(spent.seconds)},
+        f"Too many requests: try again in {result.seconds} s.",
+        headers={"Retry-After": str(result.seconds)},
     )
 
 
-class RateLimit:
-    """Enforces the default limit before anything else is done, and adds the headers of all."""
+class RateLimitMiddleware:
+    """Enforces the default limit, and adds the headers of every limit."""
 
     def __init__(self, app: ASGIApp, rate: Rate | None) -> None:
         self.app = app
@@ -84,26 +84,28 @@ class RateLimit:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                added = [header for spent in scope.get(SPENT, ()) for header in spent.headers]
+                added = [
+                    header for result in scope.get(RESULTS_KEY, ()) for header in result.headers
+                ]
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        answer = await self._refuse(HTTPConnection(scope)) or self.app
-        await answer(scope, receive, with_headers)
+        handler = await self._refusal(HTTPConnection(scope)) or self.app
+        await handler(scope, receive, with_headers)
 
-    async def _refuse(self, connection: HTTPConnection) -> ASGIApp | None:
-        """Return the answer for a client that has used up the default limit."""
+    async def _refusal(self, connection: HTTPConnection) -> ASGIApp | None:
+        """The response for a client that has exceeded the default limit."""
         if self.rate is None:
             return None
         try:
-            await enforce(connection, "default", self.rate, await client(connection))
+            await check_rate_limit(connection, "default", self.rate, await client_key(connection))
         except AppError as error:
             return problem(error.status, error.code, error.detail, headers=error.headers)
         return None
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
-    app.add_middleware(RateLimit, rate=settings.rate_limit)
+    app.add_middleware(RateLimitMiddleware, rate=settings.rate_limit)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

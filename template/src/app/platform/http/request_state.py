@@ -1,4 +1,4 @@
-"""One request and its answer, as the layer around them sees them."""
+"""The state of one request, and the headers of every response."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -12,27 +12,28 @@ from app.platform.observability import tracing
 Header = tuple[bytes, bytes]
 
 
-class Exchange(context.RequestContext):
-    """One request on its way in and its answer on the way out; what ``context.current()`` returns.
+class RequestState(context.RequestContext):
+    """One request and its response; the ``context.current()`` of the code that handles it.
 
-    ``status`` is 0 until the answer begins.
+    ``status`` is 0 until the response starts. ``body_complete``: the whole body has been received.
+    ``closing_stream``: the response is an event stream that the shutting-down server ends.
     """
 
     __slots__ = (
-        "_headers",
+        "_client_bound",
+        "_default_headers",
         "_send",
-        "_waiting",
-        "answer",
+        "body_complete",
+        "closing_stream",
         "ended",
-        "ending",
         "error",
         "expired",
+        "response_headers",
         "scope",
         "span",
         "started",
         "status",
         "task",
-        "whole",
     )
 
     def __init__(
@@ -41,9 +42,9 @@ class Exchange(context.RequestContext):
         span: tracing.Span,
         request_id: str,
         send: Send,
-        headers: "Headers",
+        default_headers: "DefaultHeaders",
         timeout: float,
-        waiting: "set[Exchange]",
+        client_bound: "set[RequestState]",
     ) -> None:
         self.request_id = request_id
         self.trace_id = span.trace_id
@@ -57,62 +58,68 @@ class Exchange(context.RequestContext):
         self.error: BaseException | None = None
         self.expired = False
         self.task = asyncio.current_task()
-        self.ending = False
-        self.whole = False
-        self.answer: Sequence[Header] = ()
+        self.closing_stream = False
+        self.body_complete = False
+        self.response_headers: Sequence[Header] = ()
         self._send = send
-        self._headers = headers
-        self._waiting = waiting
+        self._default_headers = default_headers
+        self._client_bound = client_bound
 
     async def send(self, message: Message) -> None:
-        """Pass the answer on, with our headers where it has none of its own by that name."""
+        """Send a part of the response; the first part gets the default headers that it lacks."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            # An answer that has begun may take its time: it may be a stream.
-            self.deadline = None
-            headers = self._headers.added_to(message.get("headers", []))
+            self.deadline = None  # a response that has started may be a stream, and take its time
+            headers = self._default_headers.added_to(message.get("headers", []))
             headers.append((b"x-request-id", self.request_id.encode()))
-            message["headers"] = self.answer = headers
-            self._waiting.add(self)
+            message["headers"] = self.response_headers = headers
+            self._client_bound.add(self)
         await self._send(message)
         if message.get("more_body"):
-            await asyncio.sleep(0)  # or a stream that never waits has the process to itself
+            await asyncio.sleep(0)  # or a stream that never waits would starve other requests
 
     async def receive(self, receive: Receive) -> Message:
-        """Take in more of the request; until it is all there, it is its client who is at work."""
-        if self.status or self.whole:
+        """Receive a part of the request.
+
+        While waiting for the body, the request does not count towards ``max_in_flight``.
+        """
+        if self.status or self.body_complete:
             return await receive()
-        self._waiting.add(self)
+        self._client_bound.add(self)
         message = await receive()
-        self.whole = not message.get("more_body", False)
-        self._waiting.discard(self)
+        self.body_complete = not message.get("more_body", False)
+        self._client_bound.discard(self)
         return message
 
-    def end_events(self) -> None:
-        """End the answer if it is a stream of events, which has no end: clients then reconnect."""
-        events = (name == b"content-type" and b"event-stream" in of for name, of in self.answer)
-        if any(events) and self.task is not None:
-            self.ending = True
-            self.task.cancel("The server stops.")
+    def close_event_stream(self) -> None:
+        """End the response if it is an event stream, which never ends; clients reconnect."""
+        event_stream = any(
+            name == b"content-type" and b"event-stream" in value
+            for name, value in self.response_headers
+        )
+        if event_stream and self.task is not None:
+            self.closing_stream = True
+            self.task.cancel("The server is shutting down.")
 
-    def expire(self) -> None:
-        """Give the request up: its code is cancelled wherever it waits."""
+    def cancel_overdue(self) -> None:
+        """Cancel the request's task: its deadline has passed."""
         self.expired = True
         self.deadline = None
         if self.task is not None:
-            self.task.cancel("The request took too long.")
+            self.task.cancel("The request exceeded its deadline.")
 
 
-class Headers:
-    """The headers of every answer that has none of its own by that name."""
+class DefaultHeaders:
+    """Headers for every response that does not set them itself."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
-        self._ours = [(name.encode(), value.encode()) for name, value in headers.items()]
-        self._names = frozenset(name for name, _ in self._ours)
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._names = frozenset(name for name, _ in self._headers)
 
     def added_to(self, given: Sequence[Header]) -> list[Header]:
+        """``given``, and the defaults for the names that it lacks."""
         for name, _ in given:
             if name in self._names:
-                theirs = {name for name, _ in given}
-                return [*given, *(header for header in self._ours if header[0] not in theirs)]
-        return [*given, *self._ours]
+                present = {name for name, _ in given}
+                return [*given, *(each for each in self._headers if each[0] not in present)]
+        return [*given, *self._headers]

@@ -1,8 +1,8 @@
-"""Finds routes by the beginning of the path, where the framework would try one after the other.
+"""A route index: finds a route by the first segments of its path instead of trying all in turn.
 
-A service with fifty routes otherwise spends most of a short request on looking for the right one.
-What the index does not know (mounts, websockets, unknown paths) is left to the framework's search,
-which also answers 404: the index decides nothing that the search would not.
+With fifty routes, the search otherwise takes most of a short request. Mounts, WebSockets and
+unknown paths are left to the framework's search, which also answers 404: the index never decides
+differently from it.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.platform.base.errors import MethodNotAllowed
 
-# The template of the route that was found, such as "/api/v1/items/{item_id}".
-TEMPLATE = "route_template"
-DEPTH = 3  # segments: "/api/v1/items"
+# The scope's key for the template of the matched route, such as "/api/v1/items/{item_id}".
+ROUTE_TEMPLATE_KEY = "route_template"
+DEPTH = 3  # path segments: "/api/v1/items"
 
 
-class Entry(NamedTuple):
-    """A route as the index keeps it; ``app`` is ``None`` for what only the framework can serve."""
+class IndexedRoute(NamedTuple):
+    """A route in the index; ``app`` is ``None`` if only the framework can serve it."""
 
     template: str
     methods: frozenset[str]
@@ -32,13 +32,13 @@ class Entry(NamedTuple):
 
 
 class RouteIndex(BaseRoute):
-    """The first route of the app: it stands for all those that it knows."""
+    """The app's first route, which stands for all indexed ones."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         entries = [_entry(context) for context in iter_route_contexts(list(routes))]
         keys = {_key(entry.template) for entry in entries}
-        # What has a parameter near the beginning can match a path with any beginning.
-        self._anywhere = [entry for entry in entries if "{" in _key(entry.template)]
+        # A parameter among the first segments can match a path with any prefix.
+        self._wildcard_routes = [entry for entry in entries if "{" in _key(entry.template)]
         self._table = {
             key: [entry for entry in entries if _may_match(entry, key)]
             for key in keys
@@ -48,13 +48,13 @@ class RouteIndex(BaseRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope.get("root_path"):
             return Match.NONE, {}
-        entries = self._table.get(_key(scope["path"]), self._anywhere)
+        entries = self._table.get(_key(scope["path"]), self._wildcard_routes)
         method = scope["method"]
         for entry in entries:
             if method in entry.methods or not entry.methods:
                 match, found = entry.matches(scope)
                 if match is Match.FULL:
-                    scope[TEMPLATE] = entry.template
+                    scope[ROUTE_TEMPLATE_KEY] = entry.template
                     return _found(entry, found)
         return _wrong_method(entries, scope)
 
@@ -65,7 +65,7 @@ class RouteIndex(BaseRoute):
         raise NoMatchFound(name, path_params)
 
 
-def _found(entry: Entry, found: Scope) -> tuple[Match, Scope]:
+def _found(entry: IndexedRoute, found: Scope) -> tuple[Match, Scope]:
     if entry.app is None:
         return Match.NONE, {}
     found["route"] = entry.route
@@ -73,8 +73,8 @@ def _found(entry: Entry, found: Scope) -> tuple[Match, Scope]:
     return Match.FULL, found
 
 
-def _wrong_method(entries: list[Entry], scope: Scope) -> tuple[Match, Scope]:
-    """Find what the path has under other methods, to answer 405 with all that are allowed."""
+def _wrong_method(entries: list[IndexedRoute], scope: Scope) -> tuple[Match, Scope]:
+    """A match that answers 405 with the methods that the path allows, if there are any."""
     partial = [entry for entry in entries if entry.matches(scope)[0] is Match.PARTIAL]
     if not partial:
         return Match.NONE, {}
@@ -85,13 +85,13 @@ def _wrong_method(entries: list[Entry], scope: Scope) -> tuple[Match, Scope]:
 
     return Match.PARTIAL, {
         "route": partial[0].route,
-        TEMPLATE: partial[0].template,
+        ROUTE_TEMPLATE_KEY: partial[0].template,
         "indexed_app": refuse,
     }
 
 
-def _entry(context: RouteContext) -> Entry:
-    return Entry(
+def _entry(context: RouteContext) -> IndexedRoute:
+    return IndexedRoute(
         template=context.path_format or context.path or "/{path}",
         methods=frozenset(context.methods or ()),
         matches=context.matches,
@@ -101,7 +101,7 @@ def _entry(context: RouteContext) -> Entry:
 
 
 def _takes_form(context: RouteContext) -> bool:
-    """Limits on forms are inherited through the framework's search."""
+    """Whether a route takes a form, whose limits only the framework's search applies."""
     body = getattr(context, "body_field", None)
     return body is not None and isinstance(body.field_info, Form)
 
@@ -110,12 +110,12 @@ def _key(path: str) -> str:
     return "/".join(path.split("/", DEPTH + 1)[: DEPTH + 1])
 
 
-def _may_match(entry: Entry, key: str) -> bool:
+def _may_match(entry: IndexedRoute, key: str) -> bool:
     literal = entry.template.partition("{")[0]
     return key.startswith(literal) or _key(entry.template) == key
 
 
 def install_index(app: FastAPI) -> None:
-    """Index the routes of ``app``: called when all are there, and again when more were added."""
+    """Index the routes of ``app``; call it again after adding routes."""
     routes = [route for route in app.router.routes if not isinstance(route, RouteIndex)]
     app.router.routes[:] = [RouteIndex(routes), *routes]

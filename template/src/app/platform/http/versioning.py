@@ -1,4 +1,4 @@
-"""API versions: each has its own prefix; a deprecated one says so in every answer.
+"""API versions: a prefix each; every response of a deprecated one says so.
 
 https://www.rfc-editor.org/rfc/rfc9745 defines Deprecation, https://www.rfc-editor.org/rfc/rfc8594
 Sunset.
@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 @dataclass(frozen=True)
 class Deprecation:
-    """Since when a version is deprecated, when it goes away, and what replaces it.
+    """The deprecation of a version: its date, the sunset, and the URL of the successor.
 
-    Both times have a time zone (UTC).
+    Both times are aware (UTC).
     """
 
     since: datetime
@@ -33,7 +33,7 @@ class Deprecation:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the API: ``Version("v1", [items.router])`` is served below ``/api/v1``."""
+    """A version of the API: ``Version("v1", (items.router,))`` is served below ``/api/v1``."""
 
     name: str
     routers: tuple[APIRouter, ...]
@@ -45,7 +45,7 @@ class Version:
 
 
 def serve(app: FastAPI, version: Version) -> None:
-    """Serve a version; if it is deprecated, say so in the API document and in every answer."""
+    """Add a version's routes; a deprecated one is marked in OpenAPI and in every response."""
     for router in version.routers:
         deprecated = True if version.deprecation else None
         app.include_router(router, prefix=version.prefix, deprecated=deprecated)
@@ -56,7 +56,7 @@ def serve(app: FastAPI, version: Version) -> None:
 
 
 class DeprecationHeaders:
-    """Adds the headers to every answer below a prefix, to errors too."""
+    """Adds the headers to every response below a prefix, errors included."""
 
     def __init__(self, app: ASGIApp, prefix: str, headers: dict[str, str]) -> None:
         self.app = app

@@ -149,7 +149,7 @@ def _build_info() -> Metric:
 async def scrape(request: Request) -> Response:
     """Answer Prometheus, as OpenMetrics (with examples) if it asks for that."""
     state = request.app.state
-    state.journal.flush()
+    state.access_log.flush()
     _look(request.app)
     answers = await asyncio.gather(*map(_ask, state.metric_sources))
     collected = Scrape([_build_info(), *state.metrics.collect(), *(m for a in answers for m in a)])

@@ -1,4 +1,4 @@
-"""Whether this environment is one that the service can work in: ``app check``, and at boot."""
+"""Checks of the environment: ``app check``, and the connection budget at start."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from app.platform.jobs import background_connections
 from app.platform.settings import PlatformSettings, SettingsError, rename_hints
 from app.platform.settings.sources import ERROR_HEADER
 
-TIMEOUT = 5.0  # seconds that a dependency has to answer
+CHECK_TIMEOUT = 5.0  # seconds for one dependency
 
 LIMIT = text(
     "SELECT current_setting('max_connections')::int"
@@ -25,29 +25,30 @@ LIMIT = text(
 
 
 class CheckFailed(Exception):
-    """What keeps the service from working."""
+    """A check found what keeps the service from working."""
 
 
 class CheckWarning(Exception):
-    """What works, and is seldom meant."""
+    """A check found what works, but is rarely intended."""
 
 
 async def refuse_too_many_connections(settings: PlatformSettings, processes: int) -> None:
-    """Raise ``SettingsError`` if replicas with so many processes may open too many connections.
+    """Raise ``SettingsError`` if all processes together may exceed Postgres' connection limit.
 
-    A database that does not answer refuses nothing: the service starts, and is ready when it is.
+    ``processes``: API processes of one replica. Without a reachable database the check is skipped:
+    the service starts, and becomes ready with the database.
     """
     try:
         await _connection_budget(settings, processes)
     except CheckFailed as error:
         raise SettingsError(f"{ERROR_HEADER}\n  {error}") from None
-    except Exception:  # noqa: BLE001 (away, for whatever reason)
+    except Exception:  # noqa: BLE001 (the database is unavailable, for any reason)
         return
 
 
 async def _connection_budget(settings: PlatformSettings, processes: int) -> str:
     if settings.db_pgbouncer:
-        return "PgBouncer does the pooling"
+        return "pooled by PgBouncer"
     async with _connected(settings) as connection:
         allowed = int((await connection.execute(LIMIT)).scalar_one())
     each = settings.db_pool_size + settings.db_max_overflow
@@ -59,17 +60,17 @@ async def _connection_budget(settings: PlatformSettings, processes: int) -> str:
     if most > allowed - left:
         raise CheckFailed(
             f"MAX_REPLICAS, WEB_CONCURRENCY, DB_POOL_SIZE, DB_MAX_OVERFLOW: {total}, but Postgres"
-            f" allows {allowed}, of which {why} are left for others. Lower one of them, raise"
+            f" allows {allowed}, of which {why} are reserved. Lower one of them, raise"
             " max_connections, or put PgBouncer in between and set DB_PGBOUNCER=true."
         )
-    return f"{total}, of {allowed}, of which {why} are left for others"
+    return f"{total}, of {allowed}, of which {why} are reserved"
 
 
 def _reserved_connections(settings: PlatformSettings) -> tuple[int, str]:
-    """Return how many connections the API must leave, and whose they are.
+    """Connections that the API must leave to other processes, and an explanation.
 
-    ``DB_RESERVED_CONNECTIONS`` counts all others when it is set; if it is unset, or too small,
-    one process of each kind that runs beside the API is counted here.
+    ``DB_RESERVED_CONNECTIONS`` covers all of them when it is set and large enough; otherwise one
+    background process of each kind is added to it.
     """
     spare, beside = settings.db_reserved_connections, background_connections(settings)
     opened, why = sum(beside.values()), f"DB_RESERVED_CONNECTIONS={spare}"
@@ -82,7 +83,7 @@ def _reserved_connections(settings: PlatformSettings) -> tuple[int, str]:
 async def _connected(settings: PlatformSettings) -> AsyncIterator[AsyncConnection]:
     engine = create_engine(settings)
     try:
-        async with asyncio.timeout(TIMEOUT), engine.connect() as connection:
+        async with asyncio.timeout(CHECK_TIMEOUT), engine.connect() as connection:
             yield connection
     finally:
         await engine.dispose()
@@ -95,7 +96,7 @@ async def _postgres(settings: PlatformSettings) -> str:
 
 
 async def _redis(settings: PlatformSettings) -> str:
-    async with asyncio.timeout(TIMEOUT), create_client(settings) as client:
+    async with asyncio.timeout(CHECK_TIMEOUT), create_client(settings) as client:
         info = await client.info("server")
     return f"Redis {info['redis_version']}"
 
@@ -133,7 +134,7 @@ async def _missing_revisions(settings: PlatformSettings) -> list[str]:
 
 async def _exposure(settings: PlatformSettings) -> str:
     if settings.environment == "production" and "*" in settings.allowed_hosts:
-        raise CheckWarning("ALLOWED_HOSTS is *: any Host header is answered; name yours")
+        raise CheckWarning("ALLOWED_HOSTS is *, so any Host header is accepted; list your hosts")
     return f"answers for {', '.join(settings.allowed_hosts)}"
 
 
@@ -147,7 +148,7 @@ CHECKS: dict[str, Callable[[PlatformSettings], Awaitable[str]]] = {
 
 
 async def run_checks(settings: PlatformSettings) -> int:
-    """Print one line for each check; return 0 when nothing is wrong, 1 otherwise."""
+    """Print one line for each check; return 0 if all passed, else 1."""
     _line(
         "ok",
         "settings",
@@ -171,7 +172,7 @@ async def _examine(
         _line("wrong", name, str(error))
         return False
     except TimeoutError:
-        _line("wrong", name, f"no answer within {TIMEOUT:g} s")
+        _line("wrong", name, f"no answer within {CHECK_TIMEOUT:g} s")
         return False
     except Exception as error:  # noqa: BLE001 (whatever a driver raises is the answer)
         _line("wrong", name, f"{type(error).__name__}: {str(error).splitlines()[0]}")

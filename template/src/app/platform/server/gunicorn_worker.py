@@ -1,6 +1,6 @@
-"""What Gunicorn runs the service with: a worker that drains before it stops, and our log lines.
+"""Gunicorn's worker and logger: draining before shutdown, and log lines in the service's format.
 
-The settings of the server are in ``gunicorn.conf.py``.
+Gunicorn's configuration is in ``gunicorn.conf.py``.
 """
 
 import asyncio
@@ -19,55 +19,60 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.platform.server.connection_limits import Connection, Watch, is_expected
+from app.platform.server.connection_limits import (
+    BoundedHttpProtocol,
+    ConnectionReaper,
+    is_awaiting_first_request,
+)
 from app.platform.settings import PlatformSettings
 
-# Of the seconds that Gunicorn gives a worker to stop, those for closing its pools and for the last
-# spans to leave. What drains and what is in flight share the rest.
+# Seconds of Gunicorn's graceful timeout for closing pools and exporting the last spans; draining
+# and requests in flight share the rest.
 LIFESPAN_TIMEOUT = 7
-ROLLBACK_TIMEOUT = 1  # of these, for requests that were cut to end their transactions
-SIGN_OF_LIFE = 5  # seconds between two; also how soon an orphaned worker notices
+ROLLBACK_TIMEOUT = 1  # seconds of these, for cancelled requests to roll back
+HEARTBEAT_INTERVAL = 5  # seconds; an orphaned worker notices as soon
 
 
 def drain_seconds(settings: PlatformSettings) -> float:
-    """Return how long the service goes on after SIGTERM, so that load balancers notice."""
+    """Seconds of service after SIGTERM, in which load balancers notice that it is not ready."""
     if settings.drain_seconds is not None:
         return settings.drain_seconds
     return 5.0 if settings.environment == "production" else 0.0
 
 
 class DrainingServer(Server):
-    """Uvicorn's server, which says that it will go before it goes.
+    """Uvicorn's server, with a drain phase: it announces shutdown before it stops accepting.
 
-    On SIGTERM ``/health/ready`` answers 503, and each answer closes its connection, so that clients
-    and load balancers find another process. After that no new connection is taken, requests may
-    end, and what does not is cut: else Gunicorn would kill the process, with its pools open. On
-    SIGINT and SIGQUIT all that is at once. A process that has answered its ``max_requests`` stays
-    ready until nobody is left who was not told.
+    On SIGTERM ``/health/ready`` answers 503 and every response closes its connection, so that
+    clients and load balancers move to another process. Then the listeners close, requests in flight
+    finish, and those that do not are cancelled before Gunicorn would kill the process with its
+    pools open. SIGINT and SIGQUIT skip the drain phase. A process that has served ``max_requests``
+    stays ready until every connection has been sent ``Connection: close``.
     """
 
     app: Any
     drain: float
     grace: float
-    told: set[Any] | None = None
+    notified: set[Any] | None = None  # connections that were open at the announcement
+    retire_at: float
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.watch = Watch(config.timeout_keep_alive)
+        self.reaper = ConnectionReaper(config.timeout_keep_alive)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Not kept for later, as Uvicorn does: the process would die of it, after its clean stop.
+        # Uvicorn would raise the signal again after its clean shutdown, and the process die of it.
         if sig == signal.SIGINT:
             self.quit()
         elif self.drain and not self.should_exit and not self.app.state.draining:
             self.app.state.draining = True
-            self._tell()
+            self._announce_close()
             asyncio.get_running_loop().call_later(self.drain, self._stop)
         else:
             self._stop()
 
     def quit(self) -> None:
-        """Stop now, and in order."""
+        """Shut down without draining."""
         self.grace = 0
         self._stop()
 
@@ -75,10 +80,10 @@ class DrainingServer(Server):
         self.app.state.draining = True
         self.should_exit = True
 
-    def _tell(self) -> None:
-        """Let each answer close its connection."""
-        if self.told is None:
-            self.told = set(self.server_state.connections)
+    def _announce_close(self) -> None:
+        """Send ``Connection: close`` with every response from now on."""
+        if self.notified is None:
+            self.notified = set(self.server_state.connections)
             closing = (b"connection", b"close")
             self.config.encoded_headers.append(closing)
             self.server_state.default_headers = [*self.server_state.default_headers, closing]
@@ -86,91 +91,91 @@ class DrainingServer(Server):
     async def on_tick(self, counter: int) -> bool:
         now = asyncio.get_running_loop().time()
         if counter % 10 == 0:
-            self.watch.look(self.server_state.connections, now)
+            self.reaper.sweep(self.server_state.connections, now)
         if await super().on_tick(counter) and not self.should_exit:  # max_requests
             self.limit_max_requests = None
-            self._tell()
-            # By then who has said nothing is cut anyway.
-            self.gone_at = now + self.config.timeout_keep_alive
+            self._announce_close()
+            # By then every silent connection has reached its keep-alive time-out.
+            self.retire_at = now + self.config.timeout_keep_alive
         return self.should_exit or self._retired(now)
 
     def _retired(self, now: float) -> bool:
-        """Whether all are gone who were there when the process had answered its requests."""
-        if self.told is None or self.app.state.draining:
+        """Whether every connection that was open when ``max_requests`` was reached has closed."""
+        if self.notified is None or self.app.state.draining:
             return False
-        self.told &= self.server_state.connections
-        return not self.told or now > self.gone_at
+        self.notified &= self.server_state.connections
+        return not self.notified or now > self.retire_at
 
     async def shutdown(self, sockets: Any = None) -> None:
         await self._close_listeners(sockets or ())
-        if self.told is not None and self.grace:
-            await self._hear()
-        for exchange in list(self.app.state.in_flight):
-            exchange.end_events()
+        if self.notified is not None and self.grace:
+            await self._await_first_requests()
+        for request in list(self.app.state.in_flight):
+            request.close_event_stream()
         await super().shutdown()
 
     async def _close_listeners(self, sockets: Iterable[Any]) -> None:
-        """Close them, and take those in who were in front of the door."""
+        """Close the listeners after accepting what is already in their backlog."""
         waiting: list[socket.socket] = []
-        doors: list[socket.socket] = []
-        with suppress(OSError):  # without descriptors nobody can be let in either
-            doors += [listener.dup() for listener in sockets]
+        duplicates: list[socket.socket] = []
+        with suppress(OSError):  # without free descriptors, nothing can be accepted either
+            duplicates += [listener.dup() for listener in sockets]
         for server in self.servers:
             server.close()
         for listener in sockets:
             listener.close()
-        for door in doors:
+        for duplicate in duplicates:
             with suppress(OSError):
                 while len(waiting) < self.config.backlog:
-                    waiting.append(door.accept()[0])
-            door.close()  # at once: who comes in between is turned away
+                    waiting.append(duplicate.accept()[0])
+            duplicate.close()  # at once: later connections are refused
         for accepted in waiting:
             accepted.setblocking(False)
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._connection, accepted, ssl=self.config.ssl
             )
 
-    async def _hear(self) -> None:
-        """Let open connections say what they were opened for; new ones may take longer."""
+    async def _await_first_requests(self) -> None:
+        """Wait for the first requests of new connections; their time counts as grace."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         await asyncio.sleep(0.5)
-        while any(map(is_expected, self.server_state.connections)):  # noqa: ASYNC110
+        while any(map(is_awaiting_first_request, self.server_state.connections)):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         self.grace -= loop.time() - start
 
     def _connection(self) -> asyncio.Protocol:
         state = self.lifespan.state
-        return Connection(self.config, self.server_state, state)
+        return BoundedHttpProtocol(self.config, self.server_state, state)
 
     async def _wait_tasks_to_complete(self) -> None:
-        """Wait for what is in flight; cut the rest, and let it roll back before the pools close."""
+        """Wait for requests in flight; cancel the rest, so that they roll back in time."""
         state, loop = self.server_state, asyncio.get_running_loop()
         start = loop.time()
         while (state.connections or state.tasks) and loop.time() < start + self.grace:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        cut = set(state.tasks)
-        for task in cut:
-            task.cancel("The server stops.")
-        if cut:
-            await asyncio.wait(cut, timeout=ROLLBACK_TIMEOUT)
+        cancelled = set(state.tasks)
+        for task in cancelled:
+            task.cancel("The server is shutting down.")
+        if cancelled:
+            await asyncio.wait(cancelled, timeout=ROLLBACK_TIMEOUT)
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
-    """One process of the API."""
+    """One worker process of the API."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Back to our handlers: the worker has just given Uvicorn those of Gunicorn.
+        # The base class has just given Uvicorn's logger Gunicorn's handlers.
         logging.getLogger("uvicorn.error").propagate = True
         self.config.access_log = False
         self.config.server_header = False
-        self.config.timeout_notify = SIGN_OF_LIFE
-        self.config.http = Connection
+        self.config.timeout_notify = HEARTBEAT_INTERVAL
+        self.config.http = BoundedHttpProtocol
 
     def init_process(self) -> None:
-        # What was made before the fork stays for good: it is not worth looking at again, and
-        # looking would copy its memory. The rest is looked at more rarely, which is faster.
+        # Objects from before the fork live as long as the process: collecting them is useless and
+        # would copy their memory. Rarer collections of the rest are faster.
         gc.freeze()
         gc.set_threshold(10_000, 20, 50)
         super().init_process()
@@ -181,22 +186,24 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         server.app = self.wsgi
         server.drain = drain_seconds(self.wsgi.state.settings)
         server.grace = max(1, self.cfg.graceful_timeout - server.drain - LIFESPAN_TIMEOUT)
-        # Gunicorn's handler only notes the signal, and the process would be killed in the end.
+        # Gunicorn's handler only sets a flag, and the arbiter would kill the process in the end.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
-        # Not in Gunicorn's wrapping, which logs an error when uvloop has closed what is in it.
+        # Without Gunicorn's wrapper, which logs an error when uvloop has closed the socket.
         await server.serve(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
-            raise SystemExit(3)  # Gunicorn's code for a worker that can't start: it stops, too
+            raise SystemExit(
+                3
+            )  # Gunicorn's code for a worker that failed to boot: the arbiter stops
 
     async def callback_notify(self) -> None:
-        """Give a sign of life; stop when there is nobody left to give it to."""
+        """Send the arbiter a heartbeat; stop if it is gone."""
         if os.getppid() != self.ppid:
             os.kill(os.getpid(), signal.SIGTERM)
         self.notify()
 
 
 class GunicornLogger(Logger):
-    """Sends Gunicorn's own lines the way of all others."""
+    """Sends Gunicorn's own lines through the service's log handlers."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)

@@ -1,8 +1,8 @@
-"""How a request is read off the wire: what Uvicorn leaves open, so that no client gets to use it.
+"""The HTTP/1.1 protocol: the limits and checks that Uvicorn's parser lacks.
 
-llhttp, which reads it, is strict about where a request ends. It sets no bound to what comes before
-and after the body; trailers would turn up among the headers of a request that was believed already;
-and a client that offers another protocol (``Upgrade: h2c``, as Java's does) would lose its body.
+llhttp is strict about where a request ends, but it limits neither headers nor trailers; trailers
+would be added to the headers of a request that has been accepted already; and a client that offers
+another protocol (``Upgrade: h2c``, as Java's does) would lose its body.
 """
 
 from collections import deque
@@ -14,49 +14,49 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.platform.base import context
 from app.platform.http.problems import problem
 
-# Bytes of a head, of trailers or of a chunk's extension: what Uvicorn's other parser allows, and
-# more than load balancers pass on.
-MAX_HEAD = 65_536
-NOWHERE: deque[tuple[bytes, bytes]] = deque(maxlen=0)  # what is appended to it is gone
+# Bytes of request line and headers, of trailers, or of a chunk extension: the limit of Uvicorn's
+# other parser, and more than load balancers forward.
+MAX_HEADER_BYTES = 65_536
+DISCARD: deque[tuple[bytes, bytes]] = deque(maxlen=0)  # appending to it has no effect
 
 
-class Protocol(HttpToolsProtocol):
-    """Reads the requests of one connection."""
+class HttpProtocol(HttpToolsProtocol):
+    """The parser of one connection's requests."""
 
-    unread = 0  # bytes that came since the last that were of use to a request
+    header_bytes = 0  # received since the last byte of a body, or of a complete request
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        self.unread += len(data)
+        self.header_bytes += len(data)
         valid = True
         try:
             self._feed(data)
         except httptools.HttpParserError:
             valid = False
-        if self.unread > MAX_HEAD:
-            self._refuse(431, "headers_too_large", "The headers are larger than is allowed.")
+        if self.header_bytes > MAX_HEADER_BYTES:
+            self._refuse(431, "headers_too_large", "The headers are too large.")
         elif not valid:
-            self._refuse(400, "bad_request", "That is no valid HTTP request.")
+            self._refuse(400, "bad_request", "The request is not valid HTTP.")
 
     def on_message_begin(self) -> None:
-        self.unread = 0
+        self.header_bytes = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
-        if size > MAX_HEAD:  # it came in one piece
-            self.unread = size
-            raise ValueError("the head is too large")
+        if size > MAX_HEADER_BYTES:  # it arrived in one piece
+            self.header_bytes = size
+            raise ValueError("the headers are too large")
         if not self.parser.should_upgrade():
             super().on_headers_complete()
-            self.headers = NOWHERE  # type: ignore[assignment]  # with the trailers
+            self.headers = DISCARD  # type: ignore[assignment]  # trailers are not headers
         elif self.parser.get_method() == b"CONNECT":
-            raise ValueError("this is no proxy")
+            raise ValueError("CONNECT is for proxies")
         elif self._should_upgrade():
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self.unread = 0
+        self.header_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -76,7 +76,7 @@ class Protocol(HttpToolsProtocol):
                 return
 
     def _without_upgrade(self) -> bytes:
-        """Return the head that was read, without the offer, and read it again."""
+        """The headers received so far, without ``Upgrade``, to be parsed again."""
         version = self.parser.get_http_version().encode()
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
@@ -85,9 +85,9 @@ class Protocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
-        """Answer what is no request, and close."""
+        """Answer an invalid request with a problem document, and close the connection."""
         with context.bind_request_context(request_id=uuid4().hex):
-            self.logger.warning("A request was refused: %s", detail)
+            self.logger.warning("request refused: %s", detail)
             answer = problem(status, code, detail)
         headers = [*self.server_state.default_headers, *answer.raw_headers]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]

@@ -73,11 +73,11 @@ class Tokens:
             raise NotBelieved("invalid", "The access token is not valid.") from None
 
     def refresh(self, session_id: UUID, secret: bytes) -> str:
-        return signing.seal(self._refresh_key, session_id.bytes + secret)
+        return signing.sign(self._refresh_key, session_id.bytes + secret)
 
     def read_refresh(self, token: str) -> tuple[UUID, bytes]:
         """Return the session's id and the secret; raise ``ValueError`` if it was never issued."""
-        payload = signing.unseal(self._refresh_key, token)
+        payload = signing.verify(self._refresh_key, token)
         if len(payload) != 16 + SECRET:
             raise ValueError("not a refresh token")
         return UUID(bytes=payload[:16]), payload[16:]

@@ -32,7 +32,7 @@ def setup(app: FastAPI, settings: Settings) -> Lifespan:
     app.state.tokens = Tokens(settings, keys)
     if settings.oidc_client_id and settings.oidc_issuer:
         issuer = urlsplit(settings.oidc_issuer)
-        app.state.docs_login = openapi.Login(
+        app.state.swagger_oauth = openapi.SwaggerOAuth(
             settings.oidc_client_id,
             f"{issuer.scheme}://{issuer.netloc}",
             dict(parse_qsl(settings.oidc_login_parameters)),

@@ -12,7 +12,7 @@ from app.items.jobs import export_items
 from app.items.schemas import ItemCreate, ItemPatch, ItemRead
 from app.platform.base.errors import Conflict, NotFound, PreconditionFailed, Unauthorized
 from app.platform.data.database import ReadSessionDep, SessionDep
-from app.platform.http.conditional import PRIVATE, Caching
+from app.platform.http.conditional import PRIVATE, ConditionalRequestDep
 from app.platform.http.pagination import Page, Paging, paging
 from app.platform.http.problems import responses
 from app.platform.jobs import Jobs, JobStatus
@@ -48,10 +48,10 @@ async def browse(
 
 @router.get("/{item_id:uuid}", responses=responses(NotFound))
 async def read(
-    item_id: UUID, user: CurrentUser, reads: ReadSessionDep, caching: Caching
+    item_id: UUID, user: CurrentUser, reads: ReadSessionDep, conditional: ConditionalRequestDep
 ) -> ItemRead:
     item = await service.read(reads, user.id, item_id)
-    caching.validate(etag=str(item.version), modified=item.updated_at)
+    conditional.check_not_modified(etag=str(item.version), modified=item.updated_at)
     return item
 
 
@@ -61,12 +61,12 @@ async def change(
     data: ItemPatch,
     user: CurrentUser,
     session: SessionDep,
-    caching: Caching,
+    conditional: ConditionalRequestDep,
     response: Response,
 ) -> ItemRead:
     """Change an item; with `If-Match`, only if it is still the one that you read."""
     item = await service.own(session, user.id, item_id)
-    caching.require(etag=str(item.version))
+    conditional.check_if_match(etag=str(item.version))
     await service.change(session, item, data)
     response.headers["ETag"] = f'"{item.version}"'
     return ItemRead.model_validate(item)
@@ -75,9 +75,11 @@ async def change(
 @router.delete(
     "/{item_id:uuid}", status_code=204, responses=responses(NotFound, PreconditionFailed)
 )
-async def remove(item_id: UUID, user: CurrentUser, session: SessionDep, caching: Caching) -> None:
+async def remove(
+    item_id: UUID, user: CurrentUser, session: SessionDep, conditional: ConditionalRequestDep
+) -> None:
     item = await service.own(session, user.id, item_id)
-    caching.require(etag=str(item.version))
+    conditional.check_if_match(etag=str(item.version))
     await service.remove(session, item)
 
 

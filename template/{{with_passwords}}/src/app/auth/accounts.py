@@ -67,8 +67,10 @@ class Accounts:
         """
         if not self._settings.registration_open:
             raise Forbidden("Accounts are made by an administrator here.")
-        client = await rate_limit.client(request)
-        await rate_limit.enforce(request, "registration", self._settings.registration_limit, client)
+        client = await rate_limit.client_key(request)
+        await rate_limit.check_rate_limit(
+            request, "registration", self._settings.registration_limit, client
+        )
         account_id = uuid4()
         values = {"id": account_id, "email": email}
         values["password_hash"] = await self._passwords.hash(password)
@@ -104,17 +106,19 @@ class Accounts:
                 await db.execute(
                     update(Account).where(Account.id == row.id).values(password_hash=new_hash)
                 )
-        await self._limiter.refill("login-account", key)
+        await self._limiter.reset("login-account", key)
         return Identity(row.id, frozenset(row.scopes))
 
     async def _limit(self, request: Request, key: str) -> None:
         """Count a try for the client and for the account; the headers tell of the client's only."""
-        client = await rate_limit.client(request)
-        await rate_limit.enforce(request, "login", self._settings.login_limit_client, client)
-        spent = await self._limiter.spend("login-account", self._settings.login_limit_account, key)
+        client = await rate_limit.client_key(request)
+        await rate_limit.check_rate_limit(
+            request, "login", self._settings.login_limit_client, client
+        )
+        spent = await self._limiter.hit("login-account", self._settings.login_limit_account, key)
         if not spent.allowed:
             audit.refused(request, "login", "limited")
-            raise rate_limit.refusal(spent)
+            raise rate_limit.too_many_requests(spent)
 
     @property
     def _database(self) -> Database:

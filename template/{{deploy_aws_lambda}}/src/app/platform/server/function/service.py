@@ -130,7 +130,7 @@ class Service:
         return asyncio.all_tasks() - self._standing - {asyncio.current_task()}
 
     async def _write_down(self) -> None:
-        self.app.state.journal.flush()
+        self.app.state.access_log.flush()
         await tracing.flush(LAST_EXPORT)
 
 

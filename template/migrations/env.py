@@ -1,7 +1,8 @@
-"""Runs the migrations. Each part that owns tables has a branch of its own, named after it.
+"""Alembic environment. Each component with tables has its own branch of migrations.
 
-So a part can come and go without breaking a chain. Your own migrations go onto the branch ``app``
-and run after all that the parts had when you wrote them.
+Components can therefore be added and removed without breaking a chain of revisions. Your own
+migrations are on the branch ``app`` and depend on the heads of all other branches at the time of
+writing.
 """
 
 import asyncio
@@ -24,20 +25,19 @@ from app.platform.data.revisions import without_removed_branches
 from app.settings import get_settings
 
 BRANCH = "app"
-# Any number will do, as long as every migrator takes the same.
-LOCK = 7_539_201
-TURN = 0.5  # seconds between two looks whether another migrator has finished
-# A migration that waits for a table makes all traffic of that table wait behind it. So it waits for
-# a moment only, lets the traffic through, and tries again, for three minutes in all.
-PAUSES = (1, 1, 2, 3, 5, 5, *[10] * 14)  # seconds
+ADVISORY_LOCK = 7_539_201  # an arbitrary number that all migrators share
+ADVISORY_LOCK_POLL_INTERVAL = 0.5  # seconds
+# All queries on a table queue behind a migration that waits for its lock. So each attempt waits
+# for LOCK_TIMEOUT only; between attempts, queries proceed. In total, about three minutes.
+RETRY_DELAYS = (1, 1, 2, 3, 5, 5, *[10] * 14)  # seconds
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-AGAIN = {"55P03": "a table that others use is not free", "40P01": "it met others in a deadlock"}
+RETRYABLE = {"55P03": "the lock on a table was not available", "40P01": "deadlock"}  # by SQLSTATE
 
 
-def onto_own_branch(
+def use_app_branch(
     _context: MigrationContext, _revision: Any, directives: Iterable[MigrationScript]
 ) -> None:
-    """Put a new migration on the branch ``app``, after the heads of all the others."""
+    """Put new migrations on the branch ``app``, depending on the heads of all other branches."""
     scripts = ScriptDirectory.from_config(context.config)
     heads = scripts.get_revisions("heads")
     own = [head for head in heads if head and BRANCH in head.branch_labels]
@@ -52,59 +52,60 @@ def onto_own_branch(
 def configure(**options: Any) -> None:
     context.configure(
         target_metadata=Base.metadata,
-        process_revision_directives=onto_own_branch,
+        process_revision_directives=use_app_branch,
         compare_server_default=True,
         transaction_per_migration=True,
         **options,
     )
 
 
-def leave_alone_what_is_gone(migrations: MigrationContext) -> None:
-    """Go by the parts that there are, whatever others were in this database before."""
+def ignore_removed_branches(migrations: MigrationContext) -> None:
+    """Ignore the revisions of components that have been removed from the service."""
     heads = migrations.get_current_heads
     migrations.get_current_heads = lambda: without_removed_branches(heads(), context.script)
 
 
 def run(connection: Connection) -> None:
-    wait_for_turn(connection)
+    """Apply pending migrations, retrying when a lock is not available."""
+    acquire_advisory_lock(connection)
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.commit()
-    for pause in PAUSES:
+    for delay in RETRY_DELAYS:
         try:
             return run_once(connection)
         except DBAPIError as error:
-            problem = AGAIN.get(getattr(error.orig, "sqlstate", ""))
-            if not problem:
+            reason = RETRYABLE.get(getattr(error.orig, "sqlstate", ""))
+            if not reason:
                 raise
             connection.rollback()
-            click.echo(f"The migration tries again in {pause} s: {problem}.", err=True)
-        time.sleep(pause)
+            click.echo(f"Retrying the migration in {delay} s: {reason}.", err=True)
+        time.sleep(delay)
     return run_once(connection)
 
 
-def wait_for_turn(connection: Connection) -> None:
-    """Of two migrators at once, let the second wait, and then find nothing to do.
+def acquire_advisory_lock(connection: Connection) -> None:
+    """Wait until no other migrator is running.
 
-    It asks again and again, since a waiting statement is one that the other's ``CREATE INDEX
-    CONCURRENTLY`` would wait for.
+    It polls, because a blocked ``pg_advisory_lock`` would in turn block the other migrator's
+    ``CREATE INDEX CONCURRENTLY``.
     """
-    asked = text(f"SELECT pg_try_advisory_lock({LOCK})")
-    while not connection.scalar(asked):
+    statement = text(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})")
+    while not connection.scalar(statement):
         connection.commit()
-        time.sleep(TURN)
+        time.sleep(ADVISORY_LOCK_POLL_INTERVAL)
     connection.commit()
 
 
 def run_once(connection: Connection) -> None:
-    """Run what is missing, each migration in a transaction of its own."""
+    """Apply pending migrations, each in its own transaction."""
     configure(connection=connection)
-    leave_alone_what_is_gone(context.get_context())
+    ignore_removed_branches(context.get_context())
     with context.begin_transaction():
         context.run_migrations()
 
 
 async def online() -> None:
-    # Straight to Postgres, without the service's statement time-out: building an index takes time.
+    # Building an index may take far longer than the service's statement timeout allows.
     settings = get_settings()
     engine = create_engine(settings.model_copy(update={"db_statement_timeout": 3600}))
     try:

@@ -1,9 +1,8 @@
-"""Postgres: one engine a process, transactions that commit in one place, and reads that are cheap.
+"""Postgres: one engine per process, one transaction per writing request, reads in autocommit.
 
-A route that writes takes a ``Session``: one transaction, committed after the route and before the
-response is sent, rolled back on any error. Services ``flush``, they never ``commit``. A route that
-only reads takes a ``ReadSession``: it selects columns, one statement at a time, with no transaction
-around it.
+A route that writes takes a ``SessionDep``: one transaction, committed after the route and before
+the response is sent, rolled back on any error. Services ``flush``; they never ``commit``. A route
+that only reads takes a ``ReadSessionDep``, which runs single SELECTs without a transaction.
 """
 
 import asyncio
@@ -27,15 +26,16 @@ from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
 AFTER_COMMIT = "after_commit"
-READ_ONLY = "25006"  # SQLSTATE of a write on a standby
-TIMEOUT_MARGIN = 1.0  # seconds that Postgres has to say that a statement took too long
+READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction: a write on a standby
+# Seconds after Postgres' own statement_timeout until the driver gives up on an unresponsive server.
+TIMEOUT_MARGIN = 1.0
 Columns = TypeVarTuple("Columns")
 T = TypeVar("T")
 Callback = Callable[[], Awaitable[None]]
 
 
 class Base(DeclarativeBase):
-    """What every table derives from. The names let migrations find constraints again."""
+    """Base class of all models. Migrations rely on its predictable constraint names."""
 
     metadata = MetaData(
         naming_convention={
@@ -49,21 +49,24 @@ class Base(DeclarativeBase):
 
 
 class Database:
-    """The connections of this process, and the two ways to use them."""
+    """Access to Postgres through an engine, with at most ``max_connections`` at a time.
 
-    def __init__(self, engine: AsyncEngine, connections: int, wait: float) -> None:
+    ``acquire_timeout``: seconds to wait for a connection.
+    """
+
+    def __init__(self, engine: AsyncEngine, max_connections: int, acquire_timeout: float) -> None:
         self.engine = engine
-        # First come, first served: without it, a busy pool lets late-comers overtake and the
-        # unlucky run into their time-out.
-        self._slots = asyncio.Semaphore(connections)
-        self._wait = wait
+        # FIFO: SQLAlchemy's pool alone could starve early waiters under load.
+        self._slots = asyncio.Semaphore(max_connections)
+        self._acquire_timeout = acquire_timeout
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Wait for a free connection; raise ``Unavailable`` after ``db_pool_timeout`` seconds."""
+        """The right to check out one connection; raises ``Unavailable`` if none is free in time."""
         if self._slots.locked():
             try:
-                async with asyncio.timeout(self._wait):  # wait_for() makes a task in Python 3.11
+                # wait_for() would create a task in Python 3.11.
+                async with asyncio.timeout(self._acquire_timeout):
                     await self._slots.acquire()
             except TimeoutError:
                 raise Unavailable("The database is busy.") from None
@@ -76,7 +79,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that commits at the end, or rolls back when anything was raised."""
+        """A session that commits at the end of the block and rolls back on any exception."""
         async with self.slot(), self.session() as session:
             yield session
             await _commit(session)
@@ -87,9 +90,9 @@ class Database:
         return AsyncSession(self.engine, expire_on_commit=False)
 
     async def read(self, run: Callable[[Connection], T]) -> T:
-        """Call ``run`` with a connection in autocommit: no BEGIN and no ROLLBACK round trips."""
+        """Result of ``run`` on a connection in autocommit, which saves BEGIN and ROLLBACK."""
         async with self.slot():
-            # One switch into SQLAlchemy and back; an AsyncConnection makes three, and a task.
+            # One greenlet switch in each direction; AsyncConnection needs three, and a task.
             return await greenlet_spawn(self._read, run)
 
     def _read(self, run: Callable[[Connection], T]) -> T:
@@ -98,26 +101,26 @@ class Database:
 
 
 class ReadSession:
-    """Runs single SELECTs. Two of them may see different states of the database.
+    """Single SELECTs in autocommit. Two of them may see different states of the database.
 
-    A statement that is made once, with ``bindparam()`` for what changes, costs a third less than
-    one that each request makes anew: give it the values by name.
+    A statement built once, with ``bindparam()`` for its values, costs about a third less than one
+    built for each request. Pass the values by name.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def first(self, statement: Select[*Columns], **values: Any) -> Row[*Columns] | None:
-        """Return the first row, or ``None``."""
+        """First row, or ``None``."""
         return await self._database.read(lambda c: c.execute(statement, values).first())
 
     async def all(self, statement: Select[*Columns], **values: Any) -> Sequence[Row[*Columns]]:
-        """Return every row."""
+        """All rows."""
         return await self._database.read(lambda c: c.execute(statement, values).all())
 
 
 async def _commit(session: AsyncSession) -> None:
-    """Commit; raise ``OutcomeUnknown`` when it was asked for and not answered."""
+    """Commit; raise ``OutcomeUnknown`` if the connection is lost before Postgres answers."""
     try:
         await session.commit()
     except OSError as error:
@@ -129,9 +132,9 @@ async def _commit(session: AsyncSession) -> None:
 
 
 def on_commit(session: AsyncSession, callback: Callback) -> None:
-    """Run ``callback`` after the transaction of ``session`` is committed; never when it is not.
+    """Register ``callback`` to run once the transaction of ``session`` has committed.
 
-    It must not raise: the work is done, and the caller is about to be told so.
+    It must not raise: the response to a committed transaction would be an error.
     """
     session.info.setdefault(AFTER_COMMIT, []).append(callback)
 
@@ -142,26 +145,26 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-async def _reader(request: Request) -> ReadSession:
-    reader: ReadSession = request.app.state.read_session
-    return reader
+async def _read_session(request: Request) -> ReadSession:
+    read_session: ReadSession = request.app.state.read_session
+    return read_session
 
 
-# "function": closed, and so committed, before the response is sent; a commit that fails is an
-# error that the caller sees.
+# scope="function" commits before the response is sent, so that a failed commit becomes an error
+# response.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
-ReadSessionDep = Annotated[ReadSession, Depends(_reader)]
+ReadSessionDep = Annotated[ReadSession, Depends(_read_session)]
 
 
 def create_engine(settings: PlatformSettings) -> AsyncEngine:
-    """Make the engine. It connects when it is first used."""
+    """An engine that connects at first use."""
     connect_args: dict[str, Any] = {
         "timeout": settings.db_pool_timeout,
         "command_timeout": settings.db_statement_timeout,
     }
     if settings.db_pgbouncer:
-        # Statements are prepared on whatever server connection PgBouncer picks, so a name must
-        # never meet another statement that was prepared under it.
+        # PgBouncer may prepare each statement on a different server connection, so prepared
+        # statement names must never repeat.
         connect_args["prepared_statement_name_func"] = lambda: f"__{uuid4()}__"
         connect_args["prepared_statement_cache_size"] = 0
         connect_args["statement_cache_size"] = 0
@@ -181,7 +184,7 @@ def create_engine(settings: PlatformSettings) -> AsyncEngine:
         }
     engine = create_async_engine(
         settings.database_url.get_secret_value(),
-        hide_parameters=True,  # in errors, and so in the log
+        hide_parameters=True,  # errors, and so the log, must not contain values
         connect_args=connect_args,
         **pool,
     )
@@ -192,22 +195,26 @@ def create_engine(settings: PlatformSettings) -> AsyncEngine:
 
 
 def _invalidate_pool_on_failover(engine: AsyncEngine) -> None:
-    """Give up all connections to a server that does not answer, or that became a standby.
+    """Discard all pooled connections once the server stops answering or has become a standby.
 
-    Each would fail for one request after the other, while a new one may lead to the new primary.
+    Otherwise each of them would fail one request before new connections reach the new primary.
     """
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def handle_error(context: ExceptionContext) -> None:
         error = context.original_exception
-        # Postgres ends a statement in time; here it did not even say so.
-        silent = isinstance(error, TimeoutError)
-        if context.connection and (silent or getattr(error, "sqlstate", None) == READ_ONLY):
+        # Postgres cancels slow statements itself: a timeout here means that it did not answer.
+        unresponsive = isinstance(error, TimeoutError)
+        became_standby = getattr(error, "sqlstate", None) == READ_ONLY
+        if context.connection and (unresponsive or became_standby):
             context.is_disconnect = context.invalidate_pool_on_disconnect = True
 
 
 def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:
-    """Test a connection only when it was idle: a ping before each use would double the trips."""
+    """Ping a connection at checkout if it was idle for longer than ``seconds``.
+
+    SQLAlchemy's ``pool_pre_ping`` would add a round trip to every checkout.
+    """
 
     dialect = engine.sync_engine.dialect
 
@@ -221,15 +228,15 @@ def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:
             try:
                 dialect.do_ping(connection)
             except dialect.loaded_dbapi.Error as error:
-                raise DisconnectionError("The idle connection was lost.") from error
+                raise DisconnectionError("The idle connection was closed.") from error
 
 
 @asynccontextmanager
 async def open_database(settings: PlatformSettings) -> AsyncIterator[Database]:
-    """Open the database for a command, with one connection; close it in the end."""
+    """A ``Database`` with a single connection, for commands."""
     engine = create_engine(settings)
     try:
-        yield Database(engine, 1, settings.db_pool_timeout)
+        yield Database(engine, max_connections=1, acquire_timeout=settings.db_pool_timeout)
     finally:
         await engine.dispose()
 
@@ -239,8 +246,8 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     async def lifespan() -> AsyncIterator[None]:
         engine = create_engine(settings)
         tracing.watch_engine(engine)
-        connections = settings.db_pool_size + settings.db_max_overflow
-        app.state.db = Database(engine, connections, settings.db_pool_timeout)
+        max_connections = settings.db_pool_size + settings.db_max_overflow
+        app.state.db = Database(engine, max_connections, settings.db_pool_timeout)
         app.state.read_session = ReadSession(app.state.db)
         try:
             yield

@@ -1,7 +1,7 @@
-"""Outgoing HTTP: one client a process, with time-outs, limits, and the request's deadline.
+"""Outgoing HTTP: one client per process, with timeouts, a connection limit and deadlines.
 
-Trace headers are added by ``tracing``. Retries are the caller's choice: only what is idempotent may
-be sent twice.
+``tracing`` adds the trace headers. There are no automatic retries: only the caller knows whether
+a request is idempotent.
 """
 
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ HttpClientDep = Annotated[httpx2.AsyncClient, Depends(_client)]
 
 
 async def _propagate_context(request: httpx2.Request) -> None:
-    """Pass on the request's id, and wait no longer than its caller will."""
+    """Forward the request id, and shorten timeouts to the deadline of the current request."""
     current = context.current()
     if current.request_id:
         request.headers["X-Request-ID"] = current.request_id
@@ -39,7 +39,7 @@ async def _propagate_context(request: httpx2.Request) -> None:
 
 
 def create_client(settings: PlatformSettings) -> httpx2.AsyncClient:
-    """Make the client. It connects when it is first used."""
+    """A client that connects at first use."""
     return httpx2.AsyncClient(
         timeout=settings.http_timeout,
         limits=httpx2.Limits(max_connections=settings.http_max_connections),

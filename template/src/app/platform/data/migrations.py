@@ -1,7 +1,7 @@
-"""For migrations: indexes that are made and dropped while traffic goes on.
+"""Helpers for migrations: create and drop indexes without blocking writes.
 
-A feature's migration takes these in place of Alembic's ``op.create_index`` and ``op.drop_index``
-where the table has been in use before.
+Use them instead of Alembic's ``op.create_index`` and ``op.drop_index`` on tables that are already
+in use.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,27 +12,27 @@ from alembic import op
 from sqlalchemy import ColumnElement
 from sqlalchemy.sql.elements import TextClause
 
-LOCK_TIMEOUT = "1s"  # that a migration waits for a table, with all traffic waiting behind it
+LOCK_TIMEOUT = "1s"  # while a migration waits for a table lock, all queries queue behind it
 
 
 def create_index(
     name: str, table: str, columns: Sequence[str | TextClause | ColumnElement[Any]], **options: Any
 ) -> None:
-    """Make an index; what is left of a try that was cut off is replaced."""
+    """Create an index concurrently, replacing an invalid one left by an interrupted attempt."""
     with _non_blocking_ddl():
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
         op.create_index(name, table, columns, postgresql_concurrently=True, **options)
 
 
 def drop_index(name: str, table: str) -> None:
-    """Drop an index, if it is there."""
+    """Drop an index concurrently, if it exists."""
     with _non_blocking_ddl():
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
 
 
 @contextmanager
 def _non_blocking_ddl() -> Iterator[None]:
-    """Run statements one by one, without a limit: they wait for others, and nobody for them."""
+    """Autocommit without a lock timeout: concurrent DDL may wait long, but blocks no queries."""
     with op.get_context().autocommit_block():
         op.execute("SET lock_timeout = 0")
         try:

@@ -1,4 +1,4 @@
-"""Redis: one client a process, with time-outs, for limits, caches and whatever may be lost."""
+"""Redis: one client per process, with timeouts, for rate limits, caches and other volatile data."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +26,7 @@ REDIS_ERRORS = (exceptions.RedisError, OSError, TimeoutError)
 
 
 def create_client(settings: PlatformSettings) -> Redis:
-    """Make the client. It connects when it is first used; who finds no free connection waits."""
+    """A client that connects at first use. Waits up to ``redis_timeout`` for a free connection."""
     pool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
         socket_timeout=settings.redis_timeout,
@@ -34,8 +34,8 @@ def create_client(settings: PlatformSettings) -> Redis:
         max_connections=settings.redis_max_connections,
         timeout=settings.redis_timeout,
         decode_responses=True,
-        # A connection that a restart of Redis has closed is replaced, and one to what is only a
-        # replica now; nobody waits twice.
+        # One immediate retry on a new connection, after Redis has restarted or the server has
+        # become a replica.
         retry=Retry(NoBackoff(), 1, (exceptions.ConnectionError, exceptions.ReadOnlyError)),
     )
     client: Redis = Redis.from_pool(pool)

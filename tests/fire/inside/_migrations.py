@@ -28,8 +28,8 @@ def downgrade() -> None:
 """
 EXPAND = 'op.add_column("items", sa.Column("size", sa.Integer(), nullable=True))'
 CONTRACT = 'op.drop_column("items", "size")'
-INDEX = 'migrating.create_index("ix_items_size", "items", ["size"])'
-NO_INDEX = 'migrating.drop_index("ix_items_size", "items")'
+INDEX = 'migrations.create_index("ix_items_size", "items", ["size"])'
+NO_INDEX = 'migrations.drop_index("ix_items_size", "items")'
 SLOW = """op.create_table("slow", sa.Column("id", sa.Integer(), primary_key=True))
     op.execute("INSERT INTO slow VALUES (1)")
     op.execute("SELECT pg_sleep(30)")"""

@@ -1,4 +1,4 @@
-"""The outgoing client, against real sockets."""
+"""The outgoing HTTP client, over real sockets."""
 
 import asyncio
 import time
@@ -12,32 +12,32 @@ from app.platform.base import context
 
 
 @pytest.fixture
-async def peer() -> AsyncIterator[str]:
-    """A server that answers with the head of the request; never, where the path is /silence."""
+async def upstream() -> AsyncIterator[str]:
+    """A server that echoes the request's headers; ``/silence`` is never answered."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        if b"/silence" in head:
-            await reader.read()  # until the client has gone
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        headers = await reader.readuntil(b"\r\n\r\n")
+        if b"/silence" in headers:
+            await reader.read()  # until the client disconnects
         else:
-            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-            writer.write(answer % len(head) + head)
+            status = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+            writer.write(status % len(headers) + headers)
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_the_requests_id_goes_along(app: FastAPI, peer: str) -> None:
+async def test_the_request_id_is_forwarded(app: FastAPI, upstream: str) -> None:
     with context.bind_request_context(request_id="abc"):
-        seen = (await app.state.http.get(peer)).text.lower()
-    assert "x-request-id: abc\r\n" in seen
-    assert "user-agent: " in seen
+        echoed = (await app.state.http.get(upstream)).text.lower()
+    assert "x-request-id: abc\r\n" in echoed
+    assert "user-agent: " in echoed
 
 
-async def test_nobody_waits_longer_than_the_caller_will(app: FastAPI, peer: str) -> None:
+async def test_timeouts_are_shortened_to_the_requests_deadline(app: FastAPI, upstream: str) -> None:
     start = time.monotonic()
     with context.bind_request_context(deadline=start + 0.2), pytest.raises(httpx2.TimeoutException):
-        await app.state.http.get(f"{peer}/silence")
+        await app.state.http.get(f"{upstream}/silence")
     assert time.monotonic() - start < 5

@@ -1,4 +1,4 @@
-"""The migrations: they make what the models say, can be undone, and block nobody."""
+"""Migrations match the models, can be reverted, and do not block queries."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from app.settings import Settings
 from tests.commands import run
 from tests.conftest import ROOT, connected, migrate, wait_for
 
-Made = Callable[..., URL]
+NewDatabase = Callable[..., URL]
 
 
 async def tables(url: URL) -> set[str]:
@@ -26,26 +26,30 @@ async def tables(url: URL) -> set[str]:
     return set(names) - {"alembic_version"}
 
 
-async def test_the_migrations_make_what_the_models_say(new_database: Made, migrated: str) -> None:
+async def test_the_migrated_schema_matches_the_models(
+    new_database: NewDatabase, migrated: str
+) -> None:
     def differences(connection: Connection) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
-        found: list[Any] = compare_metadata(context, Base.metadata)
-        return found
+        result: list[Any] = compare_metadata(context, Base.metadata)
+        return result
 
     async with connected(new_database(migrated)) as connection:
         assert await connection.run_sync(differences) == []
 
 
-async def test_they_can_be_undone_and_done_again(new_database: Made, migrated: str) -> None:
+async def test_migrations_can_be_reverted_and_reapplied(
+    new_database: NewDatabase, migrated: str
+) -> None:
     url = new_database(migrated)
-    there = await tables(url)
+    before = await tables(url)
     await migrate(url, "base", down=True)
     assert await tables(url) == set()
     await migrate(url)
-    assert await tables(url) == there == set(Base.metadata.tables)
+    assert await tables(url) == before == set(Base.metadata.tables)
 
 
-async def applied(url: URL) -> set[str]:
+async def applied_revisions(url: URL) -> set[str]:
     def heads(connection: Connection) -> set[str]:
         return {*MigrationContext.configure(connection).get_current_heads()}
 
@@ -53,48 +57,49 @@ async def applied(url: URL) -> set[str]:
         return await connection.run_sync(heads)
 
 
-async def add_applied(url: URL, revision: str) -> None:
+async def insert_revision(url: URL, revision: str) -> None:
     table = "CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)"
     async with connected(url) as connection:
-        await connection.execute(text(table))  # a service may have no migration yet
+        await connection.execute(text(table))  # the service may have no migrations yet
         await connection.execute(text(f"INSERT INTO alembic_version VALUES ('{revision}')"))
         await connection.commit()
 
 
-async def test_a_part_that_is_gone_leaves_the_database_to_the_others(
-    new_database: Made,
+async def test_revisions_of_a_removed_component_are_ignored(
+    new_database: NewDatabase,
 ) -> None:
     url = new_database()
     await migrate(url)
-    before = await applied(url)
-    await add_applied(url, "gone_0003")
+    before = await applied_revisions(url)
+    await insert_revision(url, "removed_0003")
     await migrate(url, "base", down=True)
-    assert await applied(url) == {"gone_0003"}
+    assert await applied_revisions(url) == {"removed_0003"}
     await migrate(url)
-    assert await applied(url) == {"gone_0003", *before}
+    assert await applied_revisions(url) == {"removed_0003", *before}
 
 
-def test_nothing_is_wrong_with_such_a_database(
+def test_check_accepts_revisions_of_a_removed_component(
     fresh_settings: Settings, environment: dict[str, str]
 ) -> None:
     url = make_url(fresh_settings.database_url.get_secret_value())
-    wait_for(add_applied(url, "gone_0003"))
+    wait_for(insert_revision(url, "removed_0003"))
     assert "ok  migrations   all applied" in run("check", env=environment).stdout
 
 
-async def test_a_database_that_is_ahead_of_this_code_is_refused(
-    new_database: Made, migrated: str
+async def test_a_database_ahead_of_the_code_is_rejected(
+    new_database: NewDatabase, migrated: str
 ) -> None:
-    known = await applied(new_database(migrated))
-    for ahead in ("0123456789ab", *(f"{each[:-4]}9999" for each in known if "_0" in each)):
+    known = await applied_revisions(new_database(migrated))
+    unknown = ["0123456789ab", *(f"{each[:-4]}9999" for each in known if "_0" in each)]
+    for revision in unknown:
         url = new_database(migrated)
-        await add_applied(url, ahead)
-        with pytest.raises(CommandError, match=ahead):
+        await insert_revision(url, revision)
+        with pytest.raises(CommandError, match=revision):
             await migrate(url)
 
 
 def lint(sql: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Ask squawk which statements would keep others waiting, or break the code that runs now."""
+    """Run squawk, which reports statements that block queries or break the running release."""
     file = tmp_path / "migrations.sql"
     file.write_text(sql)
     squawk = str(Path(sys.executable).with_name("squawk"))
@@ -102,15 +107,15 @@ def lint(sql: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_no_migration_blocks(environment: dict[str, str], tmp_path: Path) -> None:
-    written = run("migrate", "--sql", env=environment)
-    assert written.returncode == 0, written.stderr
-    found = lint(written.stdout, tmp_path)
-    assert found.returncode == 0, found.stdout
+def test_no_migration_blocks_queries(environment: dict[str, str], tmp_path: Path) -> None:
+    migrate = run("migrate", "--sql", env=environment)
+    assert migrate.returncode == 0, migrate.stderr
+    report = lint(migrate.stdout, tmp_path)
+    assert report.returncode == 0, report.stdout
 
 
 @pytest.mark.parametrize(
-    "blocking",
+    "statement",
     [
         "CREATE INDEX ix ON items (name);",
         "ALTER TABLE items ADD COLUMN size integer NOT NULL;",
@@ -119,5 +124,5 @@ def test_no_migration_blocks(environment: dict[str, str], tmp_path: Path) -> Non
         "ALTER TABLE items RENAME TO things;",
     ],
 )
-def test_a_migration_that_would_block_is_flagged(blocking: str, tmp_path: Path) -> None:
-    assert lint(blocking, tmp_path).returncode != 0
+def test_a_blocking_migration_is_reported(statement: str, tmp_path: Path) -> None:
+    assert lint(statement, tmp_path).returncode != 0

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 
 @dataclass(frozen=True)
-class Finished:
+class CommandResult:
     """A command that has ended: its exit code and output."""
 
     returncode: int
@@ -23,7 +23,7 @@ class Finished:
     stderr: str
 
 
-def run(*arguments: str, env: Mapping[str, str]) -> Finished:
+def run_command(*arguments: str, env: Mapping[str, str]) -> CommandResult:
     """Run a command in the environment ``env``, in a thread that may have an event loop of its own.
 
     What a process would print as a traceback is raised.
@@ -40,7 +40,7 @@ def run(*arguments: str, env: Mapping[str, str]) -> Finished:
     ):
         code = thread.submit(_exit_code).result()
     get_settings.cache_clear()
-    return Finished(code, out.getvalue(), err.getvalue())
+    return CommandResult(code, out.getvalue(), err.getvalue())
 
 
 def _exit_code() -> int:

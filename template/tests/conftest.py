@@ -28,7 +28,7 @@ from app.main import create_app
 from app.platform.data.database import Database, ReadSession
 from app.platform.dev.servers import given, services
 from app.settings import Settings, get_settings
-from tests.actors import prepare, sign_in
+from tests.actors import seed, sign_in
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
@@ -46,7 +46,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def servers(worker_id: str) -> Iterator[dict[str, str]]:
+def server_urls(worker_id: str) -> Iterator[dict[str, str]]:
     """The URLs of Postgres, Redis...: the given ones, or servers just for this run."""
     with services() as urls:
         if redis := given().get("REDIS_URL"):  # keep to one database of it, from the far end
@@ -55,14 +55,14 @@ def servers(worker_id: str) -> Iterator[dict[str, str]]:
         yield urls
 
 
-def wait_for(work: Coroutine[Any, Any, Any]) -> None:
+def run_sync(work: Coroutine[Any, Any, Any]) -> None:
     """Run ``work`` to its end from synchronous code, whether or not a loop runs here."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, work).result()
 
 
 @asynccontextmanager
-async def connected(url: URL, **options: Any) -> AsyncIterator[AsyncConnection]:
+async def open_connection(url: URL, **options: Any) -> AsyncIterator[AsyncConnection]:
     """Connect, and leave nothing open: an engine that is not disposed of hangs the run."""
     engine = create_async_engine(url, **options)
     try:
@@ -73,20 +73,20 @@ async def connected(url: URL, **options: Any) -> AsyncIterator[AsyncConnection]:
 
 
 async def _administer(server: URL, *statements: str) -> None:
-    async with connected(server, isolation_level="AUTOCOMMIT") as connection:
+    async with open_connection(server, isolation_level="AUTOCOMMIT") as connection:
         for statement in statements:
             await connection.execute(text(statement))
 
 
 @pytest.fixture(scope="session")
-def new_database(servers: dict[str, str]) -> Iterator[Callable[..., URL]]:
+def create_database(server_urls: dict[str, str]) -> Iterator[Callable[..., URL]]:
     """Make databases, from a template where one is named; leave none on a server that stays."""
-    server = make_url(servers["DATABASE_URL"])
+    server = make_url(server_urls["DATABASE_URL"])
     made: list[str] = []
 
     def new(template: str = "template1") -> URL:
         name = f"test_{secrets.token_hex(6)}"
-        wait_for(_administer(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+        run_sync(_administer(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
         made.append(name)
         return server.set(database=name)
 
@@ -94,15 +94,15 @@ def new_database(servers: dict[str, str]) -> Iterator[Callable[..., URL]]:
     if "DATABASE_URL" not in given():
         return  # the server goes, and each DROP would make it write all that it has to the disk
     drops = (f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)' for name in made)
-    wait_for(_administer(server, *drops))
+    run_sync(_administer(server, *drops))
 
 
 @pytest.fixture(scope="session")
-def migrated(new_database: Callable[..., URL]) -> str:
+def migrated_template(create_database: Callable[..., URL]) -> str:
     """The name of a migrated database that nobody is connected to, to copy from."""
-    url = new_database()
-    wait_for(migrate(url))
-    wait_for(prepare(url))
+    url = create_database()
+    run_sync(migrate(url))
+    run_sync(seed(url))
     assert url.database
     return url.database
 
@@ -116,13 +116,13 @@ async def migrate(url: URL, revision: str = "heads", *, down: bool = False) -> N
         config.attributes["connection"] = connection
         run(config, revision)
 
-    async with connected(url) as connection:
+    async with open_connection(url) as connection:
         await connection.run_sync(with_connection)
 
 
-def test_settings(database: URL, servers: dict[str, str], **changes: Any) -> Settings:
+def make_settings(database: URL, server_urls: dict[str, str], **changes: Any) -> Settings:
     """Return settings for a test; what is not given here has its default."""
-    values: dict[str, Any] = {name.lower(): url for name, url in servers.items()}
+    values: dict[str, Any] = {name.lower(): url for name, url in server_urls.items()}
     values["environment"] = "test"
     values["secret_key"] = secrets.token_hex(32)
     values["database_url"] = database.render_as_string(hide_password=False)
@@ -130,37 +130,36 @@ def test_settings(database: URL, servers: dict[str, str], **changes: Any) -> Set
     return Settings(**values | changes)
 
 
-test_settings.__test__ = False  # type: ignore[attr-defined]
-
-
 @pytest.fixture(scope="session")
-def settings(new_database: Callable[..., URL], migrated: str, servers: dict[str, str]) -> Settings:
+def settings(
+    create_database: Callable[..., URL], migrated_template: str, server_urls: dict[str, str]
+) -> Settings:
     """The settings of the app that the tests in this process share."""
-    return test_settings(new_database(migrated), servers)
+    return make_settings(create_database(migrated_template), server_urls)
 
 
 @pytest.fixture
 def fresh_settings(
-    new_database: Callable[..., URL], migrated: str, servers: dict[str, str]
+    create_database: Callable[..., URL], migrated_template: str, server_urls: dict[str, str]
 ) -> Settings:
     """Settings with a migrated database of this test's own."""
-    return test_settings(new_database(migrated), servers)
+    return make_settings(create_database(migrated_template), server_urls)
 
 
 @pytest.fixture(scope="module")
 def module_settings(
-    new_database: Callable[..., URL], migrated: str, servers: dict[str, str]
+    create_database: Callable[..., URL], migrated_template: str, server_urls: dict[str, str]
 ) -> Settings:
     """Settings with a migrated database for the tests of one module, in which they commit."""
-    return test_settings(new_database(migrated), servers)
+    return make_settings(create_database(migrated_template), server_urls)
 
 
 @pytest.fixture
-def environment(fresh_settings: Settings, servers: dict[str, str]) -> dict[str, str]:
+def environment(fresh_settings: Settings, server_urls: dict[str, str]) -> dict[str, str]:
     """The environment for a process of this test's own."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
-        **servers,
+        **server_urls,
         "ENVIRONMENT": "test",
         "SECRET_KEY": fresh_settings.secret_key.get_secret_value(),
         "DATABASE_URL": fresh_settings.database_url.get_secret_value(),
@@ -169,14 +168,14 @@ def environment(fresh_settings: Settings, servers: dict[str, str]) -> dict[str, 
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[FastAPI]:
+async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     """Run an app of your own: start its parts, stop them in the end."""
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app
 
 
-class OneTransaction(Database):
+class SingleTransactionDatabase(Database):
     """A database whose every use is part of one transaction."""
 
     def __init__(self, database: Database, connection: AsyncConnection) -> None:
@@ -196,7 +195,7 @@ class OneTransaction(Database):
 
 @pytest.fixture(scope="session")
 async def shared_app(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running(settings) as app:
+    async with running_app(settings) as app:
         yield app
 
 
@@ -206,14 +205,14 @@ async def app(shared_app: FastAPI) -> AsyncIterator[FastAPI]:
     database: Database = shared_app.state.db
     await shared_app.state.redis.flushdb()
     async with database.engine.connect() as connection, connection.begin() as transaction:
-        shared_app.state.db = OneTransaction(database, connection)
+        shared_app.state.db = SingleTransactionDatabase(database, connection)
         shared_app.state.read_session = ReadSession(shared_app.state.db)
         yield shared_app
         await transaction.rollback()
     shared_app.state.db, shared_app.state.read_session = database, ReadSession(database)
 
 
-def client_of(app: FastAPI) -> httpx2.AsyncClient:
+def client_for(app: FastAPI) -> httpx2.AsyncClient:
     """Return a client that calls the app in this process, from the address 127.0.0.1."""
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     return httpx2.AsyncClient(transport=transport, base_url="http://test")
@@ -222,14 +221,14 @@ def client_of(app: FastAPI) -> httpx2.AsyncClient:
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """A caller whom nobody knows."""
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         yield client
 
 
 @pytest.fixture
 async def alice(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """A caller who has signed in."""
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         client.headers.update(await sign_in(client, "alice@example.com"))
         yield client
 
@@ -237,7 +236,7 @@ async def alice(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.fixture
 async def bob(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """Another caller who has signed in."""
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         client.headers.update(await sign_in(client, "bob@example.com"))
         yield client
 

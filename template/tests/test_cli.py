@@ -8,12 +8,12 @@ import pytest
 
 from app import main
 from app.cli import add_commands
-from tests.commands import run
+from tests.commands import run_command
 from tests.conftest import ROOT
 
 
 def test_check_says_that_all_is_well(environment: dict[str, str]) -> None:
-    result = run("check", env=environment)
+    result = run_command("check", env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     for name in ("settings", "database", "connections", "migrations", "redis"):
         assert f"ok  {name}" in result.stdout
@@ -30,7 +30,7 @@ def test_check_says_that_all_is_well(environment: dict[str, str]) -> None:
 def test_check_says_what_is_wrong(
     environment: dict[str, str], variable: str, value: str, wrong: str
 ) -> None:
-    result = run("check", env={**environment, variable: value})
+    result = run_command("check", env={**environment, variable: value})
     assert result.returncode == 1
     assert f"wrong  {wrong}" in result.stdout
 
@@ -39,16 +39,16 @@ def test_check_says_what_is_wrong(
     not any((ROOT / "migrations" / "versions").glob("*.py")), reason="there are no migrations yet"
 )
 def test_check_names_migrations_that_were_not_applied(
-    environment: dict[str, str], servers: dict[str, str]
+    environment: dict[str, str], server_urls: dict[str, str]
 ) -> None:
-    result = run("check", env={**environment, "DATABASE_URL": servers["DATABASE_URL"]})
+    result = run_command("check", env={**environment, "DATABASE_URL": server_urls["DATABASE_URL"]})
     assert "run `app migrate`" in result.stdout
     assert result.returncode == 1
 
 
 @pytest.mark.parametrize("command", ["migrate", "check"])
 def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
-    result = run(command, env={"SECRET_KEY": "change-me", "PORT": "x"})
+    result = run_command(command, env={"SECRET_KEY": "change-me", "PORT": "x"})
     assert result.returncode != 0
     assert result.stderr.startswith("Invalid settings; nothing was started:")
     for variable in ("SECRET_KEY", "PORT", "DATABASE_URL", "REDIS_URL"):
@@ -65,5 +65,5 @@ def test_a_part_can_have_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_api_document_needs_no_environment() -> None:
-    result = run("openapi", env={})
+    result = run_command("openapi", env={})
     assert json.loads(result.stdout)["openapi"].startswith("3.")

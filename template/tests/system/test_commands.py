@@ -57,9 +57,9 @@ def test_serve_refuses_more_connections_than_postgres_allows(
 
 
 def test_two_migrators_at_once_do_the_work_once(
-    new_database: Callable[..., URL], environment: dict[str, str]
+    create_database: Callable[..., URL], environment: dict[str, str]
 ) -> None:
-    url = new_database().render_as_string(hide_password=False)
+    url = create_database().render_as_string(hide_password=False)
     command = [sys.executable, "-m", "app", "migrate"]
     both = [
         subprocess.Popen(command, env={**environment, "DATABASE_URL": url}, cwd=ROOT)

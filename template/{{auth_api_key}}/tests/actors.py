@@ -25,7 +25,7 @@ def name_of(email: str) -> str:
     return email.replace("@", ".at.")
 
 
-async def prepare(database: URL) -> None:
+async def seed(database: URL) -> None:
     """Store the key that makes the others."""
     values = {"id": "0" * 16, "owner": "admin", "hash": key_text.fingerprint(ADMIN)}
     engine = create_async_engine(database)

@@ -7,11 +7,11 @@ from sqlalchemy import URL
 from tests.accounts import REVOCATIONS, allow, log_in, register
 from tests.auth.forged import forgeries
 
-__all__ = ["REVOCATIONS", "hostile_credentials", "prepare", "sign_in", "sign_in_with"]
+__all__ = ["REVOCATIONS", "hostile_credentials", "seed", "sign_in", "sign_in_with"]
 
 
-async def prepare(database: URL) -> None:
-    """Nobody has to be there for others to come."""
+async def seed(database: URL) -> None:
+    """No seed data needed."""
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:

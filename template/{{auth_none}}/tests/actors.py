@@ -4,8 +4,8 @@ import httpx2
 from sqlalchemy import URL
 
 
-async def prepare(database: URL) -> None:
-    """Nobody has to be there for others to come."""
+async def seed(database: URL) -> None:
+    """No seed data needed."""
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:

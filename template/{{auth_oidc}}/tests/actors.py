@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 
 from tests.auth.forged import EVENT, WRONG_CLAIMS, WRONG_KINDS, claims_of, forgeries
 
-__all__ = ["REVOCATIONS", "hostile_credentials", "prepare", "sign_in", "sign_in_with"]
+__all__ = ["REVOCATIONS", "hostile_credentials", "seed", "sign_in", "sign_in_with"]
 
 AUTH = "/api/v1/auth"
 
@@ -22,8 +22,8 @@ Headers = dict[str, str]
 Revocation = Callable[[FastAPI, httpx2.AsyncClient, str, Headers], Awaitable[None]]
 
 
-async def prepare(database: URL) -> None:
-    """Nobody has to be there for others to come."""
+async def seed(database: URL) -> None:
+    """No seed data needed."""
 
 
 async def issue(issuer: str, email: str, **form: str) -> str:

@@ -13,11 +13,11 @@ from app.auth.models import LoginSession
 from app.platform.base import signing
 from tests.accounts import AUTH, PASSWORD, REVOCATIONS, allow, register
 
-__all__ = ["REVOCATIONS", "hostile_credentials", "prepare", "sign_in", "sign_in_with"]
+__all__ = ["REVOCATIONS", "hostile_credentials", "seed", "sign_in", "sign_in_with"]
 
 
-async def prepare(database: URL) -> None:
-    """Nobody has to be there for others to come."""
+async def seed(database: URL) -> None:
+    """No seed data needed."""
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:

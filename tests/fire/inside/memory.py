@@ -14,7 +14,7 @@ from sqlalchemy import make_url, text
 
 from app.settings import Settings
 from tests.actors import sign_in
-from tests.conftest import connected
+from tests.conftest import open_connection
 from tests.fire._wire import Caller, children, request, resident
 from tests.fire.conftest import FULL, Note
 from tests.system.conftest import serve
@@ -89,7 +89,7 @@ async def connections(settings: Settings) -> int:
     """Count the connections to the database of this test, but for the one that counts."""
     url = make_url(settings.database_url.get_secret_value())
     statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    async with connected(url) as connection:
+    async with open_connection(url) as connection:
         return int((await connection.execute(text(statement))).scalar_one()) - 1
 
 

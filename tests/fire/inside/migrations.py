@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.platform.data.database import Base
 from tests.actors import sign_in
-from tests.conftest import connected, migrate
+from tests.conftest import migrate, open_connection
 from tests.fire import _migrations
 from tests.fire._migrations import Release
 from tests.fire.conftest import FULL, Note
@@ -47,7 +47,7 @@ async def ended(process: "subprocess.Popen[str]") -> str:
 
 
 async def select(url: URL, statement: str) -> Any:
-    async with connected(url, isolation_level="AUTOCOMMIT") as connection:
+    async with open_connection(url, isolation_level="AUTOCOMMIT") as connection:
         return (await connection.execute(text(statement))).all()
 
 
@@ -84,11 +84,11 @@ async def test_down_and_up_again_with_data_in_every_table(
     url: URL,
     release: Release,
     environment: dict[str, str],
-    new_database: Callable[..., URL],
+    create_database: Callable[..., URL],
     note: Note,
 ) -> None:
     server = serve(RATE_LIMIT="off")
-    async with user_of(server), connected(url) as connection:
+    async with user_of(server), open_connection(url) as connection:
         await connection.execute(text("INSERT INTO job_schedules VALUES ('nightly', now())"))
         await connection.commit()
         before = await counted(connection)
@@ -101,16 +101,16 @@ async def test_down_and_up_again_with_data_in_every_table(
         await ended(release.run(environment))
         await select(url, "UPDATE items SET size = 3 RETURNING size")
         await ended(release.run(environment, "alembic", "downgrade", "app@base"))
-    async with connected(url) as connection:
+    async with open_connection(url) as connection:
         assert await counted(connection) == before
 
     branches = ["jobs", "items", "auth"]
     emptied: list[str] = []
     for branch in branches:
-        copy = new_database(url.database)
+        copy = create_database(url.database)
         await migrate(copy, f"{branch}@base", down=True)
         await migrate(copy)
-        async with connected(copy) as connection:
+        async with open_connection(copy) as connection:
             now = await counted(connection)
         assert all(rows in (0, before[name]) for name, rows in now.items())
         emptied += [name for name, rows in now.items() if not rows]
@@ -124,7 +124,7 @@ async def test_two_migrators_at_once_make_an_index_together(
     release.add(_migrations.EXPAND)
     release.add(_migrations.INDEX)
     many = 5 if FULL else 2
-    async with connected(url) as reader:
+    async with open_connection(url) as reader:
         await reader.execute(text("SELECT count(*) FROM items"))
         migrators = [release.run(environment) for _ in range(many)]
         # Until the reader has ended none of them can change the table, so all of them meet.
@@ -173,7 +173,7 @@ async def test_a_migrator_killed_while_it_makes_an_index_can_be_run_again(
         "FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' "
         "AND pid <> pg_backend_pid()"
     )
-    async with connected(url, isolation_level="REPEATABLE READ") as others:
+    async with open_connection(url, isolation_level="REPEATABLE READ") as others:
         await others.execute(text("SELECT 1"))  # from here on it sees things as they are now
         first = release.run(environment)
         await until(url, f"SELECT 1 {making} AND wait_event_type = 'Lock'")
@@ -221,7 +221,7 @@ async def test_the_old_release_serves_while_the_new_one_migrates(
     release.add(_migrations.INDEX)
     server = serve(RATE_LIMIT="off")
     async with user_of(server) as client, traffic(client) as (answers, seconds):
-        async with connected(url) as report:  # reads items, and takes its time
+        async with open_connection(url) as report:  # reads items, and takes its time
             await report.execute(text("SELECT count(*) FROM items"))
             migrator = release.run(environment)
             await until(url, "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE items%'")

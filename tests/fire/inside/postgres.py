@@ -22,7 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from app.platform.dev.postgres import POSTGRES
-from tests.conftest import connected, migrate, wait_for
+from tests.conftest import migrate, open_connection, run_sync
 from tests.fire._outages import (
     BOUND,
     PATIENCE,
@@ -59,11 +59,11 @@ def ask(server: Machine, statement: str) -> list[Any]:
     found: list[Any] = []
 
     async def run() -> None:
-        async with connected(url_of(server.port), isolation_level="AUTOCOMMIT") as connection:
+        async with open_connection(url_of(server.port), isolation_level="AUTOCOMMIT") as connection:
             answer = await connection.execute(text(statement))
             found.extend(answer.scalars() if answer.returns_rows else ())
 
-    wait_for(run())
+    run_sync(run())
     return found
 
 
@@ -71,7 +71,7 @@ def ask(server: Machine, statement: str) -> list[Any]:
 def _two() -> Iterator[tuple[Machine, Machine]]:
     with machine(POSTGRES, *LIMITS) as one, machine(POSTGRES, *LIMITS) as other:
         for server in (one, other):
-            wait_for(migrate(url_of(server.port)))
+            run_sync(migrate(url_of(server.port)))
         yield one, other
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import URL, make_url, text
 
 from tests.accounts import log_in, register
 from tests.actors import sign_in
-from tests.conftest import connected
+from tests.conftest import open_connection
 from tests.fire.conftest import FULL, Note
 from tests.system.conftest import serve as serve
 from tests.system.serving import Serve, Server
@@ -63,7 +63,7 @@ async def race_for_a_row(crowd: Crowd, ask: Ask, url: URL, item_id: str) -> list
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    async with connected(url) as holder, connected(url) as watcher:
+    async with open_connection(url) as holder, open_connection(url) as watcher:
         await holder.execute(text(f"SELECT 1 FROM items WHERE id = '{item_id}' FOR UPDATE"))
         racing = asyncio.create_task(race(crowd, ask))
         while (await watcher.execute(text(waiting))).scalar_one() < 4:

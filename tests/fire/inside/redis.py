@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 from app.platform.dev.valkey import VALKEY
 from app.platform.jobs.names import QUEUE
-from tests.conftest import connected, wait_for
+from tests.conftest import open_connection, run_sync
 from tests.fire._outages import (
     PATIENCE,
     Load,
@@ -199,10 +199,10 @@ def count(around: dict[str, str], statement: str) -> int:
     found: list[int] = []
 
     async def run() -> None:
-        async with connected(make_url(around["DATABASE_URL"])) as connection:
+        async with open_connection(make_url(around["DATABASE_URL"])) as connection:
             found.append((await connection.execute(text(statement))).scalar_one())
 
-    wait_for(run())
+    run_sync(run())
     return found[0]
 
 

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from app.auth import keys
 from app.settings import Settings
 from tests.auth.conftest import eventually
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 API = "https://api.example.com"
 ME = "/api/v1/auth/me"
@@ -103,14 +103,14 @@ def provider(hook: int) -> Iterator[Provider]:
 @pytest.fixture
 async def service(settings: Settings, provider: Provider) -> AsyncIterator[FastAPI]:
     changes = {"oidc_issuer": provider.issuer, "oidc_audience": API}
-    async with running(settings.model_copy(update=changes)) as app:
+    async with running_app(settings.model_copy(update=changes)) as app:
         await app.state.redis.flushdb()
         yield app
 
 
 @pytest.fixture
 async def caller(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client_of(service) as client:
+    async with client_for(service) as client:
         yield client
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 
 from app.settings import Settings
 from tests.actors import sign_in
-from tests.conftest import client_of, connected, running
+from tests.conftest import client_for, open_connection, running_app
 
 SERVER_CONNECTIONS = 3
 CLIENTS = 40
@@ -93,10 +93,10 @@ async def test_many_clients_share_few_server_connections(
             export = await client.post("/api/v1/items/export")
             statuses.update(a.status_code for a in (made, changed, read, listed, export))
 
-    async with running(through) as app, client_of(app) as client:
+    async with running_app(through) as app, client_for(app) as client:
         client.headers.update(await sign_in(client, "alice@example.com"))
         await asyncio.gather(*(use(client, number) for number in range(CLIENTS)))
-        async with connected(direct) as connection:
+        async with open_connection(direct) as connection:
             connections = (await connection.execute(count)).scalar_one()
     n = CLIENTS * ROUNDS
     assert statuses == {201: n, 200: 3 * n, 202: n}

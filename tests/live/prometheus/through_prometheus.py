@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from app.items.jobs import export_items
 from app.platform.http import routing
 from app.settings import Settings
-from tests.conftest import ROOT, running
+from tests.conftest import ROOT, running_app
 
 PATIENCE = 90
 JOBS = 12
@@ -52,7 +52,7 @@ def free_port() -> int:
 @asynccontextmanager
 async def served(settings: Settings, port: int) -> AsyncIterator[FastAPI]:
     """Serve a version that also has a route which fails, slowly."""
-    async with running(settings) as app:
+    async with running_app(settings) as app:
 
         async def well() -> str:
             return "well"

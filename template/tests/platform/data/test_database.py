@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.platform.base.errors import Conflict, Unavailable
 from app.platform.data.database import Database, ReadSession, SessionDep, create_engine, on_commit
 from app.settings import Settings
-from tests.conftest import client_of, connected, running
+from tests.conftest import client_for, open_connection, running_app
 
 PID = select(literal_column("pg_backend_pid()"))
 
@@ -24,7 +24,7 @@ PID = select(literal_column("pg_backend_pid()"))
 async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with at most two connections and an empty table ``notes``."""
     changes = {"db_pool_size": 1, "db_max_overflow": 1, "db_pool_timeout": 0.2}
-    async with running(module_settings.model_copy(update=changes)) as app:
+    async with running_app(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.transaction() as session:
             await session.execute(text("CREATE TABLE notes (body text UNIQUE DEFERRABLE)"))
         yield app
@@ -46,7 +46,7 @@ async def add_note(session: SessionDep, body: str, fail: bool = False) -> str:
 
 async def test_a_request_is_one_transaction(app: FastAPI) -> None:
     app.add_api_route("/notes", add_note, methods=["POST"])
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         assert (await client.post("/notes?body=kept")).status_code == 200
         assert (await client.post("/notes?body=lost&fail=true")).status_code == 409
     assert await stored_notes(app) == ["kept"]
@@ -59,7 +59,7 @@ async def test_a_failed_commit_becomes_an_error_response(app: FastAPI) -> None:
         return "done"
 
     app.add_api_route("/notes", violate_at_commit, methods=["POST"])
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         assert (await client.post("/notes")).status_code == 409
     assert await stored_notes(app) == []
 
@@ -101,7 +101,7 @@ async def test_reads_leave_no_transaction_open(app: FastAPI, module_settings: Se
     row = await ReadSession(app.state.db).first(PID)
     assert row is not None
     state = text("SELECT state FROM pg_stat_activity WHERE pid = :pid")
-    async with connected(make_url(module_settings.database_url.get_secret_value())) as admin:
+    async with open_connection(make_url(module_settings.database_url.get_secret_value())) as admin:
         assert await admin.scalar(state, {"pid": row[0]}) == "idle"
 
 
@@ -110,7 +110,7 @@ async def test_a_connection_lost_while_idle_is_replaced(module_settings: Setting
     engine = create_engine(module_settings.model_copy(update=changes))
     async with engine.connect() as connection:
         first = (await connection.execute(PID)).scalar_one()
-    async with connected(make_url(module_settings.database_url.get_secret_value())) as admin:
+    async with open_connection(make_url(module_settings.database_url.get_secret_value())) as admin:
         terminate = text("SELECT pg_terminate_backend(:pid, 10000)")  # waits until it has ended
         assert await admin.scalar(terminate, {"pid": first})
     async with engine.connect() as connection:
@@ -137,7 +137,7 @@ async def test_an_unresponsive_server_or_a_standby_invalidates_the_pool(
     module_settings: Settings, setup: str, statement: str
 ) -> None:
     changes = {"db_pool_size": 2, "db_max_overflow": 0, "db_statement_timeout": 1.0}
-    async with running(module_settings.model_copy(update=changes)) as app:
+    async with running_app(module_settings.model_copy(update=changes)) as app:
 
         async def fail(session: SessionDep) -> None:
             await session.execute(text(setup))
@@ -145,7 +145,7 @@ async def test_an_unresponsive_server_or_a_standby_invalidates_the_pool(
 
         app.add_api_route("/fail", fail)
         before = await pids(app.state.db.engine)
-        async with client_of(app) as client:
+        async with client_for(app) as client:
             response = await client.get("/fail")
         assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
         assert not before & await pids(app.state.db.engine)
@@ -155,9 +155,7 @@ async def test_a_connection_lost_during_the_commit_is_an_unknown_outcome(app: Fa
     body = "BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END"
     async with app.state.db.transaction() as session:
         await session.execute(
-            text(
-                f"CREATE OR REPLACE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS '{body}'"
-            )
+            text(f"CREATE OR REPLACE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS '{body}'")
         )
         await session.execute(
             text(
@@ -166,20 +164,20 @@ async def test_a_connection_lost_during_the_commit_is_an_unknown_outcome(app: Fa
             )
         )
     app.add_api_route("/notes", add_note, methods=["POST"])
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         response = await client.post("/notes?body=perhaps")
     assert (response.status_code, response.json()["code"]) == (503, "outcome_unknown")
 
 
 async def test_a_slow_statement_times_out(module_settings: Settings) -> None:
     changes = {"db_statement_timeout": 0.2}
-    async with running(module_settings.model_copy(update=changes)) as app:
+    async with running_app(module_settings.model_copy(update=changes)) as app:
 
         async def sleep(session: SessionDep) -> None:
             await session.execute(text("SELECT pg_sleep(30)"))
 
         app.add_api_route("/sleep", sleep)
-        async with client_of(app) as client:
+        async with client_for(app) as client:
             response: httpx2.Response = await client.get("/sleep")
         assert response.status_code == 503
         assert response.headers["Retry-After"]
@@ -190,7 +188,7 @@ async def test_a_cancelled_transaction_returns_its_connection(app: FastAPI) -> N
         await session.execute(text("SELECT pg_sleep(30)"))
 
     app.add_api_route("/hold", hold)
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         for _ in range(4):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.1):
@@ -230,7 +228,7 @@ async def test_errors_do_not_contain_parameter_values(app: FastAPI) -> None:
 async def test_concurrent_reads_open_no_connections_beyond_the_pool(
     module_settings: Settings,
 ) -> None:
-    async with running(module_settings) as app:
+    async with running_app(module_settings) as app:
         read_session = ReadSession(app.state.db)
         seen = set()
         for _ in range(5):

@@ -14,34 +14,34 @@ from sqlalchemy import URL, Connection, inspect, make_url, text
 
 from app.platform.data.database import Base
 from app.settings import Settings
-from tests.commands import run
-from tests.conftest import ROOT, connected, migrate, wait_for
+from tests.commands import run_command
+from tests.conftest import ROOT, migrate, open_connection, run_sync
 
 NewDatabase = Callable[..., URL]
 
 
 async def tables(url: URL) -> set[str]:
-    async with connected(url) as connection:
+    async with open_connection(url) as connection:
         names = await connection.run_sync(lambda c: inspect(c).get_table_names())
     return set(names) - {"alembic_version"}
 
 
 async def test_the_migrated_schema_matches_the_models(
-    new_database: NewDatabase, migrated: str
+    create_database: NewDatabase, migrated_template: str
 ) -> None:
     def differences(connection: Connection) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         result: list[Any] = compare_metadata(context, Base.metadata)
         return result
 
-    async with connected(new_database(migrated)) as connection:
+    async with open_connection(create_database(migrated_template)) as connection:
         assert await connection.run_sync(differences) == []
 
 
 async def test_migrations_can_be_reverted_and_reapplied(
-    new_database: NewDatabase, migrated: str
+    create_database: NewDatabase, migrated_template: str
 ) -> None:
-    url = new_database(migrated)
+    url = create_database(migrated_template)
     before = await tables(url)
     await migrate(url, "base", down=True)
     assert await tables(url) == set()
@@ -53,22 +53,22 @@ async def applied_revisions(url: URL) -> set[str]:
     def heads(connection: Connection) -> set[str]:
         return {*MigrationContext.configure(connection).get_current_heads()}
 
-    async with connected(url) as connection:
+    async with open_connection(url) as connection:
         return await connection.run_sync(heads)
 
 
 async def insert_revision(url: URL, revision: str) -> None:
     table = "CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)"
-    async with connected(url) as connection:
+    async with open_connection(url) as connection:
         await connection.execute(text(table))  # the service may have no migrations yet
         await connection.execute(text(f"INSERT INTO alembic_version VALUES ('{revision}')"))
         await connection.commit()
 
 
 async def test_revisions_of_a_removed_component_are_ignored(
-    new_database: NewDatabase,
+    create_database: NewDatabase,
 ) -> None:
-    url = new_database()
+    url = create_database()
     await migrate(url)
     before = await applied_revisions(url)
     await insert_revision(url, "removed_0003")
@@ -82,17 +82,17 @@ def test_check_accepts_revisions_of_a_removed_component(
     fresh_settings: Settings, environment: dict[str, str]
 ) -> None:
     url = make_url(fresh_settings.database_url.get_secret_value())
-    wait_for(insert_revision(url, "removed_0003"))
-    assert "ok  migrations   all applied" in run("check", env=environment).stdout
+    run_sync(insert_revision(url, "removed_0003"))
+    assert "ok  migrations   all applied" in run_command("check", env=environment).stdout
 
 
 async def test_a_database_ahead_of_the_code_is_rejected(
-    new_database: NewDatabase, migrated: str
+    create_database: NewDatabase, migrated_template: str
 ) -> None:
-    known = await applied_revisions(new_database(migrated))
+    known = await applied_revisions(create_database(migrated_template))
     unknown = ["0123456789ab", *(f"{each[:-4]}9999" for each in known if "_0" in each)]
     for revision in unknown:
-        url = new_database(migrated)
+        url = create_database(migrated_template)
         await insert_revision(url, revision)
         with pytest.raises(CommandError, match=revision):
             await migrate(url)
@@ -108,7 +108,7 @@ def lint(sql: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_no_migration_blocks_queries(environment: dict[str, str], tmp_path: Path) -> None:
-    migrate = run("migrate", "--sql", env=environment)
+    migrate = run_command("migrate", "--sql", env=environment)
     assert migrate.returncode == 0, migrate.stderr
     report = lint(migrate.stdout, tmp_path)
     assert report.returncode == 0, report.stdout

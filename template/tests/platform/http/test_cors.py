@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from app.platform.http import cors
 from app.platform.settings import SettingsError
 from app.settings import Settings, get_settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 OURS = "https://app.example.com"
 THEIRS = "https://evil.test"
@@ -17,7 +17,7 @@ URL = "/health/live"
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     changed = settings.model_copy(update={"cors_origins": [OURS], "cors_allow_credentials": True})
-    async with running(changed) as app, client_of(app) as client:
+    async with running_app(changed) as app, client_for(app) as client:
         yield client
 
 
@@ -62,7 +62,7 @@ async def test_a_part_can_allow_a_header_of_its_own(settings: Settings) -> None:
     cors.allow(service, "X-One")
     cors.allow(service, "X-Two")
     cors.setup(service, changed)
-    async with client_of(service) as client:
+    async with client_for(service) as client:
         asked = await client.options(URL, headers=preflight(OURS, headers="x-one,x-two,if-match"))
 
     assert asked.status_code == 200
@@ -76,7 +76,7 @@ async def test_other_pages_can_not_read_an_answer(client: httpx2.AsyncClient) ->
 
 async def test_our_pages_can_read_errors_that_no_route_made(settings: Settings) -> None:
     changes = {"cors_origins": [OURS], "max_in_flight": 0}
-    async with running(settings.model_copy(update=changes)) as app, client_of(app) as client:
+    async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
         answer = await client.get("/api/v1/no-such-thing", headers={"Origin": OURS})
 
     assert answer.status_code == 503
@@ -84,7 +84,7 @@ async def test_our_pages_can_read_errors_that_no_route_made(settings: Settings) 
 
 
 async def test_by_default_no_page_may_call(settings: Settings) -> None:
-    async with running(settings) as app, client_of(app) as client:
+    async with running_app(settings) as app, client_for(app) as client:
         asked = await client.options(URL, headers=preflight(OURS))
         answer = await client.get(URL, headers={"Origin": OURS})
 

@@ -7,14 +7,14 @@ from fastapi import FastAPI
 
 from app.platform.http.health import Readiness
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 # Nothing listens there: port 9 is "discard", and below what anyone may bind.
 AWAY = {"redis_url": "redis://127.0.0.1:9/0", "database_url": "postgresql+asyncpg://127.0.0.1:9/x"}
 
 
 async def ready(app: FastAPI) -> httpx2.Response:
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         return await client.get("/health/ready")
 
 
@@ -33,23 +33,23 @@ async def test_all_is_well(client: httpx2.AsyncClient) -> None:
 
 
 async def test_without_postgres_it_lives_and_is_not_ready(settings: Settings) -> None:
-    async with running(without(settings, "database_url")) as app:
+    async with running_app(without(settings, "database_url")) as app:
         answer = await ready(app)
         assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
         assert answer.json()["checks"]["postgres"]["status"] == "down"
         assert "127.0.0.1" not in answer.text
-        async with client_of(app) as client:
+        async with client_for(app) as client:
             assert (await client.get("/health/live")).status_code == 200
 
 
 async def test_without_redis_it_is_degraded(settings: Settings) -> None:
-    async with running(without(settings, "redis_url")) as app:
+    async with running_app(without(settings, "redis_url")) as app:
         answer = await ready(app)
         assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
 
 
 async def test_while_draining_it_is_not_ready(settings: Settings) -> None:
-    async with running(settings) as app:
+    async with running_app(settings) as app:
         app.state.draining = True
         answer = await ready(app)
         assert (answer.status_code, answer.json()["draining"]) == (503, True)

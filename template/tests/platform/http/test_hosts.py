@@ -4,7 +4,7 @@ import httpx2
 import pytest
 
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 URL = "/api/v1/no-such-thing"  # 404, once it gets that far
 
@@ -13,7 +13,7 @@ URL = "/api/v1/no-such-thing"  # 404, once it gets that far
 async def client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     hosts = ["api.example.com", "*.example.org"]
     changed = settings.model_copy(update={"allowed_hosts": hosts})
-    async with running(changed) as app, client_of(app) as client:
+    async with running_app(changed) as app, client_for(app) as client:
         yield client
 
 
@@ -67,7 +67,7 @@ async def test_probes_come_by_address(client: httpx2.AsyncClient) -> None:
 
 
 async def test_by_default_every_host_is_answered(settings: Settings) -> None:
-    async with running(settings) as app, client_of(app) as client:
+    async with running_app(settings) as app, client_for(app) as client:
         answer = await client.get(URL, headers={"Host": "whatever.test"})
 
     assert answer.status_code == 404

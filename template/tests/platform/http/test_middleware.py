@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from app.platform.base import context
 from app.platform.http import routing
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 SLOW = 0.4  # seconds: longer than the deadline of these tests
 
@@ -20,7 +20,7 @@ SLOW = 0.4  # seconds: longer than the deadline of these tests
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with a short deadline, room for two requests, and routes that misbehave."""
     changes = {"request_timeout": 0.2, "max_in_flight": 2, "max_body_size": 1000}
-    async with running(settings.model_copy(update=changes)) as app:
+    async with running_app(settings.model_copy(update=changes)) as app:
         app.state.release = asyncio.Event()
 
         async def ids() -> dict[str, str]:
@@ -63,7 +63,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 async def client(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client_of(service) as client:
+    async with client_for(service) as client:
         yield client
 
 
@@ -94,8 +94,8 @@ async def test_every_answer_has_the_security_headers(client: httpx2.AsyncClient,
 
 async def test_production_asks_for_https(settings: Settings) -> None:
     async with (
-        running(settings.model_copy(update={"environment": "production"})) as app,
-        client_of(app) as client,
+        running_app(settings.model_copy(update={"environment": "production"})) as app,
+        client_for(app) as client,
     ):
         headers = (await client.get("/health/live")).headers
     assert headers["strict-transport-security"] == "max-age=63072000; includeSubDomains"

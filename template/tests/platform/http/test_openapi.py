@@ -6,7 +6,7 @@ import httpx2
 from fastapi import FastAPI
 
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 
 async def test_the_page_works_offline(client: httpx2.AsyncClient) -> None:
@@ -25,7 +25,7 @@ async def test_the_page_works_offline(client: httpx2.AsyncClient) -> None:
 
 async def test_the_page_is_off_in_production(settings: Settings) -> None:
     production = settings.model_copy(update={"environment": "production"})
-    async with running(production) as app, client_of(app) as client:
+    async with running_app(production) as app, client_for(app) as client:
         assert (await client.get("/docs")).status_code == 404
         assert (await client.get("/openapi.json")).status_code == 200
 

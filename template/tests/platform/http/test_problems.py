@@ -14,7 +14,7 @@ from app.platform.data.database import SessionDep
 from app.platform.data.redis import RedisDep
 from app.platform.http.problems import Problem
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 PROBLEM = "application/problem+json"
 
@@ -46,7 +46,7 @@ async def remember(cache: RedisDep) -> None:
 
 @pytest.fixture(scope="module")
 async def routes(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running(settings) as app:
+    async with running_app(settings) as app:
         app.add_api_route("/take", take, methods=["POST"])
         app.add_api_route("/refuse", refuse)
         app.add_api_route("/fail", fail)
@@ -56,7 +56,7 @@ async def routes(settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 async def client(routes: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client_of(routes) as client:
+    async with client_for(routes) as client:
         yield client
 
 
@@ -161,7 +161,7 @@ async def test_redis_that_is_away_is_said_to_be(
 ) -> None:
     address = f"redis://127.0.0.1:{silent if answers else 1}/0"
     changes = {"redis_url": SecretStr(address), "redis_timeout": 0.2}
-    async with running(settings.model_copy(update=changes)) as app, client_of(app) as client:
+    async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
         app.add_api_route("/remember", remember)
         answer = await client.get("/remember")
     assert (problem(answer).status, answer.headers["Retry-After"]) == (503, "1")

@@ -11,7 +11,7 @@ from starlette.routing import Mount
 from app.platform.http import problems, routing
 from app.platform.settings import offline_settings
 from app.settings import Settings
-from tests.conftest import client_of
+from tests.conftest import client_for
 
 
 def _answer(name: str) -> Any:
@@ -78,7 +78,7 @@ async def test_the_index_answers_as_the_search_does(method: str, path: str) -> N
 
 
 async def _ask(app: FastAPI, method: str, path: str) -> httpx2.Response:
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         return await client.request(method, path)
 
 

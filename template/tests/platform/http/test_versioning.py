@@ -9,7 +9,7 @@ from app import api
 from app.platform.base.errors import NotFound
 from app.platform.http import versioning
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 router = APIRouter()
 
@@ -40,7 +40,7 @@ def two_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_versions")
 async def test_a_deprecated_version_says_so(settings: Settings) -> None:
-    async with running(settings) as app, client_of(app) as client:
+    async with running_app(settings) as app, client_for(app) as client:
         for path in ("thing", "gone", "nowhere"):
             old = await client.get(f"/api/v1/{path}")
             assert old.headers["Deprecation"] == "@1767225600"

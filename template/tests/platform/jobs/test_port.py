@@ -13,7 +13,7 @@ from app.platform.base.errors import Conflict
 from app.platform.jobs import Jobs, JobStatus, job, registry, status_headers
 from app.settings import Settings
 from tests.actors import sign_in
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 from tests.platform.jobs import samples
 
 router = APIRouter()
@@ -36,7 +36,7 @@ async def change_your_mind(jobs: Jobs) -> None:
 
 @pytest.fixture
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running(module_settings) as app:
+    async with running_app(module_settings) as app:
         app.include_router(router)
         await app.state.redis.flushdb()
         yield app
@@ -44,7 +44,7 @@ async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 async def caller(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client_of(service) as client:
+    async with client_for(service) as client:
         client.headers.update(await sign_in(client, "carol@example.com"))
         yield client
 
@@ -65,7 +65,7 @@ async def test_a_job_is_none_of_another_callers_business(
     service: FastAPI, caller: httpx2.AsyncClient
 ) -> None:
     where = (await caller.post("/notes", params={"text": "mine"})).headers["location"]
-    async with client_of(service) as other:
+    async with client_for(service) as other:
         other.headers.update(await sign_in(other, "mallory@example.com"))
         same = other.headers.get("authorization") == caller.headers.get("authorization")
         assert (await other.get(where)).status_code == (200 if same else 404)

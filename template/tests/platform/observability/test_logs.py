@@ -13,7 +13,7 @@ from app.platform.base import context
 from app.platform.http import routing
 from app.platform.observability import logs
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 
 def lines(capfd: pytest.CaptureFixture[str], **having: str) -> list[dict[str, Any]]:
@@ -24,7 +24,7 @@ def lines(capfd: pytest.CaptureFixture[str], **having: str) -> list[dict[str, An
 
 @pytest.fixture
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running(settings) as app:
+    async with running_app(settings) as app:
 
         async def show(thing: str) -> str:
             context.current().user_id = "user-7"
@@ -47,7 +47,7 @@ async def request_lines(
     service: FastAPI, capfd: pytest.CaptureFixture[str], *paths: str
 ) -> list[dict[str, Any]]:
     capfd.readouterr()
-    async with client_of(service) as client:
+    async with client_for(service) as client:
         for path in paths:
             await client.get(path, headers={"X-Request-ID": "r-1", "Cookie": "session=s3cret"})
     service.state.access_log.flush()
@@ -82,7 +82,7 @@ async def test_a_failed_request_is_written_at_once_and_so_is_its_traceback(
     service: FastAPI, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
-    async with client_of(service) as client:
+    async with client_for(service) as client:
         await client.get("/fail", headers={"X-Request-ID": "r-2"})
     error, request = lines(capfd, request_id="r-2")
     assert request["status"] == 500
@@ -95,7 +95,7 @@ async def test_a_failed_request_is_written_at_once_and_so_is_its_traceback(
 async def test_requests_that_went_well_can_be_sampled_and_others_not(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async with running(settings.model_copy(update={"access_log_sample_rate": 0.0})) as app:
+    async with running_app(settings.model_copy(update={"access_log_sample_rate": 0.0})) as app:
         found = await request_lines(app, capfd, "/openapi.json", "/nowhere", "/openapi.json")
     assert [line["status"] for line in found] == [404]
 

@@ -15,14 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from app.platform.http import routing
 from app.platform.observability import metrics
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 COUNT = f"{metrics.DURATION}_count"
 
 
 @pytest.fixture
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running(settings) as app:
+    async with running_app(settings) as app:
 
         async def show(thing: str) -> str:
             return thing
@@ -38,7 +38,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 async def client(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client_of(service) as client:
+    async with client_for(service) as client:
         yield client
 
 
@@ -84,7 +84,7 @@ async def test_code_that_blocks_the_event_loop_shows(
 
     monkeypatch.setattr(metrics, "INTERVAL", 0.1)
     lags = []
-    async with running(settings) as app, client_of(app) as own:
+    async with running_app(settings) as app, client_for(app) as own:
         for _ in range(20):  # the answer may come after the next, smaller, measurement
             await asyncio.sleep(0.05)
             time.sleep(0.4)  # noqa: ASYNC251 (what is measured)
@@ -139,7 +139,7 @@ async def test_a_part_adds_what_it_knows_and_one_that_fails_takes_nothing_else_a
 
 
 async def test_metrics_can_have_a_port_of_their_own(settings: Settings) -> None:
-    async with running(settings.model_copy(update={"metrics_port": 9100})) as app:
+    async with running_app(settings.model_copy(update={"metrics_port": 9100})) as app:
         transport = httpx2.ASGITransport(app)
         async with httpx2.AsyncClient(transport=transport) as client:
             assert (await client.get("http://test:80/metrics")).status_code == 404

@@ -18,7 +18,7 @@ from app.platform.server.connection_limits import (
     ConnectionReaper,
 )
 from app.settings import Settings
-from tests.conftest import running
+from tests.conftest import running_app
 
 KEEP_ALIVE = 75
 ALIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -84,7 +84,7 @@ class Listener:
 @asynccontextmanager
 async def listening(settings: Settings, **changes: object) -> AsyncIterator[Listener]:
     async with (
-        running(settings.model_copy(update=changes)) as app,
+        running_app(settings.model_copy(update=changes)) as app,
         served(app) as listener,
     ):
         yield listener

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from app.platform.observability import logs
 from app.platform.settings import SettingsError, load_settings, rename_hints
 from app.settings import Settings
-from tests.commands import run
+from tests.commands import run_command
 from tests.required import REQUIRED
 
 
@@ -88,7 +88,7 @@ def test_the_log_says_what_to_rename_when_the_service_starts(
 
 
 def test_app_check_says_what_to_rename(environment: dict[str, str]) -> None:
-    result = run("check", env={**environment, "DB_CONNECTIONS_SPARE": "1"})
+    result = run_command("check", env={**environment, "DB_CONNECTIONS_SPARE": "1"})
     assert result.returncode == 0
     hint = "DB_CONNECTIONS_SPARE is deprecated: rename it to DB_RESERVED_CONNECTIONS"
     assert f"warning  settings     {hint}" in result.stdout

@@ -6,19 +6,19 @@ import httpx2
 import pytest
 
 from app.settings import Settings
-from tests.commands import Finished, run
-from tests.conftest import client_of, running
+from tests.commands import CommandResult, run_command
+from tests.conftest import client_for, running_app
 
 ME = "/api/v1/auth/me"
 
 
-def keys(env: dict[str, str], *arguments: str) -> Finished:
-    return run("keys", *arguments, env=env)
+def keys(env: dict[str, str], *arguments: str) -> CommandResult:
+    return run_command("keys", *arguments, env=env)
 
 
 @pytest.fixture
 async def client(fresh_settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with running(fresh_settings) as app, client_of(app) as client:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
         yield client
 
 

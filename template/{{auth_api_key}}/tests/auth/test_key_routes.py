@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from app.auth import key_text
 from tests.actors import AS_ADMIN, KEYS, key_in, sign_in
-from tests.conftest import client_of
+from tests.conftest import client_for
 
 ME = "/api/v1/auth/me"
 EMAIL = "carol@example.com"
@@ -20,7 +20,7 @@ EMAIL = "carol@example.com"
 @pytest.fixture
 async def carol(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """A caller who may look after her keys."""
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         client.headers.update(await sign_in(client, EMAIL, "keys", "items:read"))
         yield client
 

@@ -13,7 +13,7 @@ from app.auth import key_text
 from app.auth.models import ApiKey
 from app.settings import Settings
 from tests.actors import key_in, sign_in
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 ME = "/api/v1/auth/me"
 
@@ -44,7 +44,7 @@ def test_a_secret_has_256_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_mistyped_key_costs_no_query(
     fresh_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(fresh_settings) as app, client_of(app) as client:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
         headers = await sign_in(client, "alice@example.com")
         app.state.read_session = None  # whoever asks the database fails
         good = headers["Authorization"]
@@ -83,7 +83,7 @@ async def test_use_is_written_down_once_a_minute(app: FastAPI, alice: httpx2.Asy
 
 
 async def test_of_many_uses_at_once_all_are_served(fresh_settings: Settings) -> None:
-    async with running(fresh_settings) as app, client_of(app) as client:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
         client.headers.update(await sign_in(client, "alice@example.com"))
         answers = await asyncio.gather(*(client.get(ME) for _ in range(40)))
 
@@ -93,10 +93,10 @@ async def test_of_many_uses_at_once_all_are_served(fresh_settings: Settings) -> 
 async def test_the_prefix_is_a_setting_and_keys_with_another_stay_good(
     fresh_settings: Settings,
 ) -> None:
-    async with running(fresh_settings) as app, client_of(app) as client:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
         old = await sign_in(client, "alice@example.com")
     renamed = fresh_settings.model_copy(update={"api_key_prefix": "acme"})
-    async with running(renamed) as app, client_of(app) as client:
+    async with running_app(renamed) as app, client_for(app) as client:
         new = await sign_in(client, "alice@example.com")
         answers = [await client.get(ME, headers=headers) for headers in (old, new)]
 

@@ -14,7 +14,7 @@ from app.auth.models import Account, LoginSession
 from app.platform.base import signing
 from app.settings import Settings
 from tests.accounts import log_in, register
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 EMAIL = "ada@example.com"
 Pair = dict[str, Any]
@@ -163,7 +163,7 @@ async def test_sessions_that_are_over_are_forgotten_at_the_next_login(
 @pytest.fixture
 async def real_client(fresh_settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     """A caller of an app whose requests have connections of their own."""
-    async with running(fresh_settings) as app, client_of(app) as client:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         yield client
 

@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from app.auth import CurrentUser, User, require, user_id
 from app.platform.http.rate_limit import limit
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 URL = "/api/v1/guarded"
 
@@ -16,7 +16,7 @@ async def guarded(caller: CurrentUser, admin: Annotated[User, require("admin")])
 
 
 async def test_anybody_may_everything(settings: Settings) -> None:
-    async with running(settings) as app, client_of(app) as client:
+    async with running_app(settings) as app, client_for(app) as client:
         app.add_api_route(URL, guarded)
         plain = await client.get(URL)
         with_token = await client.get(URL, headers={"Authorization": "Bearer whatever"})
@@ -26,7 +26,7 @@ async def test_anybody_may_everything(settings: Settings) -> None:
 
 
 async def test_a_limit_by_caller_counts_all_together(settings: Settings) -> None:
-    async with running(settings) as app, client_of(app) as client:
+    async with running_app(settings) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         app.add_api_route(URL, guarded, dependencies=[limit("e", "1/hour", by=user_id)])
         answers = [await client.get(URL) for _ in range(2)]

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.platform.dev.provider import Provider, create_app
 from app.settings import Settings
-from tests.conftest import running
+from tests.conftest import running_app
 
 CONFIGURATION = "/.well-known/openid-configuration"
 JWKS = "/jwks"
@@ -97,6 +97,6 @@ def trusting(settings: Settings, peer: Peer) -> Settings:
 @pytest.fixture
 async def service(trusting: Settings) -> AsyncIterator[FastAPI]:
     """A service that has not asked its provider for anything yet."""
-    async with running(trusting) as app:
+    async with running_app(trusting) as app:
         await app.state.redis.flushdb()
         yield app

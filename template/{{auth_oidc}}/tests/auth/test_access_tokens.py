@@ -14,7 +14,7 @@ from app.settings import Settings
 from tests.actors import sign_in
 from tests.auth.conftest import Peer
 from tests.auth.forged import NOW, WRONG_CLAIMS
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 ME = "/api/v1/auth/me"
 
@@ -36,7 +36,7 @@ async def known(peer: Peer) -> AsyncIterator[Peer]:
 
 
 async def me(app: FastAPI, headers: dict[str, str]) -> httpx2.Response:
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         return await client.get(ME, headers=headers)
 
 
@@ -87,7 +87,7 @@ async def test_scopes_are_found_where_the_provider_puts_them(
 ) -> None:
     names = ["scope", "scp", "roles", "realm_access.roles", "https://example.com/roles"]
     changed = trusting.model_copy(update={"oidc_scope_claims": names})
-    async with running(changed) as app:
+    async with running_app(changed) as app:
         answer = await me(app, known.headers(**claims))
 
     assert answer.json()["scopes"] == ["a", "b"]
@@ -122,9 +122,9 @@ async def test_an_id_is_made_from_issuer_and_subject_alone(
 async def test_an_algorithm_that_is_not_wanted_is_refused(trusting: Settings, known: Peer) -> None:
     strict = trusting.model_copy(update={"oidc_algorithms": ["RS256", "EdDSA", "ES256"]})
     stricter = trusting.model_copy(update={"oidc_algorithms": ["RS256"]})
-    async with running(strict) as app:
+    async with running_app(strict) as app:
         accepted = await me(app, known.headers())
-    async with running(stricter) as app:
+    async with running_app(stricter) as app:
         refused = await me(app, known.headers())
 
     # The provider's only key is for an algorithm that the second service does not accept.

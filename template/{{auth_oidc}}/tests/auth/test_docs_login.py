@@ -10,7 +10,7 @@ import httpx2
 from fastapi import FastAPI
 
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 ME = "/api/v1/auth/me"
 REDIRECT = "http://localhost:8000/docs/oauth2-redirect"
@@ -98,7 +98,7 @@ async def test_the_page_knows_its_client_and_may_call_the_provider(
 
 async def test_without_a_client_the_page_has_no_login(settings: Settings) -> None:
     changed = settings.model_copy(update={"oidc_client_id": ""})
-    async with running(changed) as app, client_of(app) as client:
+    async with running_app(changed) as app, client_for(app) as client:
         page = await client.get("/docs")
         redirect = await client.get("/docs/oauth2-redirect")
 
@@ -109,7 +109,7 @@ async def test_without_a_client_the_page_has_no_login(settings: Settings) -> Non
 
 async def test_parameters_that_a_provider_wants_are_added(settings: Settings) -> None:
     changed = settings.model_copy(update={"oidc_login_parameters": "audience=https://a.example"})
-    async with running(changed) as app, client_of(app) as client:
+    async with running_app(changed) as app, client_for(app) as client:
         page = await client.get("/docs")
 
     assert '"audience": "https://a.example"' in page.text

@@ -17,14 +17,14 @@ from app.auth.discovery import ProviderError, read_keys
 from app.auth.keys import Keys
 from app.settings import Settings
 from tests.auth.conftest import CONFIGURATION, JWKS, Peer, eventually
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 ME = "/api/v1/auth/me"
 
 
 @pytest.fixture
 async def caller(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client_of(service) as client:
+    async with client_for(service) as client:
         yield client
 
 
@@ -183,7 +183,7 @@ async def test_a_short_deadline_of_one_request_is_none_of_the_fetch(
 ) -> None:
     peer.delay = 1.0
     short = trusting.model_copy(update={"request_timeout": 0.5})
-    async with peer.up(), running(short) as app, client_of(app) as client:
+    async with peer.up(), running_app(short) as app, client_for(app) as client:
         codes = [await status(client, peer.headers())]
         end = time.monotonic() + 60
         while codes[-1] != 200 and time.monotonic() < end:

@@ -13,7 +13,7 @@ from app.auth import revocations
 from app.settings import Settings
 from tests.actors import AUTH, issue, logout_claims, sign_in, tell_of_logout
 from tests.auth.forged import EVENT
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 ME = f"{AUTH}/me"
 # Nothing listens there: port 9 is "discard", and below what anyone may bind.
@@ -112,7 +112,7 @@ async def test_an_access_token_logs_nobody_out(
 
 async def test_no_client_may_log_out_unless_it_is_named(settings: Settings) -> None:
     nobody = settings.model_copy(update={"oidc_logout_clients": []})
-    async with running(nobody) as app, client_of(app) as client:
+    async with running_app(nobody) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         headers = await sign_in(client, "alice@example.com")
         claims = logout_claims(headers["Authorization"][7:], sub="alice@example.com")
@@ -124,10 +124,10 @@ async def test_no_client_may_log_out_unless_it_is_named(settings: Settings) -> N
 
 async def test_a_logout_is_felt_by_all_processes(settings: Settings) -> None:
     async with (
-        running(settings) as one,
-        running(settings) as two,
-        client_of(one) as here,
-        client_of(two) as there,
+        running_app(settings) as one,
+        running_app(settings) as two,
+        client_for(one) as here,
+        client_for(two) as there,
     ):
         await one.state.redis.flushdb()
         headers = await sign_in(here, "alice@example.com")
@@ -154,7 +154,7 @@ def without_redis(settings: Settings, **changes: Any) -> Settings:
 async def test_without_redis_tokens_are_good_and_a_logout_says_that_it_failed(
     settings: Settings,
 ) -> None:
-    async with running(without_redis(settings)) as app, client_of(app) as client:
+    async with running_app(without_redis(settings)) as app, client_for(app) as client:
         headers = await sign_in(client, "alice@example.com")
         codes = [(await client.get(ME, headers=headers)).status_code for _ in range(3)]
         logout = await client.post(f"{AUTH}/logout", headers=headers)
@@ -166,7 +166,7 @@ async def test_without_redis_tokens_are_good_and_a_logout_says_that_it_failed(
 
 async def test_without_redis_nobody_is_believed_if_that_is_wanted(settings: Settings) -> None:
     strict = without_redis(settings, oidc_revocation_fail_open=False)
-    async with running(strict) as app, client_of(app) as client:
+    async with running_app(strict) as app, client_for(app) as client:
         answer = await client.get(ME, headers=await sign_in(client, "alice@example.com"))
 
     assert answer.status_code == 503
@@ -174,7 +174,7 @@ async def test_without_redis_nobody_is_believed_if_that_is_wanted(settings: Sett
 
 
 async def test_redis_is_asked_again_when_it_is_back(settings: Settings) -> None:
-    async with running(settings) as app, client_of(app) as client:
+    async with running_app(settings) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         headers = await sign_in(client, "alice@example.com")
         await client.post(f"{AUTH}/logout", headers=headers)

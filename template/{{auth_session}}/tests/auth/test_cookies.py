@@ -12,7 +12,7 @@ from app.auth.models import LoginSession
 from app.settings import Settings
 from tests.accounts import AUTH, log_in, register
 from tests.auth.browser import EMAIL, browser_of, cookies_set, logged_in, status
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def test_in_production_cookies_are_kept_from_scripts_and_from_other_hosts(
     fresh_settings: Settings,
 ) -> None:
     production = fresh_settings.model_copy(update={"environment": "production"})
-    async with running(production) as app, browser_of(app) as browser:
+    async with running_app(production) as app, browser_of(app) as browser:
         await register(browser, EMAIL)
         answer = await log_in(browser, EMAIL)
         assert await status(browser) == 200
@@ -52,7 +52,7 @@ async def test_in_production_cookies_are_kept_from_scripts_and_from_other_hosts(
 
 
 async def test_elsewhere_they_work_over_plain_http(app: FastAPI) -> None:
-    async with client_of(app) as browser:
+    async with client_for(app) as browser:
         await logged_in(browser)
         assert await status(browser) == 200
 
@@ -100,7 +100,7 @@ async def test_a_session_that_somebody_planted_is_not_taken_over(
 
 @pytest.mark.parametrize("made_up", ["x", "A" * 64, "../" * 20, "é"])
 async def test_a_cookie_that_is_made_up_hinders_no_login(app: FastAPI, made_up: str) -> None:
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         await register(client, EMAIL)
         header = {b"Cookie": b"session=" + made_up.encode()}
         form = {"username": EMAIL, "password": "correct horse battery"}

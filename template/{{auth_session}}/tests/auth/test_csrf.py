@@ -12,7 +12,7 @@ from app.platform.base.errors import Forbidden
 from app.settings import Settings
 from tests.accounts import AUTH, PASSWORD, register
 from tests.auth.browser import EMAIL, browser_of, cookies_set, logged_in, status
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 PARTNER = "https://app.example.com"
 EVIL = "https://evil.test"
@@ -85,7 +85,7 @@ async def test_a_page_of_another_site_changes_nothing_even_with_the_token(
 
 @pytest.mark.parametrize("origin", ["https://test", None])
 async def test_an_old_browser_is_known_by_its_origin(app: FastAPI, origin: str | None) -> None:
-    async with client_of(app) as browser:
+    async with client_for(app) as browser:
         csrf = await logged_in(browser)
         headers = {"X-CSRF-Token": csrf} | ({"Origin": "http://test"} if origin else {})
 
@@ -113,7 +113,7 @@ async def test_pages_that_are_named_may_if_they_may_have_cookies(
     changes = {"cors_origins": [PARTNER], "cors_allow_credentials": credentials}
     page = {"Sec-Fetch-Site": "same-site", "Origin": PARTNER}
     changed_settings = fresh_settings.model_copy(update=changes)
-    async with running(changed_settings) as app, browser_of(app) as browser:
+    async with running_app(changed_settings) as app, browser_of(app) as browser:
         csrf = await logged_in(browser)
         asked = {"Access-Control-Request-Method": "POST", "Origin": PARTNER}
         asked["Access-Control-Request-Headers"] = "x-csrf-token"

@@ -15,7 +15,7 @@ from redis import Redis
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 
-from tests.conftest import connected, test_settings
+from tests.conftest import make_settings, open_connection
 from tests.deploy.events import Event, function_url, http_api
 from tests.deploy.runtime import PATIENCE, Function, content
 from tests.deploy.stack import resources
@@ -27,15 +27,15 @@ Start = Callable[..., Function]
 
 @pytest.fixture(scope="module")
 def variables(
-    new_database: Callable[..., URL], migrated: str, servers: dict[str, str]
+    create_database: Callable[..., URL], migrated_template: str, server_urls: dict[str, str]
 ) -> dict[str, str]:
     """The variables of the function: those of the stack, with this run's servers."""
-    settings = test_settings(new_database(migrated), servers)
+    settings = make_settings(create_database(migrated_template), server_urls)
     stack: dict[str, str] = FUNCTION["Environment"]["Variables"]
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
         **{name: value for name, value in stack.items() if not value.startswith("!")},
-        **servers,
+        **server_urls,
         "ENVIRONMENT": "test",
         "SECRET_KEY": settings.secret_key.get_secret_value(),
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -187,7 +187,7 @@ async def test_a_thawed_function_finds_its_connections_again(
     os.kill(function.process.pid, signal.SIGSTOP)
     url = make_url(variables["DATABASE_URL"])
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
-    async with connected(url.set(database="postgres")) as connection:
+    async with open_connection(url.set(database="postgres")) as connection:
         ended = await connection.execute(text(end), {"name": url.database})
         assert len(ended.all()) >= 2
     with Redis.from_url(variables["REDIS_URL"]) as redis:

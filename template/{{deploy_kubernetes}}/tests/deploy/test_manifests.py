@@ -22,7 +22,7 @@ from app.platform import jobs
 from app.platform.http.access_log import PROBE_PATHS
 from app.platform.jobs import registry
 from app.settings import Settings, get_settings
-from tests.conftest import ROOT, running
+from tests.conftest import ROOT, running_app
 
 FOLDER = ROOT / "deploy/kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
@@ -133,7 +133,7 @@ async def test_probes_are_answered_and_metrics_have_their_own_port(settings: Set
     }
     assert len(paths) == 3
     own = {"metrics_port": ports(API)["metrics"]}
-    async with running(settings.model_copy(update=own)) as app:
+    async with running_app(settings.model_copy(update=own)) as app:
         transport = httpx2.ASGITransport(app)
         async with httpx2.AsyncClient(transport=transport) as client:
             for path in paths:

@@ -7,7 +7,7 @@ import pytest
 
 from app.settings import Settings
 from tests.actors import sign_in
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 ITEMS = "/api/v1/items"
 
@@ -147,7 +147,7 @@ async def test_text_in_any_language_comes_back_as_it_was(alice: httpx2.AsyncClie
 
 
 async def test_of_many_changes_at_once_exactly_one_wins(fresh_settings: Settings) -> None:
-    async with running(fresh_settings) as app, client_of(app) as client:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
         client.headers.update(await sign_in(client, "alice@example.com"))
         made = await make(client)
         etag = {"If-Match": made.headers["ETag"]}

@@ -13,7 +13,7 @@ from app.auth import CurrentUser, User, require, scheme, user_id
 from app.platform.http.rate_limit import limit
 from app.settings import Settings
 from tests.actors import sign_in_with
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 URL = "/api/v1/guarded"
 ME = "/api/v1/auth/me"
@@ -32,7 +32,7 @@ async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
         assert isinstance(caller.credential, str)
         return {"id": caller.id, "scopes": sorted(caller.scopes)}
 
-    async with running(module_settings) as app:
+    async with running_app(module_settings) as app:
         await app.state.redis.flushdb()
         app.add_api_route(URL, guarded)
         yield app
@@ -42,7 +42,7 @@ async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
 async def caller(
     app: FastAPI, *scopes: str, email: str = EMAIL
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         client.headers.update(await sign_in_with(app, client, email, *scopes))
         yield client
 
@@ -68,7 +68,7 @@ async def test_who_lacks_one_is_told_which(app: FastAPI, scopes: tuple[str, ...]
 
 
 async def test_who_is_not_known_is_not_told_what_is_needed(app: FastAPI) -> None:
-    async with client_of(app) as nobody:
+    async with client_for(app) as nobody:
         answer = await nobody.get(URL)
 
     assert answer.status_code == 401

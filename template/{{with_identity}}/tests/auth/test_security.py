@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from app.platform.settings.rates import Rate
 from app.settings import Settings
 from tests.actors import REVOCATIONS, hostile_credentials, sign_in
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 ME = "/api/v1/auth/me"
 NO_SUCH_ID = "00000000-0000-0000-0000-000000000000"
@@ -131,7 +131,7 @@ async def test_a_credential_in_the_address_is_not_looked_at(
 async def test_what_was_revoked_is_refused_at_once_and_nobody_else_is(
     app: FastAPI, bob: httpx2.AsyncClient, revoke: Any
 ) -> None:
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         headers = await sign_in(client, "carol@example.com")
         before = await client.get(ME, headers=headers)
         await revoke(app, client, "carol@example.com", headers)
@@ -144,7 +144,7 @@ async def test_what_was_revoked_is_refused_at_once_and_nobody_else_is(
 
 async def test_who_tries_many_is_told_to_wait(settings: Settings) -> None:
     strict = settings.model_copy(update={"rate_limit": Rate(3, 60)})
-    async with running(strict) as app, client_of(app) as client:
+    async with running_app(strict) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         tries = [await client.get(ME, headers=bearer(f"guess-{n}")) for n in range(4)]
 

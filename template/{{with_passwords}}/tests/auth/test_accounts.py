@@ -15,7 +15,7 @@ from app.platform.settings.rates import Rate
 from app.settings import Settings
 from tests.accounts import PASSWORD, log_in, register
 from tests.actors import sign_in
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 EMAIL = "ada@example.com"
 WRONG = "not the right one"
@@ -116,7 +116,7 @@ async def test_an_address_has_one_account_however_it_is_written(
 async def test_of_many_who_register_an_address_at_once_one_gets_it(
     fresh_settings: Settings,
 ) -> None:
-    async with running(fresh_settings) as app, client_of(app) as client:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         answers = await asyncio.gather(*(register(client, EMAIL) for _ in range(10)))
 
@@ -125,7 +125,7 @@ async def test_of_many_who_register_an_address_at_once_one_gets_it(
 
 async def test_registration_can_be_closed(settings: Settings) -> None:
     closed = settings.model_copy(update={"registration_open": False})
-    async with running(closed) as app, client_of(app) as client:
+    async with running_app(closed) as app, client_for(app) as client:
         answer = await register(client, EMAIL)
 
     assert answer.status_code == 403
@@ -133,7 +133,7 @@ async def test_registration_can_be_closed(settings: Settings) -> None:
 
 async def test_registration_is_limited_by_client(fresh_settings: Settings) -> None:
     strict = fresh_settings.model_copy(update={"registration_limit": Rate(1, 3600)})
-    async with running(strict) as app, client_of(app) as client:
+    async with running_app(strict) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         answers = [
             await register(client, email) for email in ("no address", EMAIL, "b@example.com")
@@ -195,7 +195,7 @@ async def test_a_password_is_hashed_again_when_the_costs_change(
 async def strict(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     """A caller of a service that allows three tries for an account, and five for a client."""
     few = {"login_limit_account": Rate(3, 900), "login_limit_client": Rate(5, 900)}
-    async with running(settings.model_copy(update=few)) as app, client_of(app) as client:
+    async with running_app(settings.model_copy(update=few)) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         yield client
 
@@ -228,7 +228,7 @@ async def test_guessing_is_limited_without_redis_too(settings: Settings) -> None
         "redis_url": SecretStr("redis://127.0.0.1:1/0"),
         "login_limit_account": Rate(3, 900),
     }
-    async with running(settings.model_copy(update=changes)) as app, client_of(app) as client:
+    async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
         guesses = [await log_in(client, EMAIL, WRONG) for _ in range(4)]
 
     assert [guess.status_code for guess in guesses] == [401, 401, 401, 429]

@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from app.settings import Settings
 from tests.actors import sign_in
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 ME = "/api/v1/auth/me"
 
@@ -14,7 +14,7 @@ ME = "/api/v1/auth/me"
 async def test_a_logout_ends_this_session_only(
     app: FastAPI, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient
 ) -> None:
-    async with client_of(app) as elsewhere:
+    async with client_for(app) as elsewhere:
         elsewhere.headers.update(await sign_in(elsewhere, "alice@example.com"))
         assert (await alice.post("/api/v1/auth/logout")).status_code == 204
         answers = [(await c.get(ME)).status_code for c in (alice, elsewhere, bob)]
@@ -25,7 +25,7 @@ async def test_a_logout_ends_this_session_only(
 async def test_logging_out_everywhere_ends_all_sessions_of_one_account(
     app: FastAPI, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient
 ) -> None:
-    async with client_of(app) as elsewhere:
+    async with client_for(app) as elsewhere:
         elsewhere.headers.update(await sign_in(elsewhere, "alice@example.com"))
         assert (await alice.post("/api/v1/auth/logout-all")).status_code == 204
         answers = [(await c.get(ME)).status_code for c in (alice, elsewhere, bob)]
@@ -35,6 +35,9 @@ async def test_logging_out_everywhere_ends_all_sessions_of_one_account(
 
 async def test_who_logs_in_and_who_is_logged_in_need_no_redis(module_settings: Settings) -> None:
     away = {"redis_url": SecretStr("redis://127.0.0.1:1/0")}
-    async with running(module_settings.model_copy(update=away)) as app, client_of(app) as client:
+    async with (
+        running_app(module_settings.model_copy(update=away)) as app,
+        client_for(app) as client,
+    ):
         client.headers.update(await sign_in(client, "alice@example.com"))
         assert (await client.get(ME)).status_code == 200

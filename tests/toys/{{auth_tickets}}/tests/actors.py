@@ -9,8 +9,8 @@ from sqlalchemy import URL
 from app.auth import tickets
 
 
-async def prepare(database: URL) -> None:
-    """A ticket needs nothing to be there."""
+async def seed(database: URL) -> None:
+    """No seed data needed."""
 
 
 def _headers(ticket: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from app.platform.base.errors import Conflict
 from app.platform.jobs import Jobs, JobStatus, job
 from app.settings import Settings
 from tests.actors import sign_in
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 from tests.platform.jobs import samples
 
 router = APIRouter()
@@ -40,7 +40,7 @@ async def conflict(jobs: Jobs) -> None:
 @pytest.fixture
 async def service(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
     quick = fresh_settings.model_copy(update={"jobs_backoff": 0.01, "request_timeout": 0.5})
-    async with running(quick) as app:
+    async with running_app(quick) as app:
         app.include_router(router)
         await app.state.redis.flushdb()
         yield app
@@ -49,7 +49,7 @@ async def service(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
 @pytest.fixture
 async def caller(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """Its answers come when the jobs have ended: nothing else of the app runs in between."""
-    async with client_of(service) as client:
+    async with client_for(service) as client:
         client.headers.update(await sign_in(client, "carol@example.com"))
         yield client
 
@@ -64,7 +64,7 @@ async def test_a_job_runs_and_any_process_can_tell(
 ) -> None:
     answer = await caller.post("/jobs-of-tests/note")
     assert answer.json()["status"] == "queued"
-    async with running(fresh_settings) as other, client_of(other) as elsewhere:
+    async with running_app(fresh_settings) as other, client_for(other) as elsewhere:
         elsewhere.headers.update(caller.headers)
         done = await status(elsewhere, answer)
     assert (done.status, done.result, done.attempts) == ("succeeded", "HELLO", 1)
@@ -127,7 +127,7 @@ async def test_without_redis_a_job_runs_and_nobody_can_tell(
     async def without_redis(context: Any) -> None:
         ran.set()
 
-    async with running(away) as app:
+    async with running_app(away) as app:
         other = APIRouter()
 
         @other.post("/away", status_code=202)
@@ -135,7 +135,7 @@ async def test_without_redis_a_job_runs_and_nobody_can_tell(
             return await jobs.enqueue(without_redis)
 
         app.include_router(other)
-        async with client_of(app) as client:
+        async with client_for(app) as client:
             client.headers.update(caller.headers)  # without Redis nobody can log in
             answer = await client.post("/away")
             assert answer.status_code == 202

@@ -13,7 +13,7 @@ from app.platform.http import routing
 from app.platform.observability import tracing
 from app.platform.observability.tracing import backend
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
@@ -51,7 +51,7 @@ def prepare(app: FastAPI) -> None:
 async def test_a_request_is_printed_with_what_it_asked_for(
     development: Settings, printed: list[str]
 ) -> None:
-    async with running(development) as app, client_of(app) as client:
+    async with running_app(development) as app, client_for(app) as client:
         prepare(app)
         await client.get("/things/7")  # the engine asks Postgres what it is
         trace_id = (await client.get("/things/7?token=s3cret", headers=PARENT)).json()
@@ -64,7 +64,7 @@ async def test_a_request_is_printed_with_what_it_asked_for(
 
 
 async def test_a_failure_is_marked(development: Settings, printed: list[str]) -> None:
-    async with running(development) as app, client_of(app) as client:
+    async with running_app(development) as app, client_for(app) as client:
         prepare(app)
         await client.get("/fail")
     assert printed[-1].endswith("GET /fail  500 RuntimeError FAILED\n")
@@ -73,7 +73,7 @@ async def test_a_failure_is_marked(development: Settings, printed: list[str]) ->
 async def test_a_job_is_printed_in_the_trace_of_its_request(
     development: Settings, printed: list[str]
 ) -> None:
-    async with running(development):
+    async with running_app(development):
         with tracing.job_span("items.export", PARENT):
             pass
     [trace] = printed
@@ -92,7 +92,7 @@ async def test_nothing_is_printed_elsewhere(
             "secret_key": SecretStr("4b1d9c0e7f3a5268" * 4),
         }
     )
-    async with running(elsewhere) as app, client_of(app) as client:
+    async with running_app(elsewhere) as app, client_for(app) as client:
         prepare(app)
         trace_id = (await client.get("/things/7", headers=PARENT)).json()
     assert trace_id == TRACE

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from app.platform.http import routing
 from app.platform.jobs import BACKGROUND_PROCESSES, Jobs, JobStatus
 from app.settings import Settings
-from tests.conftest import ROOT, client_of
+from tests.conftest import ROOT, client_for
 from tests.platform.jobs import samples
 from tests.platform.observability.tracing.receiver import CONSUMER, Collector, traced
 from tests.system.serving import Serve
@@ -76,7 +76,7 @@ async def test_a_job_is_in_the_trace_of_its_request_whoever_runs_it(
         app.include_router(router)
         routing.install_index(app)
         with companions(environment, tmp_path):
-            async with client_of(app) as client:
+            async with client_for(app) as client:
                 assert (await client.post("/notes?text=s3cret")).status_code == 202
             await until(lambda: {JOB, "RPUSH", "POST /notes"} <= {s.name for s in collector.spans})
     request, job = collector.one("POST /notes"), collector.one(JOB)

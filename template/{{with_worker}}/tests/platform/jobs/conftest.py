@@ -16,7 +16,7 @@ from app.platform.jobs import JobStatus, store
 from app.platform.jobs.runner import Runner
 from app.platform.jobs.scheduler import Scheduler
 from app.settings import Settings
-from tests.conftest import running
+from tests.conftest import running_app
 
 PATIENCE = 60.0  # seconds; the machine may be busy
 
@@ -77,7 +77,7 @@ async def serving(settings: Settings) -> AsyncIterator[Service]:
     # Redis answers a blocking pop after longer than its time-out.
     quick = {"jobs_lease": 1.0, "jobs_backoff": 0.05, "redis_timeout": PATIENCE + 5}
     changed = settings.model_copy(update=quick)
-    async with running(changed) as app:
+    async with running_app(changed) as app:
         await app.state.redis.flushdb()
         yield Service(app, changed)
 

@@ -2,15 +2,15 @@
 
 from app.platform.jobs import capacity
 from app.settings import Settings
-from tests.commands import run
+from tests.commands import run_command
 
 
 def test_check_counts_the_connections_of_workers(
     environment: dict[str, str], fresh_settings: Settings
 ) -> None:
-    few = run("check", env={**environment, "WORKER_CONCURRENCY": "1"})
+    few = run_command("check", env={**environment, "WORKER_CONCURRENCY": "1"})
     assert few.returncode == 0, few.stdout
-    many = run("check", env={**environment, "WORKER_CONCURRENCY": "500"})
+    many = run_command("check", env={**environment, "WORKER_CONCURRENCY": "500"})
     assert many.returncode == 1
     counted = capacity.worker_connections(
         fresh_settings.model_copy(update={"worker_concurrency": 500})
@@ -18,5 +18,5 @@ def test_check_counts_the_connections_of_workers(
     said = f"=5 + {counted} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler are left"
     assert said in many.stdout
     given = {"WORKER_CONCURRENCY": "1", "DB_RESERVED_CONNECTIONS": "60"}
-    said = run("check", env={**environment, **given}).stdout
+    said = run_command("check", env={**environment, **given}).stdout
     assert "of which DB_RESERVED_CONNECTIONS=60 are left" in said  # workers are among the 60

@@ -17,7 +17,7 @@ from app.platform.jobs.registry import JobDefinition, get_definition
 from app.platform.jobs.runner import RELEASE_OVERLAP
 from app.platform.jobs.scheduler import BATCH, Scheduler
 from tests.actors import sign_in
-from tests.conftest import client_of
+from tests.conftest import client_for
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service
 
@@ -103,7 +103,7 @@ async def test_what_always_fails_is_listed_and_replayed(service: Service) -> Non
 async def test_the_caller_is_not_told_what_was_raised(service: Service) -> None:
     enqueued = await service.enqueue(samples.fail)
     await run_until_finished(service, enqueued.id)
-    async with client_of(service.app) as client:
+    async with client_for(service.app) as client:
         client.headers.update(await sign_in(client, "dora@example.com"))
         status = (await client.get(f"/api/v1/jobs/{enqueued.id}")).json()
     assert (status["status"], status["error"]) == ("dead", "It failed 2 times and was given up.")
@@ -388,7 +388,7 @@ async def test_metrics_count_what_waits_and_for_how_long(service: Service) -> No
     dead = await service.enqueue(samples.leave)
     await service.runner.run(dead.id)
     await age(service, store.Job.due_at, 30)
-    async with client_of(service.app) as client:
+    async with client_for(service.app) as client:
         lines = (await client.get("/metrics")).text.splitlines()
     assert 'jobs{status="queued"} 2.0' in lines
     assert "jobs_due 1.0" in lines

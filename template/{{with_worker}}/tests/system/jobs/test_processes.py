@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from app.platform.jobs import Jobs, JobStatus, add_commands, queue
 from app.platform.settings.tracing import TracingSettings
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service
 from tests.system.jobs.conftest import Start
@@ -41,7 +41,7 @@ async def run(*command: str) -> tuple[int, str]:
 async def test_request_and_trace_go_on_in_the_job(service: Service, start: Start) -> None:
     worker = start("worker")
     service.app.include_router(router)
-    async with client_of(service.app) as client:
+    async with client_for(service.app) as client:
         answer = await client.post("/notes?text=hello", headers=SENT)
     job = JobStatus.model_validate(answer.json())
     assert (await service.becomes(job.id, "succeeded")).result == "HELLO"
@@ -58,9 +58,9 @@ async def test_redis_is_away_at_the_commit(
 ) -> None:
     monkeypatch.setattr(queue, "PUBLISH_GRACE", 0.1)
     away = fresh_settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
-    async with running(away) as app:
+    async with running_app(away) as app:
         app.include_router(router)
-        async with client_of(app) as client:
+        async with client_for(app) as client:
             answer = await client.post("/notes?text=later")
     assert answer.status_code == 202
     scheduler = start("scheduler")

@@ -20,7 +20,7 @@ from app.platform.base import context
 from app.platform.http import routing
 from app.platform.observability import tracing
 from app.settings import Settings
-from tests.conftest import client_of, running
+from tests.conftest import client_for, running_app
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -89,7 +89,7 @@ def attributes(span: Span) -> dict[str, Any]:
 @asynccontextmanager
 async def traced(settings: Settings, endpoint: str | None, **more: Any) -> AsyncIterator[FastAPI]:
     changes = {"otel_exporter_otlp_endpoint": endpoint, "otel_traces_sampler_arg": 1.0} | more
-    async with running(settings.model_copy(update=changes)) as app:
+    async with running_app(settings.model_copy(update=changes)) as app:
         async with app.state.db.engine.connect():
             pass  # the first connection of an engine asks Postgres what it is
 
@@ -112,5 +112,5 @@ async def traced(settings: Settings, endpoint: str | None, **more: Any) -> Async
 
 
 async def get(app: FastAPI, path: str, **headers: str) -> httpx2.Response:
-    async with client_of(app) as client:
+    async with client_for(app) as client:
         return await client.get(path, headers=headers)

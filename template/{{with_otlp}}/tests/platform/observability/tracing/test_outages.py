@@ -9,7 +9,7 @@ import pytest
 
 from app.platform.observability import tracing
 from app.settings import Settings
-from tests.conftest import client_of
+from tests.conftest import client_for
 from tests.platform.observability.tracing.receiver import Collector, get, traced
 
 QUEUE, BATCH, REQUESTS = 64, 16, 300
@@ -54,7 +54,7 @@ async def test_an_outage_costs_neither_requests_nor_the_log(
     async with traced(settings, place(collector, outage)) as app:
         with log() as written:
             started = time.monotonic()
-            async with client_of(app) as client:
+            async with client_for(app) as client:
                 for _ in range(REQUESTS):
                     assert (await client.get("/nowhere")).status_code == 404
             assert time.monotonic() - started < 60
@@ -70,7 +70,7 @@ async def test_spans_that_nobody_takes_are_thrown_away(
 ) -> None:
     collector.hangs.set()
     async with traced(settings, collector.url) as app:
-        async with client_of(app) as client:
+        async with client_for(app) as client:
             for _ in range(REQUESTS):
                 await client.get("/nowhere")
         collector.hangs.clear()

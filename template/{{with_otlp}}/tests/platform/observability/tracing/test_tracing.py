@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from app.platform.observability import tracing
 from app.settings import Settings
-from tests.conftest import client_of
+from tests.conftest import client_for
 from tests.platform.observability.tracing.receiver import (
     CALLER,
     CLIENT,
@@ -92,7 +92,7 @@ async def test_a_share_of_the_requests_is_recorded(
 ) -> None:
     async with (
         traced(settings, collector.url, otel_traces_sampler_arg=0.3) as app,
-        client_of(app) as client,
+        client_for(app) as client,
     ):
         for _ in range(200):
             await client.get("/nowhere")

@@ -15,7 +15,7 @@ def test_check_counts_the_connections_of_workers(
     counted = capacity.worker_connections(
         fresh_settings.model_copy(update={"worker_concurrency": 500})
     )
-    said = f"=5 + {counted} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler are left"
+    said = f"=5 + {counted} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler are reserved"
     assert said in many.stdout
     given = {"WORKER_CONCURRENCY": "1", "DB_RESERVED_CONNECTIONS": "60"}
     said = run_command("check", env={**environment, **given}).stdout

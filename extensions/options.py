@@ -7,6 +7,7 @@ options share: it is laid in when a chosen option ``provides`` the fact, or when
 question of that name was answered with yes.
 """
 
+import ast
 import json
 import re
 from collections import defaultdict
@@ -325,8 +326,28 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "router_names": [f"{_leaf(module)}.router," for module in gather(chosen, "routers")],
         "required_variables": gather(chosen, "required_variables"),
         "server_imports": [_import(module) for module in gather(chosen, "servers")],
+        "rooms": lambda: rooms(chosen),
         "server_names": [f"{_leaf(module)}.SERVER," for module in gather(chosen, "servers")],
     }
+
+
+def rooms(chosen: list[Option]) -> dict[str, dict[str, str]]:
+    """The modules of ``src/app`` by their folder, with the first sentence of each docstring."""
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for root in (TEMPLATE, *(TEMPLATE / f"{{{{{option.variable}}}}}" for option in chosen)):
+        app = root / "src" / "app"
+        for path in [*app.rglob("*.py"), *app.rglob("*.py.jinja")]:
+            name = path.name.removesuffix(".jinja")
+            if name != "__init__.py" or path.parent.name == "tracing":
+                folder = path.parent.relative_to(app).as_posix()
+                found[folder][name] = _summary(path)
+    return {folder: dict(sorted(found[folder].items())) for folder in sorted(found)}
+
+
+def _summary(path: Path) -> str:
+    """The first line of a module's docstring, without its full stop."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0].removesuffix(".")
 
 
 def _import(module: str) -> str:

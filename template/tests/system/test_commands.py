@@ -44,7 +44,11 @@ def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
     [
         ("500", {}, "500 processes x 10 connections = 5000, but Postgres allows"),
         ("2", {"MAX_REPLICAS": "50"}, "50 replicas x 2 processes x 10 connections = 1000, but"),
-        ("1", {"DB_RESERVED_CONNECTIONS": "999"}, "of which DB_RESERVED_CONNECTIONS=999 are left"),
+        (
+            "1",
+            {"DB_RESERVED_CONNECTIONS": "999"},
+            "of which DB_RESERVED_CONNECTIONS=999 are reserved",
+        ),
     ],
 )
 def test_serve_refuses_more_connections_than_postgres_allows(

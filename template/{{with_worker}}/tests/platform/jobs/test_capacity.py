@@ -19,4 +19,4 @@ def test_check_counts_the_connections_of_workers(
     assert said in many.stdout
     given = {"WORKER_CONCURRENCY": "1", "DB_RESERVED_CONNECTIONS": "60"}
     said = run_command("check", env={**environment, **given}).stdout
-    assert "of which DB_RESERVED_CONNECTIONS=60 are left" in said  # workers are among the 60
+    assert "of which DB_RESERVED_CONNECTIONS=60 are reserved" in said  # workers are among the 60

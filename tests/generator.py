@@ -9,9 +9,8 @@ import copier
 import yaml
 
 ROOT = Path(__file__).parent.parent
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "build", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".local"
-)
+CACHES = {"__pycache__", ".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".local", "build", *CACHES)
 
 
 def copy_of_template(to: Path) -> Path:
@@ -30,7 +29,7 @@ def render(template: Path, to: Path, **given: Any) -> Path:
 
 def files(project: Path, *suffixes: str) -> Iterator[Path]:
     """Yield the files of a project that git would track, by their suffix when some are given."""
-    skipped = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+    skipped = {".git", ".venv", *CACHES}
     for path in sorted(project.rglob("*")):
         wanted = path.suffix in suffixes or not suffixes
         if wanted and path.is_file() and not skipped & set(path.relative_to(project).parts):

@@ -8,6 +8,8 @@ what is required changes; test processes that come at the same time wait for the
 import fcntl
 import hashlib
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -76,3 +78,19 @@ def run(python: Path, project: Path, *arguments: str, **environment: str) -> str
         check=False,
     )
     return "" if done.returncode == 0 else f"{done.stdout}{done.stderr}" or "failed"
+
+
+def make(python: Path, project: Path, target: str) -> str:
+    """Run the commands of a target of a project's Makefile; return what those say that fail."""
+    makefile = (project / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    assert recipe, f"there is no target {target}"
+    commands = [shlex.split(line)[2:] for line in recipe[1].splitlines()]  # without `uv run`
+    return "\n".join(filter(None, (run(python.with_name(c[0]), project, *c[1:]) for c in commands)))
+
+
+def pytest(python: Path, project: Path, *tests: str) -> str:
+    """Run tests that need neither servers nor plugins; return what went wrong, or nothing."""
+    options = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-p", "anyio"]
+    options += ["-o", "addopts="]  # of plugins that are not loaded
+    return run(python, project, *options, *tests, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")

@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,8 @@ USED_OTHERWISE = {
     "uvicorn": "app dev runs it as a command",
     "celery": "the worker runs it",
 }
+
+NAMESPACE = "opentelemetry"
 
 
 def _parameters() -> list[Any]:
@@ -81,10 +82,18 @@ def test_documents_can_be_read(project: Path) -> None:
         assert json.loads(re.sub(r"^\s*//.*$", "", path.read_text(), flags=re.MULTILINE)), path
 
 
-def test_ruff_finds_nothing(project: Path) -> None:
-    ruff = Path(sys.executable)
-    assert toolbox.run(ruff, project, "-m", "ruff", "check", "--no-cache") == ""
-    assert toolbox.run(ruff, project, "-m", "ruff", "format", "--check", "--no-cache") == ""
+def test_make_lint_finds_nothing(project: Path, python: Path) -> None:
+    """Ruff, the contracts of the imports, and the declared dependencies."""
+    assert toolbox.make(python, project, "lint") == ""
+
+
+def test_no_import_goes_up_or_in_a_circle(project: Path, python: Path) -> None:
+    assert toolbox.run(python, project, "tools/import_graph.py") == ""
+
+
+def test_an_import_inside_a_function_has_a_reason(project: Path, python: Path) -> None:
+    rule = "test_structure.py::test_an_import_inside_a_function_has_a_reason"
+    assert toolbox.pytest(python, project, f"tests/{rule}") == ""
 
 
 def test_types_are_strict_and_right(project: Path, python: Path, mypy_cache: Path) -> None:
@@ -99,6 +108,19 @@ def test_every_requirement_is_used(project: Path, python: Path) -> None:
     provided = _modules(python, names - set(USED_OTHERWISE))
     unused = [name for name, modules in provided.items() if not imported & set(modules)]
     assert unused == []
+
+
+def test_every_import_from_a_shared_namespace_is_required(project: Path, python: Path) -> None:
+    """Deptry takes one package of a namespace for all of them."""
+    declared = tomllib.loads((project / "pyproject.toml").read_text())
+    required = {*declared["project"]["dependencies"], *declared["dependency-groups"]["dev"]}
+    names = {re.split(r"[\[><= ;]", each)[0] for each in required}
+    there = {module for modules in _modules(python, names).values() for module in modules}
+    for path in [*(project / "src").rglob("*.py"), *(project / "tests").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(NAMESPACE):
+                given = {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+                assert given & there, f"{path}: {node.module}"
 
 
 def _imported(project: Path) -> Iterator[str]:
@@ -132,10 +154,7 @@ def test_the_documented_environment_is_the_one_that_settings_read(
     project: Path, python: Path
 ) -> None:
     """A variable of ``.env.example`` that nothing reads would be a lie, as would a missing one."""
-    tests = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-p", "anyio"]
-    tests += ["-o", "addopts="]  # of plugins that are not loaded
-    quick = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    assert toolbox.run(python, project, *tests, "tests/test_environment.py", **quick) == ""
+    assert toolbox.pytest(python, project, "tests/test_environment.py") == ""
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def create_app():
     app = main.create_app()
 
     async def both(name: str, session: SessionDep, jobs: Jobs) -> str:
-        await service.create(session, "fire", ItemCreate(name=name))
+        await service.create_item(session, "fire", ItemCreate(name=name))
         await jobs.enqueue(export_items, owner=name)
         return name
 

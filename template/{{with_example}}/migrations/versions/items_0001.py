@@ -1,4 +1,4 @@
-"""The table of the example feature."""
+"""The items table of the example feature."""
 
 from collections.abc import Sequence
 

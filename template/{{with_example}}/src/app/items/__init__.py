@@ -1,4 +1,4 @@
-"""The example feature: things that belong to somebody. It shows each pattern once.
+"""Items: the example feature. It shows each pattern once.
 
-Delete this folder, ``tests/items``, its migration and its line in ``api.py``, and it is gone.
+To remove it, delete this folder, ``tests/items``, its migration and its line in ``api.py``.
 """

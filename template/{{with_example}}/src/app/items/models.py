@@ -1,4 +1,4 @@
-"""The table."""
+"""The items table."""
 
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -21,7 +21,8 @@ class Item(Base):
     updated_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
     )
-    # Counts the changes. An UPDATE names the version that it read, so two at once can't both win.
+    # Optimistic locking: an UPDATE matches only the version that it read, so that of two concurrent
+    # changes one fails.
     version: Mapped[int] = mapped_column()
 
     __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012

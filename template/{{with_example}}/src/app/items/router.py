@@ -1,4 +1,4 @@
-"""The routes: what HTTP needs, and no more."""
+"""Routes of the items API: HTTP only, the rest is in ``service``."""
 
 from datetime import datetime
 from typing import Annotated
@@ -27,36 +27,36 @@ def position(item: ItemRead) -> tuple[datetime, UUID]:
 
 
 @router.post("", status_code=201)
-async def create(
+async def create_item(
     data: ItemCreate, user: CurrentUser, session: SessionDep, response: Response
 ) -> ItemRead:
-    item = await service.create(session, user.id, data)
+    item = await service.create_item(session, user.id, data)
     response.headers["Location"] = f"/api/v1/items/{item.id}"
     response.headers["ETag"] = f'"{item.version}"'
     return ItemRead.model_validate(item)
 
 
 @router.get("")
-async def browse(
-    user: CurrentUser, reads: ReadSessionDep, paging: ItemPaging, response: Response
+async def list_items(
+    user: CurrentUser, session: ReadSessionDep, paging: ItemPaging, response: Response
 ) -> Page[ItemRead]:
-    """List your items, newest first."""
+    """Your items, newest first."""
     response.headers["Cache-Control"] = PRIVATE
-    rows = await service.newest(reads, user.id, paging.limit + 1, paging.after)
-    return paging.page(rows, position)
+    items = await service.list_items(session, user.id, paging.limit + 1, paging.after)
+    return paging.page(items, position)
 
 
 @router.get("/{item_id:uuid}", responses=responses(NotFound))
-async def read(
-    item_id: UUID, user: CurrentUser, reads: ReadSessionDep, conditional: ConditionalRequestDep
+async def get_item(
+    item_id: UUID, user: CurrentUser, session: ReadSessionDep, conditional: ConditionalRequestDep
 ) -> ItemRead:
-    item = await service.read(reads, user.id, item_id)
+    item = await service.get_item(session, user.id, item_id)
     conditional.check_not_modified(etag=str(item.version), modified=item.updated_at)
     return item
 
 
 @router.patch("/{item_id:uuid}", responses=responses(NotFound, Conflict, PreconditionFailed))
-async def change(
+async def update_item(
     item_id: UUID,
     data: ItemPatch,
     user: CurrentUser,
@@ -64,10 +64,10 @@ async def change(
     conditional: ConditionalRequestDep,
     response: Response,
 ) -> ItemRead:
-    """Change an item; with `If-Match`, only if it is still the one that you read."""
-    item = await service.own(session, user.id, item_id)
+    """Update an item. With `If-Match`, only if it has not changed since you read it."""
+    item = await service.get_owned_item(session, user.id, item_id)
     conditional.check_if_match(etag=str(item.version))
-    await service.change(session, item, data)
+    await service.update_item(session, item, data)
     response.headers["ETag"] = f'"{item.version}"'
     return ItemRead.model_validate(item)
 
@@ -75,17 +75,17 @@ async def change(
 @router.delete(
     "/{item_id:uuid}", status_code=204, responses=responses(NotFound, PreconditionFailed)
 )
-async def remove(
+async def delete_item(
     item_id: UUID, user: CurrentUser, session: SessionDep, conditional: ConditionalRequestDep
 ) -> None:
-    item = await service.own(session, user.id, item_id)
+    item = await service.get_owned_item(session, user.id, item_id)
     conditional.check_if_match(etag=str(item.version))
-    await service.remove(session, item)
+    await service.delete_item(session, item)
 
 
 @router.post("/export", status_code=202)
-async def export(user: CurrentUser, jobs: Jobs, response: Response) -> JobStatus:
-    """Start an export of all your items; while one runs, that one is answered."""
+async def start_export(user: CurrentUser, jobs: Jobs, response: Response) -> JobStatus:
+    """Start an export of all your items, or return the one that is already running."""
     job = await jobs.enqueue(export_items, owner=user.id, unique=f"items.export:{user.id}")
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     return job

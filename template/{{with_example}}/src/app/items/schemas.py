@@ -1,4 +1,4 @@
-"""What goes in and out of the API."""
+"""Request and response bodies of the items API."""
 
 from datetime import datetime
 from typing import Annotated
@@ -22,7 +22,7 @@ class ItemCreate(BaseModel):
 
 
 class ItemPatch(BaseModel):
-    """Only what is sent, and is not null, is changed."""
+    """A partial update: fields that are missing or null stay as they are."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"description": "Forged, 45 kg"}]})
 
@@ -42,7 +42,7 @@ class ItemRead(BaseModel):
 
 
 class Export(BaseModel):
-    """The result of an export: one JSON object a line, newest first."""
+    """The result of an export: one JSON object per line, newest first."""
 
     items: int
     lines: str

@@ -141,7 +141,9 @@ CHANGES = (
     ),
     _below("README.md", "## Find your way", "\nStart with `src/app/orders/`.\n"),
     _below("docs/production.md", "## Yours to do", "\n- [x] The harbour master knows.\n"),
-    Change("src/app/items/jobs.py", "@job(retries=3, timeout=60)\n", "@job(retries=3, timeout=90)\n"),
+    Change(
+        "src/app/items/jobs.py", "@job(retries=3, timeout=60)\n", "@job(retries=3, timeout=90)\n"
+    ),
     Change(
         ".github/workflows/ci.yml",
         "    branches: [main]\n",

@@ -1,13 +1,14 @@
-"""The answers: which ones are refused, and why.
+"""The validation of answers, at the prompt and from ``--data``.
 
-A prompt asks ``refusal`` before it accepts what was typed. What came by ``--data`` or
-``--data-file`` is checked before the first question, all of it at once, so that whoever is wrong
-gets one message that names every mistake, and nothing is written.
+A prompt calls ``refusal`` before it accepts an answer. Answers from ``--data`` or ``--data-file``
+are validated together before the first question, so that one message names every mistake, and
+nothing is written.
 """
 
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,21 @@ LONGEST_NAME = 50  # Kubernetes allows 63 for a label, and deployments append to
 LONGEST_LINE = 200
 EMAIL = re.compile(r"[^@\s<>\"',;:\\()\[\]]+@[^@\s<>\"',;:\\()\[\]]+\.[^@\s.<>\"',;:\\()\[\]]+")
 BOOLEANS = {"yes", "no", "y", "n", "true", "false", "t", "f", "on", "off", "1", "0"}
-# Characters that can't be seen, break a line, or turn its direction, by Unicode category.
+# Unicode categories of invisible characters and line breaks; and marks of text direction.
 UNSEEN = {"Cc", "Cs", "Cn", "Zl", "Zp"}
 TURNING = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @cache
 def questions() -> dict[str, dict[str, Any]]:
-    """Return the questions of ``copier.yml``."""
+    """The questions of ``copier.yml``."""
     text = (ROOT / "copier.yml").read_text(encoding="utf-8")
     return {key: value for key, value in yaml.safe_load(text).items() if not key.startswith("_")}
 
 
 @cache
 def taken() -> frozenset[str]:
-    """Return the names that would hide a module of Python, a dependency or the service's own."""
+    """Names that would shadow a module of Python, of a dependency or of the service."""
     manifests = [ROOT / "template" / "pyproject.toml.jinja"]
     manifests += (ROOT / "template").glob("{{*}}/option.yml")
     required = {
@@ -48,35 +49,37 @@ def taken() -> frozenset[str]:
 
 
 def refusal(question: str, answer: object, choices: list[str] | None = None) -> str:
-    """Return why ``answer`` is no answer to ``question``, in one sentence; nothing when it is."""
+    """The reason, in one sentence, why ``answer`` is not valid; empty if it is."""
     if question not in questions():
-        return f"there is no question `{question}`; there are {_listed(questions())}."
+        return f"`{question}` is not a question; the questions are {_listed(questions(), 'and')}."
     kind = questions()[question]["type"]
     if choices is not None:
         several = questions()[question].get("multiselect", False)
         answer = yaml.safe_load(answer) if several and isinstance(answer, str) else answer
         given = answer if several and isinstance(answer, list) else [answer]
         wrong = [repr(each) for each in given if str(each) not in choices]
-        return f"{_listed(wrong)} is no choice; it would be {_listed(choices)}." if wrong else ""
+        if wrong and not choices:
+            return f"{_listed(wrong)} is not a choice; there are none yet."
+        return f"{_listed(wrong)} is not a choice; choose {_listed(choices)}." if wrong else ""
     if kind == "bool":
         known = isinstance(answer, bool) or str(answer).lower() in BOOLEANS
-        return "" if known else f"{answer!r} is neither yes nor no."
+        return "" if known else f"{answer!r} is not a yes or no."
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        return f"{answer!r} is no text; put it in quotes."
+        return f"{answer!r} is not text; put it in quotes."
     return _unwritable(str(answer)) or RULES.get(question, _anything)(str(answer))
 
 
-def _listed(names: Any) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last}" if most else str(last)
+def _listed(names: Iterable[object], word: str = "or") -> str:
+    *most, last = map(str, names)
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def _unwritable(text: str) -> str:
     for character in text:
         if unicodedata.category(character) in UNSEEN or character in TURNING:
-            return f"holds U+{ord(character):04X}, which can't be seen; take it out."
+            return f"contains the invisible character U+{ord(character):04X}; remove it."
     if len(text) > LONGEST_LINE:
-        return f"has {len(text)} characters; it would have at most {LONGEST_LINE}."
+        return f"has {len(text)} characters; the maximum is {LONGEST_LINE}."
     return ""
 
 
@@ -87,29 +90,31 @@ def _anything(_: str) -> str:
 def _name(text: str) -> str:
     if not NAME.fullmatch(text):
         advice = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-0123456789")
-        like = advice if NAME.fullmatch(advice) else "like my-service"
-        return f"would be {like}: a to z, digits, single hyphens, a letter first; not {text!r}."
+        like = advice if NAME.fullmatch(advice) else "one like my-service"
+        return (
+            f"{text!r} is not valid; write {like}: a to z, digits, single hyphens, a letter first."
+        )
     if len(text) > LONGEST_NAME:
-        return f"has {len(text)} characters; a name has at most {LONGEST_NAME}."
+        return f"has {len(text)} characters; the maximum is {LONGEST_NAME}."
     if text in taken() or text.replace("-", "_") in taken():
-        return f"{text!r} is taken: the service or a test imports something of that name."
+        return f"{text!r} is taken: the service or a test imports a module of that name."
     if yaml.safe_load(text) != text:
-        return f"{text!r} is a value in YAML; choose another name."
+        return f"{text!r} is a reserved word in YAML; choose another name."
     return ""
 
 
 def _description(text: str) -> str:
-    return "" if text.strip() else "is empty; say in one line what the service does."
+    return "" if text.strip() else "is empty; describe the service in one line."
 
 
 def _author(text: str) -> str:
-    return "leave out the comma; package metadata allows none in a name." if "," in text else ""
+    return "remove the comma; package metadata does not allow one in a name." if "," in text else ""
 
 
 def _email(text: str) -> str:
     if not text or (EMAIL.fullmatch(text) and ".." not in text and text.isascii()):
         return ""
-    return f"would look like ada@example.com; not {text!r}."
+    return f"{text!r} is not an e-mail address; write one like ada@example.com."
 
 
 RULES = {
@@ -121,9 +126,9 @@ RULES = {
 
 
 class Answers(ContextHook):
-    """Adds ``refusal`` for the validators, and refuses what was given by ``--data``.
+    """Adds ``refusal`` for the validators, and validates the answers given by ``--data``.
 
-    It runs after ``Options``, whose ``choices`` it reads.
+    It runs after ``Options``, and reads its ``choices``.
     """
 
     def hook(self, context: dict[str, Any]) -> None:
@@ -133,7 +138,7 @@ class Answers(ContextHook):
 
 
 def check(given: dict[str, Any], choices: dict[str, str]) -> None:
-    """Raise ``UserMessageError`` when something is wrong with the answers that were given."""
+    """Raise ``UserMessageError`` if given answers are not valid."""
     always = {name for name, question in questions().items() if "when" not in question}
     complete = always <= set(given)  # what Copier hands on in an update, old questions and all
     wrong = {
@@ -145,7 +150,7 @@ def check(given: dict[str, Any], choices: dict[str, str]) -> None:
     }
     if wrong:
         lines = (f"  {name}: {reason}" for name, reason in wrong.items())
-        raise UserMessageError("\n".join(["These answers can't be used:", *lines]))
+        raise UserMessageError("\n".join(["These answers are not valid:", *lines]))
 
 
 def _allowed(question: str, choices: dict[str, str]) -> list[str] | None:

@@ -1,10 +1,10 @@
-"""The options: finds their folders, checks them, and says which ones were chosen.
+"""The options: their folders, their validation, and which of them the answers choose.
 
 An option is a folder ``template/{{<question>_<choice>}}`` with an ``option.yml``. Its name is a
-variable that renders to ``.`` when the option is chosen, so that Copier lays the folder over the
+variable that renders to ``.`` if the option is chosen, so that Copier lays the folder over the
 project, and to nothing otherwise, so that Copier skips it. ``{{with_<fact>}}`` holds what several
-options share: it is laid in when a chosen option ``provides`` the fact, or when the yes/no
-question of that name was answered with yes.
+options share: it is included if a chosen option ``provides`` the fact, or if the yes/no question
+of that name was answered with yes.
 """
 
 import ast
@@ -31,15 +31,15 @@ Preset = Literal["minimal", "standard", "everything"]
 
 
 class OptionError(UserMessageError):
-    """An option folder that can't be used; the message says which, and what would be right."""
+    """An invalid option folder; the message names it and says what is valid."""
 
 
 def _written(pattern: str, example: str) -> AfterValidator:
-    """Accept text that matches ``pattern``; otherwise say what it would look like."""
+    """Accept text that matches ``pattern``; the error shows an ``example``."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
-            raise ValueError(f"{text!r} would be written like `{example}`")
+            raise ValueError(f"{text!r} is not valid; write it like `{example}`")
         return text
 
     return AfterValidator(check)
@@ -62,9 +62,9 @@ Requirement = Annotated[
 
 
 class Variable(BaseModel):
-    """One environment variable, as ``.env.example`` shows it.
+    """An environment variable of ``.env.example``.
 
-    With an ``example`` it has no default that production could start with.
+    With an ``example``, production can't start without it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,11 +73,11 @@ class Variable(BaseModel):
     value: str = ""
     comment: Line
     example: str = ""
-    secret: bool = False  # kept where a deploy target keeps secrets, and given as <NAME>_FILE
+    secret: bool = False  # stored with the deploy target's secrets, and passed as <NAME>_FILE
 
 
 class Token(BaseModel):
-    """What a deploy target takes in the place of a key: CI proves which job of whom it is."""
+    """An identity token (OIDC) that CI presents to the deploy target instead of a key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -86,7 +86,7 @@ class Token(BaseModel):
 
 
 class Option(BaseModel):
-    """Everything that the shared files need to know of one option: its ``option.yml``."""
+    """The manifest of one option, ``option.yml``: what the shared files need to know of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -121,21 +121,21 @@ class Option(BaseModel):
 
     @property
     def variable(self) -> str:
-        """The name that the folder's name is made of."""
+        """The variable in the folder's name."""
         return f"{self.question}_{self.choice}"
 
     @property
     def required_variables(self) -> list[str]:
-        """What production can't start without, as items of a ``dict`` in Python."""
+        """Variables that production requires, as items of a Python ``dict``."""
         return [f"{json.dumps(v.name)}: {json.dumps(v.example)}," for v in self.env if v.example]
 
 
 @cache
 def load(template: Path = TEMPLATE) -> tuple[Option, ...]:
-    """Read every option folder below ``template``, in the order in which the prompts list them.
+    """The options below ``template``, in the order of the prompts.
 
-    Raises ``OptionError`` for a folder whose name or manifest can't be used, and for two options
-    that would write the same file of one project.
+    Raises ``OptionError`` for an invalid name or manifest, and for two options that write the same
+    file of one project.
     """
     folders = sorted(path for path in template.glob("{{*}}") if path.is_dir())
     read = map(_read, folders)
@@ -148,8 +148,8 @@ def load(template: Path = TEMPLATE) -> tuple[Option, ...]:
 def _read(folder: Path) -> Option:
     if not (match := FOLDER.fullmatch(folder.name)):
         raise OptionError(
-            f"{folder.name}: not an option folder's name; it would be {{{{question_choice}}}}, "
-            "in small letters."
+            f"{folder.name}: not the name of an option folder; name it {{{{question_choice}}}}, "
+            "in lower case."
         )
     manifest = folder / "option.yml"
     if not manifest.is_file():
@@ -158,8 +158,8 @@ def _read(folder: Path) -> Option:
         facts = yaml.safe_load(manifest.read_text(encoding="utf-8"))
         if named := {"question", "choice"} & set(facts):
             raise OptionError(
-                f"{folder.name}/option.yml: `{min(named)}`: there is no such key; the folder's "
-                "name says it."
+                f"{folder.name}/option.yml: `{min(named)}`: unknown key; the folder's name "
+                "defines it."
             )
         return Option(**{**facts, **match.groupdict()})
     except yaml.YAMLError as error:
@@ -167,16 +167,16 @@ def _read(folder: Path) -> Option:
     except ValidationError as error:
         raise OptionError(f"{folder.name}/option.yml: {_explain(error)}") from None
     except TypeError:
-        raise OptionError(f"{folder.name}/option.yml: would be `key: value` lines.") from None
+        raise OptionError(f"{folder.name}/option.yml: write it as `key: value` lines.") from None
 
 
 def _explain(error: ValidationError) -> str:
-    """Name each wrong key, and what is wrong with it."""
+    """One clause for each invalid key."""
     known = ", ".join(sorted(set(Option.model_fields) - {"question", "choice"}))
     return "; ".join(
         f"`{'.'.join(map(str, e['loc']))}`: "
         + (
-            f"there is no such key; there are {known}"
+            f"unknown key; the keys are {known}"
             if e["type"] == "extra_forbidden" and len(e["loc"]) == 1
             else e["msg"].removeprefix("Value error, ")
         )
@@ -194,19 +194,19 @@ def _refuse_two_owners(template: Path, options: tuple[Option, ...]) -> None:
     owned = {o.variable: destinations(template / f"{{{{{o.variable}}}}}") for o in options}
     for option in options:
         if shared := owned[option.variable] & core:
-            raise OptionError(f"{option.variable}: {min(shared)} belongs to the core already.")
+            raise OptionError(f"{option.variable}: {min(shared)} belongs to the core.")
     for one, other in combinations(options, 2):
         if (shared := owned[one.variable] & owned[other.variable]) and _together(
             one, other, options
         ):
             raise OptionError(
-                f"{one.variable} and {other.variable} both own {min(shared)}; since both can be "
-                "chosen for one project, each would need a path of its own."
+                f"{one.variable} and {other.variable} both own {min(shared)}; since one project "
+                "can have both, give each its own path."
             )
 
 
 def destinations(entry: Path, root: Path | None = None) -> frozenset[str]:
-    """Return the paths that ``entry``, a file or a folder, writes in a project."""
+    """The paths that ``entry``, a file or a folder, writes in a project."""
     files = [entry] if entry.is_file() else [path for path in entry.rglob("*") if path.is_file()]
     return frozenset(
         path.relative_to(root or entry).as_posix().removesuffix(".jinja")
@@ -216,7 +216,7 @@ def destinations(entry: Path, root: Path | None = None) -> frozenset[str]:
 
 
 def _together(one: Option, other: Option, options: tuple[Option, ...]) -> bool:
-    """Say whether some answers choose both."""
+    """Whether some answers choose both."""
     return any(
         a == b or a.question != b.question or a.question in (*SEVERAL, FACT)
         for a in _choosing(one, options)
@@ -225,7 +225,7 @@ def _together(one: Option, other: Option, options: tuple[Option, ...]) -> bool:
 
 
 def _choosing(option: Option, options: tuple[Option, ...]) -> list[Option]:
-    """Return the options whose choice lays ``option`` in: itself, or those that provide it."""
+    """The options whose choice includes ``option``: itself, or those that provide it."""
     providers = [o for o in options if option.choice in o.provides]
     return providers if option.question == FACT and providers else [option]
 
@@ -241,10 +241,10 @@ def _refuse_two_defaults(options: tuple[Option, ...]) -> None:
 
 
 def defaults(options: tuple[Option, ...], preset: str) -> Answers:
-    """Return the answers that a preset proposes.
+    """The default answers of a preset.
 
-    A question's default is the option that lists the preset, or else its first option; of several
-    answers (and of yes/no), it is those that list it.
+    A question's default is the option that lists the preset, or its first option; questions with
+    several answers (and yes/no) default to the options that list it.
     """
     answers: Answers = defaultdict(str)
     for option in sorted(options, key=lambda o: o.question == FACT):
@@ -260,7 +260,7 @@ def defaults(options: tuple[Option, ...], preset: str) -> Answers:
 
 
 def choose(options: tuple[Option, ...], answers: Answers) -> list[Option]:
-    """Return the options that ``answers`` choose, the facts that they provide among them."""
+    """The options that ``answers`` choose, with the facts that these provide."""
 
     def chosen(option: Option) -> bool:
         answer = answers.get(SEVERAL.get(option.question, option.question))
@@ -274,21 +274,21 @@ def choose(options: tuple[Option, ...], answers: Answers) -> list[Option]:
 
 
 def gather(chosen: list[Option], field: str) -> list[Any]:
-    """Collect one list field of the chosen options, each value once, sorted."""
+    """The values of one list field of the chosen options, each once, sorted."""
     return sorted({value for option in chosen for value in getattr(option, field)})
 
 
 def merge(chosen: list[Option], field: str) -> dict[str, Any]:
-    """Collect one mapping field of the chosen options."""
+    """One mapping field of the chosen options, merged."""
     return {key: value for option in chosen for key, value in getattr(option, field).items()}
 
 
 class Options(ContextHook):
-    """Adds to every render: the folder variables, ``options``, and the choices of each question."""
+    """Adds the folder variables, ``options`` and the choices of each question to every render."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        # Copier renders each part of each path, and asks each time.
+        # Copier renders each part of each path, and calls the hook each time.
         self._of: dict[str, Answers] = {}
 
     def hook(self, context: Answers) -> None:
@@ -303,7 +303,7 @@ class Options(ContextHook):
 
 
 def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
-    """Return what the answers mean for the templates."""
+    """The variables of the templates for these answers."""
     chosen = choose(available, given)
     variables = {option.variable for option in chosen}
     return {o.variable: "." if o.variable in variables else "" for o in available} | {
@@ -360,7 +360,7 @@ def _leaf(module: str) -> str:
 
 
 def choices(options: tuple[Option, ...]) -> dict[str, str]:
-    """Return what the prompt of each question lists: JSON, which Copier reads as YAML."""
+    """The choices of each question, as JSON, which Copier reads as YAML."""
     lines: dict[str, dict[str, str]] = defaultdict(dict)
     for option in options:
         question = SEVERAL.get(option.question, option.question)

@@ -1,7 +1,7 @@
-"""What ``copier update`` does besides merging: it moves old answers along, and loses nothing.
+"""The steps of ``copier update`` around the merge: renamed answers, and changes that would be lost.
 
-Copier runs this in the service's folder, before the merge and after it: ``_migrations`` in
-``copier.yml``. Nothing of the user's is deleted without a copy beside it and a line that says so.
+Copier runs this in the service's folder before and after the merge (``_migrations`` in
+``copier.yml``). No change of the user's is lost without a copy and a line that says so.
 """
 
 import difflib
@@ -28,10 +28,10 @@ Answers = dict[str, Any]
 
 
 def before(given: Answers, renamed: dict[str, str]) -> None:
-    """Write today's names of questions and choices into the answers that Copier reads next.
+    """Rename questions and choices in the answers that Copier is about to read.
 
-    A choice that is gone, and for which no other one is ``given``, ends the update: Copier would
-    take the default without a word.
+    A choice that no longer exists, with none ``given`` instead, ends the update: Copier would take
+    the default without a warning.
     """
     answers: Answers = yaml.safe_load(ANSWERS.read_text(encoding="utf-8"))
     todays = _todays({renamed.get(name, name): answer for name, answer in answers.items()})
@@ -42,7 +42,7 @@ def before(given: Answers, renamed: dict[str, str]) -> None:
 
 
 def _todays(answers: Answers) -> Answers:
-    """Put successors in the place of choices that are gone, and no for what the user deleted."""
+    """The answers with the successors of removed choices, and ``no`` for what the user deleted."""
     available = options.load()
     successors = {(o.question, old): o.choice for o in available for old in o.was}
     todays = {
@@ -61,8 +61,8 @@ def _without_a_choice(answers: Answers) -> Iterator[str]:
         choices = [option.choice for option in options.load() if option.question == question]
         if isinstance(answers.get(question), str) and answers[question] not in choices:
             yield (
-                f"  `{answers[question]}` is no choice of `{question}` any more. Say which one "
-                f"instead, by `-d {question}=...`: {', '.join(choices)}."
+                f"  `{answers[question]}` is no longer a choice of `{question}`. Choose another "
+                f"with `-d {question}=...`: {', '.join(choices)}."
             )
 
 
@@ -152,7 +152,7 @@ def _keep(path: str, before: bytes, mine: bytes) -> None:
 
 
 def _take_back(paths: list[str]) -> None:
-    """Remove what is new in a folder that the user deleted: it stays deleted."""
+    """Delete new files of folders that the user deleted."""
     for path in paths:
         Path(path).unlink()
         if not any(Path(path).parent.iterdir()):
@@ -168,21 +168,21 @@ def _report(moved: dict[str, str], kept: list[str]) -> None:
 
 def _moved(paths: dict[str, str]) -> Iterator[str]:
     if paths:
-        yield "The template moved files that you had changed. Your changes moved along:"
+        yield "The template renamed files that you had changed. Your changes moved along:"
         yield from (f"    {old} -> {new}" for old, new in paths.items())
 
 
 def _conflicts(paths: list[str]) -> Iterator[str]:
     if paths:
-        yield "You and the template changed the same lines. Both are marked; choose, and `git add`:"
+        yield "Conflicts: you and the template changed the same lines. Resolve and `git add` them:"
         yield from (f"    {path}" for path in paths)
 
 
 def _gone(paths: list[str]) -> Iterator[str]:
     if paths:
-        yield "You had changed files that are gone now. What you changed is kept beside them:"
+        yield "The template removed files that you had changed. Your changes are kept as patches:"
         yield from (f"    {path}.rej" for path in paths)
-        yield "Put it where it belongs now, and delete those. A whole file comes back, too:"
+        yield "Apply them where they belong now, and delete the patches. To restore a whole file:"
         yield f"    git checkout HEAD -- {paths[0]}"
 
 

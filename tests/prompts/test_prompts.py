@@ -94,7 +94,7 @@ def test_arrows_choose_and_the_preset_moves_the_defaults(terminal: Terminal, ser
 def test_a_bad_name_is_refused_and_can_be_mended(terminal: Terminal, service: Path) -> None:
     terminal.answers("preset")
     terminal.answers("project_name", CLEAR_LINE + "My Shop" + ENTER)
-    terminal.sees("would be my-shop: a to z")
+    terminal.sees("write my-shop: a to z")
     terminal.child.send(CLEAR_LINE + "my-shop" + ENTER)
     for name in asked()[2:]:
         terminal.answers(name)
@@ -109,7 +109,7 @@ def test_a_bad_address_is_refused_and_can_be_mended(terminal: Terminal, service:
             terminal.answers(name)
         else:
             terminal.answers(name, "ada" + ENTER)
-            terminal.sees("would look like ada@example.com")
+            terminal.sees("is not an e-mail address")
             terminal.child.send("@example.com" + ENTER)
     assert terminal.ends() == 0
     assert kept(service)["email"] == "ada@example.com"

@@ -97,9 +97,7 @@ def test_a_broken_option_is_named_before_anything_is_written(
     extended: Path, tmp_path: Path
 ) -> None:
     (extended / "template" / "{{queue_toy}}" / "option.yml").write_text("label: Toy\nhelp: x\ny: 1")
-    with pytest.raises(
-        UserMessageError, match=r"\{\{queue_toy\}\}/option.yml: `y`: there is no such"
-    ):
+    with pytest.raises(UserMessageError, match=r"\{\{queue_toy\}\}/option.yml: `y`: unknown key"):
         generator.render(extended, tmp_path / "service")
     assert not (tmp_path / "service").exists()
 

@@ -35,7 +35,7 @@ def test_options_come_in_their_order(template: Path) -> None:
 @pytest.mark.parametrize("name", ["{{queue}}", "{{Queue_Fast}}", "{{queue-fast}}", "{{ queue_x }}"])
 def test_a_name_that_is_none(template: Path, name: str) -> None:
     manifest(template / name)
-    assert refused(template).startswith(f"{name}: not an option folder's name")
+    assert refused(template).startswith(f"{name}: not the name of an option folder")
 
 
 def test_a_folder_without_a_manifest(template: Path) -> None:
@@ -47,8 +47,8 @@ def test_a_folder_without_a_manifest(template: Path) -> None:
     ("text", "said"),
     [
         ("label: [", "is not valid YAML"),
-        ("- label", "would be `key: value` lines"),
-        ("", "would be `key: value` lines"),
+        ("- label", "write it as `key: value` lines"),
+        ("", "write it as `key: value` lines"),
         ("label: Toy", "`help`: Field required"),
     ],
 )
@@ -62,23 +62,31 @@ def test_a_manifest_that_cannot_be_read(template: Path, text: str, said: str) ->
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("dependency", ["x>=1"], "`dependency`: there is no such key; there are "),
-        ("question", "auth", "`question`: there is no such key"),
-        ("label", "two\nlines", "`label`: 'two\\nlines' would be written like `one line of text`"),
+        ("dependency", ["x>=1"], "`dependency`: unknown key; the keys are "),
+        ("question", "auth", "`question`: unknown key"),
+        (
+            "label",
+            "two\nlines",
+            "`label`: 'two\\nlines' is not valid; write it like `one line of text`",
+        ),
         ("label", ["a"], "`label`: Input should be a valid string"),
         ("order", "first", "`order`: Input should be a valid integer"),
         ("presets", ["huge"], "`presets.0`: Input should be 'minimal', 'standard' or 'everything'"),
-        ("dependencies", ["celery"], "'celery' would be written like `celery[redis]>=5.7`"),
-        ("dependencies", ["celery<6"], "'celery<6' would be written like"),
-        ("dependencies", ["celery >= 5"], "'celery >= 5' would be written like"),
-        ("dev_dependencies", ["mypy==2"], "'mypy==2' would be written like"),
+        ("dependencies", ["celery"], "'celery' is not valid; write it like `celery[redis]>=5.7`"),
+        ("dependencies", ["celery<6"], "'celery<6' is not valid; write it like"),
+        ("dependencies", ["celery >= 5"], "'celery >= 5' is not valid; write it like"),
+        ("dev_dependencies", ["mypy==2"], "'mypy==2' is not valid; write it like"),
         ("dependencies", "celery>=5.7", "`dependencies`: Input should be a valid tuple"),
-        ("components", ["src/app/x.py"], "'src/app/x.py' would be written like `app.items`"),
-        ("routers", ["app.My-Items"], "'app.My-Items' would be written like `app.items`"),
-        ("env", [{"name": "lower", "comment": "c"}], "`env.0.name`: 'lower' would be written like"),
+        ("components", ["src/app/x.py"], "'src/app/x.py' is not valid; write it like `app.items`"),
+        ("routers", ["app.My-Items"], "'app.My-Items' is not valid; write it like `app.items`"),
+        (
+            "env",
+            [{"name": "lower", "comment": "c"}],
+            "`env.0.name`: 'lower' is not valid; write it like",
+        ),
         ("env", [{"name": "A", "comment": "c", "x": 1}], "`env.0.x`: Extra inputs"),
-        ("processes", {"the worker": "runs"}, "'the worker' would be written like `worker`"),
-        ("provides", ["A Worker"], "'A Worker' would be written like `worker`"),
+        ("processes", {"the worker": "runs"}, "'the worker' is not valid; write it like `worker`"),
+        ("provides", ["A Worker"], "'A Worker' is not valid; write it like `worker`"),
     ],
 )
 def test_a_field_that_cannot_be_used(template: Path, field: str, value: Any, said: str) -> None:
@@ -95,10 +103,7 @@ def test_requirements_with_a_lower_bound_are_fine(template: Path, requirement: s
 def test_an_option_may_not_own_a_path_of_the_core(template: Path) -> None:
     own(template, "src/app/platform/data/database.py")
     own(template / "{{queue_fast}}", "src/app/platform/data/database.py")
-    assert (
-        refused(template)
-        == "queue_fast: src/app/platform/data/database.py belongs to the core already."
-    )
+    assert refused(template) == "queue_fast: src/app/platform/data/database.py belongs to the core."
 
 
 def test_a_suffix_does_not_hide_the_owner(template: Path) -> None:

@@ -93,7 +93,7 @@ def _overlapping(service: Service) -> str:
 @case("the template deleted a file that you left as it was", "it is gone")
 def _deleted(service: Service) -> str:
     done = _commit_and_update(service)
-    assert "gone now" not in done.stdout
+    assert "removed files" not in done.stdout
     return "it is still there" if service.has("src/app/platform/base/cpus.py") else "it is gone"
 
 

@@ -77,7 +77,7 @@ def test_a_choice_with_a_new_name_is_what_was_chosen(updated: Updated) -> None:
 
 def test_a_choice_that_is_gone_is_asked_for_and_nothing_is_changed(updated: Updated) -> None:
     service, said = updated(_calls_it_otherwise, queue="background")
-    assert "`background` is no choice of `queue` any more" in said
+    assert "`background` is no longer a choice of `queue`" in said
     assert "celery, " in said
     assert "Traceback" not in said
     assert service.status() == []

@@ -25,6 +25,13 @@ USED_OTHERWISE = {
 }
 
 NAMESPACE = "opentelemetry"
+# Packages of the `dev` group whose name and modules are in no file, and what needs them.
+DEV_USED_OTHERWISE = {
+    "anyio": "its plugin of pytest runs async tests",
+    "pytest-xdist": "pytest's option -n",
+    "python-multipart": "FastAPI loads it, for the forms of tests",
+    "squawk-cli": "the command squawk",
+}
 
 
 def _parameters() -> list[Any]:
@@ -108,6 +115,23 @@ def test_every_requirement_is_used(project: Path, python: Path) -> None:
     provided = _modules(python, names - set(USED_OTHERWISE))
     unused = [name for name, modules in provided.items() if not imported & set(modules)]
     assert unused == []
+
+
+def test_every_requirement_of_development_is_used(project: Path, python: Path) -> None:
+    """It is imported, or a command, a hook or a plugin is named so; stubs are of something used."""
+    declared = tomllib.loads((project / "pyproject.toml").read_text())
+    names = {re.split(r"[\[><= ;]", each)[0] for each in declared["dependency-groups"]["dev"]}
+    folders = ("src", "tests", "tools", "benchmarks", "migrations", ".ci", ".github")
+    files = [path for folder in folders for path in (project / folder).rglob("*.*")]
+    files += [project / name for name in ("Makefile", ".pre-commit-config.yaml")]
+    text = "\n".join(path.read_text() for path in files if path.suffix != ".pyc")
+    unused = {
+        name
+        for name, modules in _modules(python, names - set(DEV_USED_OTHERWISE)).items()
+        if not any(re.search(rf"(?<![\w.]){re.escape(word)}\b", text) for word in {name, *modules})
+    }
+    stubs = {name for name in unused if re.match(r"types-|.+-stubs$", name)}
+    assert unused == stubs
 
 
 def test_every_import_from_a_shared_namespace_is_required(project: Path, python: Path) -> None:

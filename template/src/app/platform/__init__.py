@@ -2,6 +2,7 @@
 
 Its levels import one way only; each may use those before it, and features stand on top of all:
 
+    about           name, description and version of the service
     settings        every setting, typed and validated
     base            errors, request context, components, signatures
     observability   logs, metrics, tracing

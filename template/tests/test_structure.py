@@ -26,7 +26,7 @@ for module in pkgutil.walk_packages(app.__path__, "app."):
 
 
 def uses(*names: str) -> Iterator[str]:
-    """Where an attribute of one of these names is used outside the data layer."""
+    """Lines outside the data layer that use an attribute of one of these names."""
     for path in sorted(SRC.rglob("*.py")):
         if path.is_relative_to(SRC / "platform/data"):
             continue

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytest_copier.plugin import CopierFixture
 
 from extensions import options
 from tests import generator, matrix, rotation
@@ -39,9 +40,27 @@ def _no_options_of_another_test() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the template as it stands in the working tree; not to be changed."""
+def copier_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the template as it stands in the working tree; not to be changed.
+
+    It takes the place of pytest-copier's own, which is a Git repository: Copier would clone it for
+    each render.
+    """
     return generator.copy_of_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture(scope="session")
+def template(copier_template: Path) -> Path:
+    """The folder of the template, for tests that call Copier themselves."""
+    return copier_template
+
+
+@pytest.fixture(scope="session")
+def session_copier(copier_template: Path) -> Iterator[CopierFixture]:
+    """pytest-copier's ``copier``, for renders that several tests share."""
+    patch = pytest.MonkeyPatch()
+    yield CopierFixture(copier_template, {}, patch)
+    patch.undo()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from copier.errors import UserMessageError
+from pytest_copier.plugin import CopierFixture
 
 from extensions import answers, options
 from tests import generator, matrix
@@ -78,10 +79,10 @@ def test_a_bad_answer_is_refused_with_its_reason(question: str, answer: Any, sai
 
 @pytest.mark.parametrize(("question", "answer", "said"), REFUSED[::6])
 def test_nothing_is_written_then(
-    template: Path, tmp_path: Path, question: str, answer: Any, said: str
+    copier: CopierFixture, tmp_path: Path, question: str, answer: Any, said: str
 ) -> None:
     with pytest.raises(UserMessageError) as caught:
-        generator.render(template, tmp_path / "service", **{question: answer})
+        copier.copy(tmp_path / "service", **{question: answer})
     assert said in caught.value.message
     assert not (tmp_path / "service").exists()
 
@@ -134,8 +135,8 @@ AWKWARD = {
 
 
 @pytest.fixture(scope="module")
-def awkward(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generator.render(template, tmp_path_factory.mktemp("awkward") / "service", **AWKWARD)
+def awkward(session_copier: CopierFixture, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return session_copier.copy(tmp_path_factory.mktemp("awkward") / "service", **AWKWARD).path
 
 
 def test_awkward_text_arrives_as_it_was_written(awkward: Path) -> None:
@@ -173,9 +174,9 @@ def test_awkward_text_reaches_the_package_metadata(awkward: Path, tmp_path: Path
 
 @pytest.mark.parametrize("person", [{"author": "Ada"}, {"email": "ada@example.com"}, {}])
 def test_author_and_address_are_optional(
-    template: Path, tmp_path: Path, person: dict[str, str]
+    copier: CopierFixture, tmp_path: Path, person: dict[str, str]
 ) -> None:
-    service = generator.render(template, tmp_path / "service", **person)
+    service = copier.copy(tmp_path / "service", **person).path
     project = tomllib.loads((service / "pyproject.toml").read_text())["project"]
     told = {"name" if key == "author" else key: value for key, value in person.items()}
     assert project.get("authors", [{}]) == [told]
@@ -183,16 +184,16 @@ def test_author_and_address_are_optional(
 
 @pytest.mark.parametrize("preset", ["minimal", "standard", "everything"])
 def test_a_preset_sets_the_defaults_and_nothing_else(
-    template: Path, tmp_path: Path, preset: str
+    copier: CopierFixture, tmp_path: Path, preset: str
 ) -> None:
     proposed = options.defaults(options.load(), preset)
-    service = generator.render(template, tmp_path / "one", preset=preset)
+    service = copier.copy(tmp_path / "one", preset=preset).path
     kept = yaml.safe_load((service / ".copier-answers.yml").read_text())
     assert {name: kept[name] for name in proposed if name in kept} == {
         name: answer for name, answer in proposed.items() if name in kept
     }
     other = next(each for each in matrix.choices()["queue"] if each != proposed["queue"])
-    service = generator.render(template, tmp_path / "two", preset=preset, queue=other)
+    service = copier.copy(tmp_path / "two", preset=preset, queue=other).path
     changed = yaml.safe_load((service / ".copier-answers.yml").read_text())
     assert changed.pop("queue") == other
     assert changed.items() <= kept.items()
@@ -205,10 +206,12 @@ def test_choices_say_what_they_mean_and_cost() -> None:
             assert len(f"{option.label}: {option.help}") <= 140, option.variable
 
 
-def test_a_record_of_an_earlier_version_is_no_mistake(template: Path, tmp_path: Path) -> None:
+def test_a_record_of_an_earlier_version_is_no_mistake(
+    copier: CopierFixture, tmp_path: Path
+) -> None:
     """Copier hands on every old answer in an update, those to questions that are gone too."""
-    service = generator.render(template, tmp_path / "one")
+    service = copier.copy(tmp_path / "one").path
     record = yaml.safe_load((service / ".copier-answers.yml").read_text())
-    again = generator.render(template, tmp_path / "two", **record, gone="yes")
+    again = copier.copy(tmp_path / "two", **record, gone="yes").path
     old, new = ((each / "pyproject.toml").read_text() for each in (service, again))
     assert json.dumps(old) == json.dumps(new)

@@ -18,12 +18,13 @@ def serve(environment: dict[str, str], tmp_path: Path) -> Iterator[Serve]:
 
     def start(**changes: str) -> Server:
         port = free_port()
-        changes = {"PORT": str(port), "WEB_CONCURRENCY": "2", "PYTHONPATH": str(tmp_path)} | changes
+        usual = {"PORT": str(port), "WEB_CONCURRENCY": "2"}
+        usual |= {"PYTHONPATH": str(tmp_path), "GATES": str(tmp_path)}
         log = tmp_path / f"log-{port}"
         output = log.open("w")
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "service_under_test:create_app()"],
-            cwd=ROOT, env=environment | changes, text=True, stdout=output, stderr=output,
+            cwd=ROOT, env=environment | usual | changes, text=True, stdout=output, stderr=output,
         )  # fmt: skip
         output.close()
         server = Server(process, port, log)

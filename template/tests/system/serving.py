@@ -19,9 +19,13 @@ Serve = Callable[..., "Server"]
 # Routes that only these tests need, in an app that is otherwise the real one.
 APP = """
 import asyncio, os, threading
+from pathlib import Path
 from fastapi import Request
 from app import main
 from app.platform.http import routing
+from app.platform.server import gunicorn_worker
+
+gunicorn_worker.HEARTBEAT_INTERVAL = float(os.environ.get("HEARTBEAT_INTERVAL", "5"))
 
 def create_app():
     app = main.create_app()
@@ -32,6 +36,12 @@ def create_app():
     async def slow(seconds: float) -> int:
         await asyncio.sleep(seconds)
         return os.getpid()
+
+    async def gate(name: str) -> None:
+        here = Path(os.environ["GATES"])
+        (here / f"{name}-reached").touch()
+        while not (here / f"{name}-open").exists():
+            await asyncio.sleep(0.02)
 
     async def stream():
         from starlette.responses import StreamingResponse
@@ -49,7 +59,7 @@ def create_app():
         return [(await request.body()).decode(), *request.headers.keys()]
 
     app.add_api_route("/test/echo", echo, methods=["POST"])
-    for route in (pid, slow, busy):
+    for route in (pid, slow, busy, gate):
         app.add_api_route(f"/test/{route.__name__}", route)
     app.add_api_route("/test/stream", stream, response_model=None)
     routing.install_index(app)
@@ -65,9 +75,11 @@ class Server:
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
+        self.asked = 0  # how often /test/pid has answered
 
     def get(self, path: str, **headers: str) -> httpx2.Response:
-        return httpx2.get(self.url + path, headers=headers, timeout=10)
+        # Without TLS: what a client of its own reads for that takes longer than the request.
+        return httpx2.get(self.url + path, headers=headers, timeout=10, verify=False)
 
     def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
         """Wait until something holds, and fail with the log when it does not."""
@@ -86,7 +98,12 @@ class Server:
 
     def workers(self) -> set[int]:
         """The processes that answer."""
-        return {self.get("/test/pid").json() for _ in range(16)}
+        return {self.pid() for _ in range(16)}
+
+    def pid(self) -> int:
+        pid: int = self.get("/test/pid").json()
+        self.asked += 1
+        return pid
 
     def lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -110,7 +127,7 @@ def load(server: Server, path: str = "/test/slow?seconds=0.01") -> Iterator["Cou
     stop = threading.Event()
 
     def ask() -> None:
-        with httpx2.Client(base_url=server.url, timeout=10) as client:
+        with httpx2.Client(base_url=server.url, timeout=10, verify=False) as client:
             while not stop.is_set():
                 try:
                     answers[str(client.get(path).status_code)] += 1

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -24,7 +25,7 @@ def test_two_workers_answer_and_the_log_has_one_shape(serve: Serve) -> None:
 def test_after_sigterm_no_request_is_lost(serve: Serve) -> None:
     server = serve(DRAIN_SECONDS="3")
     with load(server) as answers:
-        time.sleep(0.5)
+        server.until(lambda: answers["200"] > 20)
         server.process.send_signal(signal.SIGTERM)
         server.until(lambda: server.get("/health/ready").status_code == 503, 3)
         assert server.get("/test/pid").headers["connection"] == "close"
@@ -34,19 +35,22 @@ def test_after_sigterm_no_request_is_lost(serve: Serve) -> None:
     assert server.process.wait(20) == 0
 
 
-def test_a_request_in_flight_is_answered_after_sigterm(serve: Serve) -> None:
+def test_a_request_in_flight_is_answered_after_sigterm(serve: Serve, tmp_path: Path) -> None:
     server = serve()
     found: list[httpx2.Response] = []
-    asking = threading.Thread(target=lambda: found.append(server.get("/test/slow?seconds=2")))
+    asking = threading.Thread(target=lambda: found.append(server.get("/test/gate?name=in-flight")))
     asking.start()
-    time.sleep(0.7)
-    assert server.stop() == 0
+    server.until((tmp_path / "in-flight-reached").exists)
+    server.process.send_signal(signal.SIGTERM)
+    server.until(lambda: server.log.read_text().count('"Shutting down"') == 2)
+    (tmp_path / "in-flight-open").touch()
+    assert server.process.wait(20) == 0
     asking.join()
     assert found[0].status_code == 200
 
 
 def test_a_stream_that_never_ends_does_not_keep_the_pools_from_being_closed(serve: Serve) -> None:
-    server = serve(GUNICORN_CMD_ARGS="--graceful-timeout 9")  # two seconds for what is in flight
+    server = serve(GUNICORN_CMD_ARGS="--graceful-timeout 8")  # one second for what is in flight
     with httpx2.stream("GET", server.url + "/test/stream") as answer:
         next(answer.iter_bytes())
         assert server.stop() == 0
@@ -56,11 +60,11 @@ def test_a_stream_that_never_ends_does_not_keep_the_pools_from_being_closed(serv
 
 
 def test_sighup_replaces_the_workers_and_loses_nothing(serve: Serve) -> None:
-    server = serve(DRAIN_SECONDS="3")
+    server = serve(DRAIN_SECONDS="1")
     server.until(lambda: len(server.workers()) == 2)
     before = server.workers()
     with load(server) as answers:
-        time.sleep(0.3)
+        server.until(lambda: answers["200"] > 20)
         server.process.send_signal(signal.SIGHUP)
         server.until(lambda: len(server.workers() - before) == 2, 40)
         server.until(lambda: not server.workers() & before, 40)
@@ -71,14 +75,11 @@ def test_sighup_replaces_the_workers_and_loses_nothing(serve: Serve) -> None:
 def test_a_killed_worker_is_replaced_and_its_counts_stay(serve: Serve) -> None:
     server = serve()
     server.until(lambda: len(server.workers()) == 2)
-    before = server.workers()
-    time.sleep(0.5)  # until the workers have written down what they answered
-    counted = requests_counted(server)
-    victim = before.pop()
+    victim = server.pid()
+    server.until(lambda: requests_counted(server) == server.asked)
     os.kill(victim, signal.SIGKILL)
     server.until(lambda: len(server.workers() - {victim}) == 2)
-    time.sleep(0.5)
-    assert requests_counted(server) >= counted + 16
+    server.until(lambda: requests_counted(server) == server.asked)
     assert len({requests_counted(server) for _ in range(10)}) == 1, "each worker answers for all"
     assert server.stop() == 0
 
@@ -93,12 +94,12 @@ def requests_counted(server: Server) -> float:
 def test_gauges_are_those_of_the_workers_alive(serve: Serve) -> None:
     server = serve(DB_POOL_SIZE="3", DB_MAX_OVERFLOW="1")
     server.until(lambda: len(server.workers()) == 2)
+    victims: set[int] = set()
     for _ in range(2):
-        time.sleep(1.2)
-        text = server.get("/metrics").text
-        assert "db_pool_connections 8.0" in text
-        os.kill(server.workers().pop(), signal.SIGKILL)
-        server.until(lambda: len(server.workers()) == 2)
+        server.until(lambda: "db_pool_connections 8.0" in server.get("/metrics").text)
+        victims.add(victim := server.pid())
+        os.kill(victim, signal.SIGKILL)
+        server.until(lambda: len(server.workers() - victims) == 2)
 
 
 def test_metrics_can_have_a_port_of_their_own(serve: Serve) -> None:
@@ -110,7 +111,7 @@ def test_metrics_can_have_a_port_of_their_own(serve: Serve) -> None:
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(serve: Serve) -> None:
-    server = serve(GUNICORN_CMD_ARGS="--timeout 5")
+    server = serve(GUNICORN_CMD_ARGS="--timeout 2", HEARTBEAT_INTERVAL="0.2")
     server.until(lambda: len(server.workers()) == 2)
     before = server.workers()
     with pytest.raises(httpx2.TransportError):

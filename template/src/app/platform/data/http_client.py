@@ -4,8 +4,10 @@
 a request is idempotent.
 """
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Annotated
 
 import httpx2
@@ -38,9 +40,16 @@ async def _propagate_context(request: httpx2.Request) -> None:
         }
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """The certificate authorities to trust: reading them takes 30 ms, so once a process."""
+    return httpx2.create_ssl_context()
+
+
 def create_client(settings: PlatformSettings) -> httpx2.AsyncClient:
     """A client that connects at first use."""
     return httpx2.AsyncClient(
+        verify=_certificates(),
         timeout=settings.http_timeout,
         limits=httpx2.Limits(max_connections=settings.http_max_connections),
         headers={"User-Agent": f"{about.NAME}/{about.version()}"},

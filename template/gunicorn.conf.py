@@ -25,7 +25,7 @@ logger_class = "app.platform.server.gunicorn_worker.GunicornLogger"
 loglevel = settings.log_level.lower()
 accesslog = None  # the service has its own access log
 
-# One per CPU on a machine of its own; one or two where the platform scales replicas.
+# One per CPU on a dedicated machine; one or two where the platform scales replicas.
 workers = settings.web_concurrency or available_cpus()
 bind = [f"0.0.0.0:{settings.port}"]
 if settings.metrics_port:
@@ -37,7 +37,7 @@ backlog = 2048
 keepalive = 75
 
 timeout = 60  # seconds without a heartbeat, until a worker is killed and replaced
-graceful_timeout = 30  # seconds to drain, finish requests and close pools, until a worker is killed
+graceful_timeout = 30  # seconds to drain, finish requests and close pools before a worker is killed
 # Against undiscovered memory leaks; the jitter keeps workers from restarting together.
 max_requests = 100_000
 max_requests_jitter = 10_000
@@ -49,23 +49,23 @@ control_socket_disable = True
 _shared_memory = Path("/dev/shm")  # noqa: S108 (memory: on a disk, heartbeats could block)
 worker_tmp_dir = str(_shared_memory) if os.access(_shared_memory, os.W_OK) else None
 
-# Where workers write their metrics, so that each can report those of all.
-_metrics = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-if _metrics is None:
-    _metrics = tempfile.mkdtemp(prefix="metrics-", dir=worker_tmp_dir)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
+# Where workers write their metrics, so that each of them can report the sum.
+_metrics_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+if _metrics_dir is None:
+    _metrics_dir = tempfile.mkdtemp(prefix="metrics-", dir=worker_tmp_dir)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir
 
 
 def on_starting(server: Any) -> None:
-    """Check the connection budget; delete the metrics of the last run."""
+    """Check the connection budget; delete the metrics of the previous run."""
     asyncio.run(refuse_too_many_connections(settings, server.cfg.workers))
-    Path(_metrics).mkdir(parents=True, exist_ok=True)
-    for file in Path(_metrics).glob("*.db"):
+    Path(_metrics_dir).mkdir(parents=True, exist_ok=True)
+    for file in Path(_metrics_dir).glob("*.db"):
         file.unlink()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Give a new worker the slot of one that has exited: it continues that worker's metrics."""
+    """Give a new worker a free slot; it continues the metrics of the last worker in that slot."""
     taken = {other.slot for other in server.WORKERS.values()}
     worker.slot = next(number for number in itertools.count() if number not in taken)
 
@@ -77,11 +77,11 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Remove an exited worker from the gauges."""
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (reads _metrics)
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (reads environ)
 
     mark_process_dead(worker.slot)
 
 
 def on_exit(server: Any) -> None:
     """Delete the metrics directory."""
-    shutil.rmtree(_metrics, ignore_errors=True)
+    shutil.rmtree(_metrics_dir, ignore_errors=True)

@@ -32,7 +32,7 @@ def test_check_says_what_is_wrong(
 ) -> None:
     result = run_command("check", env={**environment, variable: value})
     assert result.returncode == 1
-    assert f"wrong  {wrong}" in result.stdout
+    assert f"failed  {wrong}" in result.stdout
 
 
 @pytest.mark.skipif(

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from app.platform.data.redis import create_client
 from app.platform.http import gcra
-from app.platform.http.gcra import Limiter
+from app.platform.http.gcra import RateLimiter
 from app.platform.http.rate_limit import limit
 from app.platform.settings import SettingsError
 from app.platform.settings.rates import Rate
@@ -142,7 +142,7 @@ async def test_processes_share_a_limit_exactly(empty_redis: Settings) -> None:
 
 async def test_who_comes_while_redis_is_asked_is_answered_too(settings: Settings) -> None:
     async with limited(settings) as app:
-        limiter: Limiter = app.state.limiter
+        limiter: RateLimiter = app.state.limiter
 
         async def later(turns: int) -> bool:
             for _ in range(turns):
@@ -157,7 +157,7 @@ async def test_who_comes_while_redis_is_asked_is_answered_too(settings: Settings
 
 async def test_a_request_that_is_given_up_takes_no_other_with_it(settings: Settings) -> None:
     async with limited(settings) as app:
-        limiter: Limiter = app.state.limiter
+        limiter: RateLimiter = app.state.limiter
         given_up, other = (
             asyncio.create_task(limiter.hit("given up", Rate(9, 3600), name)) for name in "ab"
         )

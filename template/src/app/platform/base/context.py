@@ -1,6 +1,6 @@
 """The request context: ids and deadline of the current request or job.
 
-Log lines, errors and outgoing calls carry the ids; code that needs them calls ``current()``.
+Log lines, problem documents and outgoing calls carry the ids; ``current()`` returns the context.
 """
 
 import time

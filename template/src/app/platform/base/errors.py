@@ -1,4 +1,4 @@
-"""Errors that features raise; each is answered as an RFC 9457 problem document."""
+"""The errors that features raise; the response to each is an RFC 9457 problem document."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -84,7 +84,7 @@ class Unavailable(AppError):
 
 
 class OutcomeUnknown(Unavailable):
-    """The connection was lost during the commit, which may have succeeded or not."""
+    """The connection was lost during the commit, which may or may not have succeeded."""
 
     code = "outcome_unknown"
 

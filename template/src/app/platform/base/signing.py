@@ -11,7 +11,7 @@ SIGNATURE_BYTES = 16  # HMAC-SHA256, truncated to 128 bits
 
 
 def derive_key(settings: PlatformSettings, purpose: str) -> bytes:
-    """A key of 32 bytes for one purpose; signatures are never valid for another purpose."""
+    """A 32-byte key for one purpose; a signature made with it is invalid for any other."""
     secret = settings.secret_key.get_secret_value().encode()
     return hmac.digest(secret, purpose.encode(), hashlib.sha256)
 
@@ -23,7 +23,7 @@ def sign(key: bytes, payload: bytes) -> str:
 
 
 def verify(key: bytes, signed: str) -> bytes:
-    """The payload of a text from ``sign``; raises ``ValueError`` for any other."""
+    """The payload of a text from ``sign``; raises ``ValueError`` if the signature is invalid."""
     try:
         raw = base64.urlsafe_b64decode(signed.encode("ascii") + b"=" * (-len(signed) % 4))
     except (UnicodeEncodeError, binascii.Error):
@@ -31,5 +31,5 @@ def verify(key: bytes, signed: str) -> bytes:
     signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
     expected = hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
     if not hmac.compare_digest(signature, expected):
-        raise ValueError("the signature is wrong")
+        raise ValueError("the signature is invalid")
     return payload

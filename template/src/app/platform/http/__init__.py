@@ -1,1 +1,1 @@
-"""Incoming HTTP: what surrounds the routes."""
+"""Incoming HTTP: middleware, problem details, rate limits, health, OpenAPI, pagination."""

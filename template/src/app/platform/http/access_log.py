@@ -1,7 +1,7 @@
-"""The access log: the span, metrics and log line of each request, the latter two in batches.
+"""The access log: the span, metrics and log line of each request.
 
-One at a time, this code runs with cold CPU caches and costs about three times as much. Errors are
-logged at once.
+Metrics and lines are written in batches: one at a time, this code runs with cold CPU caches and
+costs about three times as much. Server errors are written immediately.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from app.platform.observability import logs
 from app.platform.observability.metrics import PATH as METRICS_PATH
 from app.platform.settings import PlatformSettings
 
-# Requested every few seconds: answered even at the limits, not traced, logged only at DEBUG.
+# Requested every few seconds: exempt from the limits, not traced, logged only at DEBUG.
 PROBE_PATHS = frozenset({"/health/live", "/health/ready", "/health/startup", METRICS_PATH})
-FLUSH_INTERVAL = 0.2  # seconds that a finished request waits, at most, to be logged
+FLUSH_INTERVAL = 0.2  # seconds; a finished request is logged within it
 BATCH_SIZE = 256  # requests
 
 
 class AccessLog:
-    """Finished requests that are not logged yet."""
+    """Records finished requests, and writes them in batches."""
 
     def __init__(self, state: Any, settings: PlatformSettings) -> None:
         self._state = state
@@ -34,7 +34,7 @@ class AccessLog:
         self._scheduled = False
 
     def record(self, request: RequestState) -> None:
-        """End the span of a finished request, and log the request soon."""
+        """End the span of a finished request, and queue its metrics and log line."""
         request.ended = monotonic()
         scope, span = request.scope, request.span
         if span.span_id:
@@ -51,7 +51,7 @@ class AccessLog:
         """Log and count the requests that finished since the last flush."""
         self._scheduled = False
         finished, self._finished = self._finished, []
-        now, clock = datetime.now(UTC), monotonic()
+        now, monotonic_now = datetime.now(UTC), monotonic()
         for request in finished:
             scope, status = request.scope, request.status or 500
             method, route = scope["method"], scope.get(ROUTE_TEMPLATE_KEY, "")
@@ -59,8 +59,8 @@ class AccessLog:
             trace_id = request.trace_id if request.span.sampled else ""
             self._state.metrics.observe(method, route, status, seconds, trace_id)
             if status >= 400 or self._should_log(scope["path"]):
-                ended_at = now - timedelta(seconds=clock - request.ended)
-                self._write(_line(request, method, route, status, seconds, ended_at))
+                ended_at = now - timedelta(seconds=monotonic_now - request.ended)
+                self._write(_log_fields(request, method, route, status, seconds, ended_at))
         logs.output.flush()
 
     def _should_log(self, path: str) -> bool:
@@ -70,7 +70,7 @@ class AccessLog:
         return self._sample_rate >= 1 or random.random() < self._sample_rate  # noqa: S311
 
 
-def _line(
+def _log_fields(
     request: RequestState, method: str, route: str, status: int, seconds: float, ended_at: datetime
 ) -> dict[str, Any]:
     fields = {

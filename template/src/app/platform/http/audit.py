@@ -1,4 +1,4 @@
-"""The audit log: authentication events as log lines that no ``LOG_LEVEL`` drops.
+"""The audit log: authentication events, logged at every ``LOG_LEVEL``.
 
 A line has the event, its subject, the client's IP address and the ids of the request; never an
 e-mail address, a password or a token.
@@ -19,14 +19,14 @@ _logger = structlog.wrap_logger(
 
 
 def succeeded(connection: HTTPConnection, event: str, subject: str) -> None:
-    """Log ``audit.<event>`` of ``subject``, an account's id."""
+    """Log ``audit.<event>``; ``subject``: the account's id."""
     _logger.info(f"audit.{event}", **_fields(connection, subject))
 
 
 def refused(
     connection: HTTPConnection, event: str, reason: str, subject: str | None = None
 ) -> None:
-    """Log a refused ``audit.<event>``; ``subject``: the account that was targeted, if known."""
+    """Log a refused ``audit.<event>``; ``subject``: the id of the targeted account, if known."""
     _logger.warning(f"audit.{event}", reason=reason, **_fields(connection, subject))
 
 

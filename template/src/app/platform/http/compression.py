@@ -6,12 +6,12 @@ from starlette.types import Receive, Scope, Send
 
 from app.platform.settings import PlatformSettings
 
-GZIP_MIN_SIZE = 1024  # bytes; below, the headers and the work cost more than is saved
-GZIP_LEVEL = 4  # of 9; above, it takes longer and saves little more
+GZIP_MIN_SIZE = 1024  # bytes; smaller responses gain less than compression costs
+GZIP_LEVEL = 4  # of 9; higher levels take longer and save little more
 
 
 class Compression(GZipMiddleware):
-    """Compresses for clients that accept gzip; other requests pay nothing."""
+    """Gzip middleware that other clients' requests bypass at no cost."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         for name, value in scope.get("headers", ()):

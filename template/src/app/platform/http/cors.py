@@ -1,6 +1,6 @@
-"""CORS for the origins of ``CORS_ORIGINS``.
+"""CORS for the origins in ``CORS_ORIGINS``.
 
-It is the outermost middleware, so that pages can read every response, errors included.
+The outermost middleware, so that pages can read every response, errors included.
 """
 
 from fastapi import FastAPI
@@ -32,7 +32,7 @@ MAX_AGE = 600  # seconds for which browsers cache a preflight response
 
 
 def allow(app: FastAPI, header: str) -> None:
-    """Allow ``header`` in requests too; for components that are set up before this one."""
+    """Add ``header`` to the allowed request headers; call it from an earlier component's setup."""
     app.state.cors_headers = (*getattr(app.state, "cors_headers", ALLOW_HEADERS), header)
 
 

@@ -1,7 +1,7 @@
 """Rate limits by the generic cell rate algorithm (GCRA), in Redis, shared by all processes.
 
-"60/minute" allows a burst of 60 requests, and then one each second. Each limit is one key and one
-round trip, and there is no window boundary at which twice as much is allowed.
+"60/minute" allows a burst of 60 requests, and then one each second. A limit takes one key and one
+round trip. Unlike a fixed window, it never allows twice the rate around a window boundary.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from app.platform.settings.rates import Rate
 
 logger = logging.getLogger(__name__)
 
-RETRY_INTERVAL = 5.0  # seconds for which a Redis that failed is not asked again
+RETRY_INTERVAL = 5.0  # seconds between attempts while Redis is unavailable
 MAX_BATCH = 100  # limits in one round trip
 MAX_LOCAL_KEYS = 10_000  # kept by a process while Redis is unavailable
 
-# ARGV has an interval and a window for each key; a key's value is its theoretical arrival time, at
-# which the whole burst is available again. All in microseconds.
+# ARGV has an interval and a window for each key. A key's value is its theoretical arrival time: the
+# time at which the whole burst is available again. All are in microseconds.
 GCRA_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -45,13 +45,17 @@ end
 return results
 """
 
-Result = tuple[bool, int]  # whether it is allowed, and microseconds until the burst is available
-Waiting = tuple[str, Rate, asyncio.Future[Result | None]]
+# Whether the request is allowed, and microseconds until the whole burst is available again.
+Decision = tuple[bool, int]
+PendingHit = tuple[str, Rate, asyncio.Future[Decision | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitResult:
-    """The result of one request to a limit. ``used``: microseconds until the burst is available."""
+    """The result of counting one request against a limit.
+
+    ``used``: microseconds until the whole burst is available again.
+    """
 
     name: str
     rate: Rate
@@ -63,26 +67,25 @@ class RateLimitResult:
         return max(0, (self.rate.window * 1_000_000 - self.used) // self.rate.interval)
 
     @property
-    def seconds(self) -> int:
-        """Until the next request is allowed when none remains, else until all are available."""
+    def reset_seconds(self) -> int:
+        """Seconds until a request is allowed if none remains, else until the burst is available."""
         missing = self.rate.window * 1_000_000 - self.rate.interval
         return max(1, math.ceil((self.used - (0 if self.remaining else missing)) / 1_000_000))
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The fields of draft-ietf-httpapi-ratelimit-headers-11 (May 2026)."""
+        """The header fields of draft-ietf-httpapi-ratelimit-headers-11 (May 2026)."""
         rate = self.rate
         return [
             (b"ratelimit-policy", f'"{self.name}";q={rate.limit};w={rate.window}'.encode()),
-            (b"ratelimit", f'"{self.name}";r={self.remaining};t={self.seconds}'.encode()),
+            (b"ratelimit", f'"{self.name}";r={self.remaining};t={self.reset_seconds}'.encode()),
         ]
 
 
-class Limiter:
+class RateLimiter:
     """Counts requests against limits.
 
-    Requests that arrive during a round trip are batched into the next one, so that under load many
-    share a round trip.
+    Requests that arrive during a round trip are batched into the next one.
     """
 
     def __init__(self, redis: Redis, settings: PlatformSettings) -> None:
@@ -91,7 +94,7 @@ class Limiter:
         self._timeout = settings.rate_limit_timeout
         self._fail_open = settings.rate_limit_fail_open
         self._unavailable_until = 0.0
-        self._waiting: list[Waiting] = []
+        self._pending: list[PendingHit] = []
         self._batch_task: asyncio.Task[None] | None = None
         self._local: dict[str, int] = {}
 
@@ -104,49 +107,49 @@ class Limiter:
         result = await self._request(full_key, rate)
         if result is None:
             if not self._fail_open:
-                detail = "The rate limit can't be checked."
+                detail = "The rate limit can't be checked; try again."
                 raise Unavailable(detail, retry_after=int(RETRY_INTERVAL))
             result = self._count_locally(full_key, rate)
         return RateLimitResult(name, rate, *result)
 
     async def reset(self, name: str, key: str) -> None:
-        """Forget the requests of ``key``; best effort."""
+        """Reset the count of ``key``; best effort."""
         full_key = f"limit:{name}:{key}"
         self._local.pop(full_key, None)
         if not self._unavailable_until:
             await self._execute(self._redis.delete(full_key))
 
-    async def _request(self, key: str, rate: Rate) -> Result | None:
+    async def _request(self, key: str, rate: Rate) -> Decision | None:
         """Count in Redis; ``None`` while it is unavailable.
 
-        One request in ``RETRY_INTERVAL`` seconds tries again.
+        Then one request every ``RETRY_INTERVAL`` seconds tries again.
         """
         now = time.monotonic()
         if now < self._unavailable_until:
             return None
         if self._unavailable_until:
             self._unavailable_until = now + RETRY_INTERVAL
-        result: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, rate, result))
+        decision: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
+        self._pending.append((key, rate, decision))
         if self._batch_task is None:
             self._batch_task = asyncio.create_task(self._run_batches())
-        return await result
+        return await decision
 
     async def _run_batches(self) -> None:
-        batch: list[Waiting] = []
+        batch: list[PendingHit] = []
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                results = await self._run_script(batch)
-                if results is None:
+            while self._pending:
+                batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+                decisions = await self._run_script(batch)
+                if decisions is None:
                     break
-                _resolve(batch, results)
+                _resolve(batch, decisions)
         finally:
-            _resolve(batch + self._waiting, repeat(None))
-            self._waiting = []
+            _resolve(batch + self._pending, repeat(None))
+            self._pending = []
             self._batch_task = None
 
-    async def _run_script(self, batch: list[Waiting]) -> Iterable[Result] | None:
+    async def _run_script(self, batch: list[PendingHit]) -> Iterable[Decision] | None:
         keys = [key for key, _, _ in batch]
         rates = [n for _, rate, _ in batch for n in (rate.interval, rate.window * 1_000_000)]
         results = await self._execute(self._script(keys, rates))
@@ -165,8 +168,8 @@ class Limiter:
         self._unavailable_until = 0.0
         return result
 
-    def _count_locally(self, key: str, rate: Rate) -> Result:
-        """The same as ``GCRA_SCRIPT``, for this process alone."""
+    def _count_locally(self, key: str, rate: Rate) -> Decision:
+        """Run the algorithm of ``GCRA_SCRIPT`` in this process alone."""
         now = time.monotonic_ns() // 1000
         used = max(self._local.pop(key, 0) - now, 0)
         allowed = used + rate.interval <= rate.window * 1_000_000
@@ -177,7 +180,7 @@ class Limiter:
         return allowed, used
 
 
-def _resolve(batch: list[Waiting], results: Iterable[Result | None]) -> None:
-    for (_, _, future), result in zip(batch, results, strict=False):
-        if not future.done():  # resolved already, or its request was cancelled
-            future.set_result(result)
+def _resolve(batch: list[PendingHit], decisions: Iterable[Decision | None]) -> None:
+    for (_, _, future), decision in zip(batch, decisions, strict=False):
+        if not future.done():  # not resolved before, and its request was not cancelled
+            future.set_result(decision)

@@ -35,7 +35,7 @@ class Check(BaseModel):
 
 
 class Health(BaseModel):
-    """``degraded``: ready, but a dependency that is not critical is down."""
+    """The readiness of the service; ``degraded``: ready, but a non-critical dependency is down."""
 
     status: Literal["ready", "degraded", "not_ready"]
     version: str
@@ -53,28 +53,28 @@ class Started(BaseModel):
 
 @dataclass
 class Readiness:
-    """Checks the dependencies, all at once, for one caller at a time."""
+    """The dependency checks of the readiness probe; concurrent probes share one run."""
 
     timeout: float = CHECK_TIMEOUT
     pings: dict[str, tuple[Ping, bool]] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
-    _until: float = 0.0
+    _expires_at: float = 0.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def add(self, name: str, ping: Ping, *, critical: bool) -> None:
         """Add a dependency; ``ping`` raises while it is down.
 
-        If a ``critical`` one is down, the service is not ready; otherwise it is degraded.
+        The service is not ready while a ``critical`` one is down, and degraded while another is.
         """
         self.pings[name] = (ping, critical)
 
     async def checks(self) -> dict[str, Check]:
         async with self._lock:
-            if time.monotonic() >= self._until:
+            if time.monotonic() >= self._expires_at:
                 pending = (self._check(ping, critical) for ping, critical in self.pings.values())
                 results = await asyncio.gather(*pending)
                 self._checks = dict(zip(self.pings, results, strict=True))
-                self._until = time.monotonic() + CACHE_TTL
+                self._expires_at = time.monotonic() + CACHE_TTL
             return self._checks
 
     async def _check(self, ping: Ping, critical: bool) -> Check:
@@ -86,7 +86,7 @@ class Readiness:
         except TimeoutError:
             error = f"no answer within {self.timeout:g} s"
         except Exception as reason:  # noqa: BLE001
-            # The class alone: messages hold addresses, and this response is public.
+            # The class alone: messages contain addresses, and this response is public.
             error = type(reason).__name__
         latency = round((time.perf_counter() - start) * 1000, 2)
         status: Literal["up", "down"] = "down" if error else "up"
@@ -101,13 +101,13 @@ async def live() -> Alive:
 
 @router.get("/startup")
 async def startup() -> Started:
-    """Startup: the process listens only once start-up is complete."""
+    """Startup: always successful, because the process listens only once start-up is complete."""
     return Started()
 
 
 @router.get("/ready", responses={503: {"model": Health, "description": "Not ready"}})
 async def ready(request: Request, response: Response) -> Health:
-    """Readiness: whether to send traffic here, with the state of each dependency."""
+    """Readiness: whether to route traffic here, with the state of each dependency."""
     state = request.app.state
     checks = await state.readiness.checks()
     down = [check for check in checks.values() if check.status == "down"]

@@ -11,9 +11,9 @@ from app.platform.settings import PlatformSettings
 
 
 class AllowedHosts:
-    """Refuses other ``Host`` headers with 400. ``*.example.com`` allows every subdomain.
+    """Refuses requests for other hosts with 400; ``*.example.com`` allows every subdomain.
 
-    Probes are exempt: load balancers and kubelets call by IP address.
+    Probes are exempt: load balancers and kubelets send an IP address as ``Host``.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:

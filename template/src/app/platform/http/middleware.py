@@ -1,7 +1,7 @@
-"""The request middleware: ids, span, access log, metrics, default headers, limits, last resort.
+"""The request middleware: ids, span, access log, metrics, headers, limits, unhandled errors.
 
-One pure ASGI middleware, because each further one costs every request, and because all of these
-need the same facts: the route, the status and the duration.
+One pure ASGI middleware: all of these need the same facts (route, status and duration), and every
+additional middleware costs each request time.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ HSTS = {"strict-transport-security": "max-age=63072000; includeSubDomains"}
 
 
 class BodyLimit(RequestBodyLimitMiddleware):
-    """Refuses bodies that are too large, read or unread, with a problem document."""
+    """Refuses bodies that are too large with a problem document, whether or not they are read."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = b""
@@ -50,7 +50,7 @@ class BodyLimit(RequestBodyLimitMiddleware):
             nonlocal refusal
             plain = (b"content-type", b"text/plain; charset=utf-8")
             if message.get("status") == 413 and plain in message["headers"]:
-                response = problem(413, "content_too_large", "The body is larger than is allowed.")
+                response = problem(413, "content_too_large", "The body is larger than allowed.")
                 refusal = bytes(response.body)
                 message["headers"] = response.raw_headers
             elif refusal:
@@ -61,7 +61,7 @@ class BodyLimit(RequestBodyLimitMiddleware):
 
 
 class RequestMiddleware:
-    """The outermost middleware: first to see a request, last to see its response."""
+    """The middleware around every other one but CORS."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class RequestMiddleware:
         settings: PlatformSettings,
     ) -> None:
         self.app = app
-        self.limited = BodyLimit(app, settings.max_body_size)
+        self.body_limit = BodyLimit(app, settings.max_body_size)
         self.in_flight = in_flight
         self.access_log = access_log
-        # Those in flight that wait for their client, to send the body or to read the response.
+        # Requests in flight that wait for their client to send the body or to read the response.
         self.client_bound = set[RequestState]()
         self.max_in_flight = settings.max_in_flight
         self.websockets = 0
@@ -101,12 +101,12 @@ class RequestMiddleware:
             if len(self.in_flight) - len(self.client_bound) > self.max_in_flight and not probe:
                 await _overloaded()(scope, receive, request.send)
             elif b"content-length" in headers or b"transfer-encoding" in headers:
-                await self.limited(scope, partial(request.receive, receive), request.send)
+                await self.body_limit(scope, partial(request.receive, receive), request.send)
             else:
                 await self.app(scope, receive, request.send)
-        except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 (the last resort)
-            slow = request in self.client_bound
-            await _error_response(request, error, slow)(scope, receive, request.send)
+        except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 (unhandled errors)
+            awaiting_body = request in self.client_bound
+            await _error_response(request, error, awaiting_body)(scope, receive, request.send)
         finally:
             self.in_flight.discard(request)
             self.client_bound.discard(request)
@@ -127,37 +127,37 @@ class RequestMiddleware:
                 self.websockets -= 1
 
 
-def _error_response(request: RequestState, error: BaseException, slow: bool) -> ASGIApp:
-    """The response for an app that failed or was cancelled; raises once a response has started.
+def _error_response(request: RequestState, error: BaseException, awaiting_body: bool) -> ASGIApp:
+    """The response to a request that failed or was cancelled; raises if a response has started.
 
-    ``slow``: the client had not sent the whole body.
+    ``awaiting_body``: the client had not sent the whole body.
     """
     request.error = error
     if isinstance(error, asyncio.CancelledError):
         if not _cancelled_by_server(request) or request.task is None:
             raise error
         request.task.uncancel()
-        return _cancelled_response(request, slow)
+        return _cancelled_response(request, awaiting_body)
     logger.error("unhandled error", exc_info=error)
     if request.status:
-        raise error  # the server drops the connection, so that a partial response is not accepted
+        raise error  # the server aborts the connection, or a partial response would look complete
     return problem(500, "internal_error", "Something went wrong on our side.")
 
 
 def _cancelled_by_server(request: RequestState) -> bool:
-    """Whether the server cancelled the request: it was overdue, or the process shuts down."""
+    """Whether the server cancelled the request, at its deadline or during shutdown."""
     if request.status:
         return request.closing_stream
     return request.expired or bool(request.scope["app"].state.draining)
 
 
-def _cancelled_response(request: RequestState, slow: bool) -> ASGIApp:
+def _cancelled_response(request: RequestState, awaiting_body: bool) -> ASGIApp:
     if request.closing_stream:
         return _end_response
     if not request.expired:
         headers = {"Retry-After": "1"}
         return problem(503, "stopping", "The server is shutting down; try again.", headers=headers)
-    if slow:
+    if awaiting_body:
         headers = {"Connection": "close"}
         return problem(408, "request_timeout", "The body did not arrive in time.", headers=headers)
     return problem(504, "timeout", "The request exceeded its deadline.")
@@ -169,7 +169,7 @@ async def _end_response(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    """The caller's request id if it is safe to repeat in logs and headers, else a new one."""
+    """The caller's request id if it is safe to use in logs and headers, else a new one."""
     given = headers.get(b"x-request-id")
     if given is not None and REQUEST_ID.fullmatch(given):
         return given.decode()
@@ -186,7 +186,7 @@ def _overloaded() -> ProblemResponse:
 
 
 async def _cancel_overdue(in_flight: set[RequestState], interval: float) -> None:
-    """Cancel requests past their deadline; one timer for all is cheaper than one for each."""
+    """Cancel requests past their deadline; one timer for all is cheaper than one per request."""
     while True:
         await asyncio.sleep(interval)
         now = monotonic()
@@ -206,13 +206,13 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         interval = min(0.5, settings.request_timeout / 10)
-        reaper = asyncio.create_task(_cancel_overdue(in_flight, interval))
+        task = asyncio.create_task(_cancel_overdue(in_flight, interval))
         try:
             yield
         finally:
             access_log.flush()
-            reaper.cancel()
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await reaper
+                await task
 
     return lifespan

@@ -1,6 +1,6 @@
 """Keyset pagination: a page starts after the last row of the previous one, at constant cost.
 
-The cursor is that row's key, signed so that callers can't forge one, and bound to one list by name.
+The cursor is that row's key, signed against forgery and valid for one list only.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ Key = TypeVar("Key", bound=tuple[Any, ...])
 
 
 class Page(BaseModel, Generic[T]):
-    """A page of items, and the cursor of the next page if there is one."""
+    """A page of items; ``next`` is the cursor of the next page, if there is one."""
 
     items: list[T]
     next: str | None = Field(None, description="Pass it as `cursor` to get the next page")
 
 
 class Paging(Generic[Key]):
-    """The page that a caller asked for: ``limit`` rows after the key ``after``."""
+    """The requested page: up to ``limit`` rows after the key ``after``."""
 
     def __init__(self, limit: int, after: Key | None, key: bytes) -> None:
         self.limit = limit
@@ -35,14 +35,14 @@ class Paging(Generic[Key]):
         self._key = key
 
     def page(self, rows: Sequence[T], position: Callable[[T], Key]) -> Page[T]:
-        """A page of up to ``limit + 1`` rows: the extra row shows that there is a next page."""
+        """The page of ``rows``; query for ``limit + 1`` of them, to see if there is a next page."""
         items = list(rows[: self.limit])
         last = to_json(position(items[-1])) if len(rows) > self.limit else None
         return Page(items=items, next=sign(self._key, last) if last else None)
 
 
 def paging(name: str, position: type[Key]) -> Callable[..., Paging[Key]]:
-    """The dependency for the list ``name``, whose rows are ordered by ``position``."""
+    """A dependency for the list ``name``; its rows are ordered by ``position``, a tuple type."""
     adapter = TypeAdapter(position)
 
     async def dependency(

@@ -1,4 +1,4 @@
-"""Problem details (RFC 9457): every error response, and the mapping from exceptions to them."""
+"""Problem details (RFC 9457): the format of every error response, and the exception handlers."""
 
 import logging
 from collections.abc import Mapping
@@ -32,10 +32,10 @@ REDIS_UNAVAILABLE = (
     redis.ClusterDownError,
     redis.OutOfMemoryError,
 )
-# Error prefixes of transient failures: a full disk, too few replicas, a script that runs too long.
+# Error prefixes of transient failures: failed snapshots, too few replicas, a script over its time.
 # https://redis.io/docs/latest/develop/reference/errors/all/redis/
 REDIS_BUSY = ("MISCONF", "NOREPLICAS", "BUSY")
-# Class 22, data exceptions: a value that Postgres can't store.
+# SQLSTATE class 22, data exceptions: Postgres can't store a value.
 DATA_EXCEPTIONS = ("22",)
 
 
@@ -93,7 +93,7 @@ async def _app_error(_: Request, error: Exception) -> ProblemResponse:
 
 
 async def _http_error(_: Request, error: Exception) -> ProblemResponse:
-    """The framework's own errors: 404 of the router, 413 of the body limit."""
+    """Map the framework's own errors: 404 of the router, 413 of the body limit."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_").replace("-", "_")
@@ -102,7 +102,7 @@ async def _http_error(_: Request, error: Exception) -> ProblemResponse:
 
 
 async def _validation_error(_: Request, error: Exception) -> ProblemResponse:
-    """Name each invalid value, without repeating it: it may be a password."""
+    """List the invalid fields without their values, which may be passwords."""
     assert isinstance(error, RequestValidationError)
     errors = [
         FieldError(location=list(e["loc"]), message=e["msg"], type=e["type"])
@@ -112,7 +112,7 @@ async def _validation_error(_: Request, error: Exception) -> ProblemResponse:
 
 
 async def _database_error(_: Request, error: Exception) -> ProblemResponse:
-    """Distinguish conflicts, invalid values, outages and our own mistakes."""
+    """Map a database error: a conflict, an invalid value, an outage, or a bug of this service."""
     assert isinstance(error, DBAPIError)
     state = getattr(error.orig, "sqlstate", None) or ""
     if isinstance(error, IntegrityError):
@@ -151,7 +151,7 @@ PROBLEM: dict[str, Any] = {
         ProblemResponse.media_type: {"schema": {"$ref": "#/components/schemas/Problem"}},
     },
 }
-# In OpenAPI: any route may answer with a problem document, and 422 to an invalid request.
+# For OpenAPI: any route may answer with a problem document, and with 422 to an invalid request.
 DEFAULT_RESPONSES: dict[int | str, dict[str, Any]] = {"default": PROBLEM, 422: PROBLEM}
 
 

@@ -1,4 +1,4 @@
-"""Rate limits: one per client for the whole API, and those that routes declare.
+"""Rate limits: a default one per client for the whole API, and those that routes declare.
 
 While Redis is unavailable, each process counts alone or answers 503 (``RATE_LIMIT_FAIL_OPEN``).
 """
@@ -14,12 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import AppError, TooManyRequests
-from app.platform.http.gcra import Limiter, RateLimitResult
+from app.platform.http.gcra import RateLimiter, RateLimitResult
 from app.platform.http.problems import problem
 from app.platform.settings import PlatformSettings
 from app.platform.settings.rates import Rate
 
-PREFIX = "/api/"  # where the default limit applies, and responses carry the headers
+PREFIX = "/api/"  # paths that the default limit covers and whose responses have the headers
 RESULTS_KEY = "app.rate_limit.results"
 
 
@@ -29,7 +29,7 @@ def client_ip(connection: HTTPConnection) -> str:
 
 
 async def client_key(connection: HTTPConnection) -> str:
-    """A client's IP address; for IPv6 its /64 network, which one client has at least."""
+    """The client's IP address; for IPv6 its /64 network, the smallest that a client is assigned."""
     host = client_ip(connection)
     if ":" not in host:
         return host
@@ -56,7 +56,7 @@ def limit(name: str, rate: str, by: Callable[..., Any] = client_key) -> Any:
 
 async def check_rate_limit(connection: HTTPConnection, name: str, rate: Rate, key: str) -> None:
     """Count one request of ``key``; raise ``TooManyRequests`` when the limit is exceeded."""
-    limiter: Limiter = connection.app.state.limiter
+    limiter: RateLimiter = connection.app.state.limiter
     result = await limiter.hit(name, rate, key)
     connection.scope.setdefault(RESULTS_KEY, []).append(result)
     if not result.allowed:
@@ -65,8 +65,8 @@ async def check_rate_limit(connection: HTTPConnection, name: str, rate: Rate, ke
 
 def too_many_requests(result: RateLimitResult) -> TooManyRequests:
     return TooManyRequests(
-        f"Too many requests: try again in {result.seconds} s.",
-        headers={"Retry-After": str(result.seconds)},
+        f"Too many requests: try again in {result.reset_seconds} s.",
+        headers={"Retry-After": str(result.reset_seconds)},
     )
 
 
@@ -94,7 +94,7 @@ class RateLimitMiddleware:
         await handler(scope, receive, with_headers)
 
     async def _refusal(self, connection: HTTPConnection) -> ASGIApp | None:
-        """The response for a client that has exceeded the default limit."""
+        """The response to a request that the default limit refuses; ``None`` if it is allowed."""
         if self.rate is None:
             return None
         try:
@@ -109,7 +109,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        app.state.limiter = Limiter(app.state.redis, settings)
+        app.state.limiter = RateLimiter(app.state.redis, settings)
         yield
 
     return lifespan

@@ -13,10 +13,10 @@ Header = tuple[bytes, bytes]
 
 
 class RequestState(context.RequestContext):
-    """One request and its response; the ``context.current()`` of the code that handles it.
+    """The state of one request and its response; ``context.current()`` while it is handled.
 
-    ``status`` is 0 until the response starts. ``body_complete``: the whole body has been received.
-    ``closing_stream``: the response is an event stream that the shutting-down server ends.
+    ``status``: 0 until the response starts. ``body_complete``: the whole body has been received.
+    ``closing_stream``: the server is shutting down and ends the response, an event stream.
     """
 
     __slots__ = (
@@ -66,17 +66,17 @@ class RequestState(context.RequestContext):
         self._client_bound = client_bound
 
     async def send(self, message: Message) -> None:
-        """Send a part of the response; the first part gets the default headers that it lacks."""
+        """Send a part of the response, with the default headers if it is the first."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self.deadline = None  # a response that has started may be a stream, and take its time
+            self.deadline = None  # none for the response itself, which may be a stream
             headers = self._default_headers.added_to(message.get("headers", []))
             headers.append((b"x-request-id", self.request_id.encode()))
             message["headers"] = self.response_headers = headers
             self._client_bound.add(self)
         await self._send(message)
         if message.get("more_body"):
-            await asyncio.sleep(0)  # or a stream that never waits would starve other requests
+            await asyncio.sleep(0)  # a stream that never waits would starve other requests
 
     async def receive(self, receive: Receive) -> Message:
         """Receive a part of the request.
@@ -92,7 +92,7 @@ class RequestState(context.RequestContext):
         return message
 
     def close_event_stream(self) -> None:
-        """End the response if it is an event stream, which never ends; clients reconnect."""
+        """End the response if it is an event stream: it never ends by itself; clients reconnect."""
         event_stream = any(
             name == b"content-type" and b"event-stream" in value
             for name, value in self.response_headers
@@ -110,14 +110,14 @@ class RequestState(context.RequestContext):
 
 
 class DefaultHeaders:
-    """Headers for every response that does not set them itself."""
+    """Headers that every response gets unless it sets them itself."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._names = frozenset(name for name, _ in self._headers)
 
     def added_to(self, given: Sequence[Header]) -> list[Header]:
-        """``given``, and the defaults for the names that it lacks."""
+        """The headers ``given``, and the defaults that they lack."""
         for name, _ in given:
             if name in self._names:
                 present = {name for name, _ in given}

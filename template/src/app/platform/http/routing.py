@@ -1,8 +1,7 @@
-"""A route index: finds a route by the first segments of its path instead of trying all in turn.
+"""A route index: finds a route by the first segments of its path instead of by linear search.
 
-With fifty routes, the search otherwise takes most of a short request. Mounts, WebSockets and
-unknown paths are left to the framework's search, which also answers 404: the index never decides
-differently from it.
+With fifty routes, linear search takes most of the time of a short request. Mounts, WebSockets and
+unknown paths (404) are left to the framework's search; the index never decides differently from it.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,15 +31,15 @@ class IndexedRoute(NamedTuple):
 
 
 class RouteIndex(BaseRoute):
-    """The app's first route, which stands for all indexed ones."""
+    """The app's first route; it dispatches to all indexed ones."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
-        entries = [_entry(context) for context in iter_route_contexts(list(routes))]
-        keys = {_key(entry.template) for entry in entries}
+        indexed = [_indexed(context) for context in iter_route_contexts(list(routes))]
+        keys = {_key(route.template) for route in indexed}
         # A parameter among the first segments can match a path with any prefix.
-        self._wildcard_routes = [entry for entry in entries if "{" in _key(entry.template)]
-        self._table = {
-            key: [entry for entry in entries if _may_match(entry, key)]
+        self._wildcard_routes = [route for route in indexed if "{" in _key(route.template)]
+        self._routes_by_key = {
+            key: [route for route in indexed if _may_match(route, key)]
             for key in keys
             if "{" not in key
         }
@@ -48,15 +47,15 @@ class RouteIndex(BaseRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope.get("root_path"):
             return Match.NONE, {}
-        entries = self._table.get(_key(scope["path"]), self._wildcard_routes)
+        candidates = self._routes_by_key.get(_key(scope["path"]), self._wildcard_routes)
         method = scope["method"]
-        for entry in entries:
-            if method in entry.methods or not entry.methods:
-                match, found = entry.matches(scope)
+        for route in candidates:
+            if method in route.methods or not route.methods:
+                match, child_scope = route.matches(scope)
                 if match is Match.FULL:
-                    scope[ROUTE_TEMPLATE_KEY] = entry.template
-                    return _found(entry, found)
-        return _wrong_method(entries, scope)
+                    scope[ROUTE_TEMPLATE_KEY] = route.template
+                    return _full_match(route, child_scope)
+        return _method_not_allowed(candidates, scope)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         await scope["indexed_app"](scope, receive, send)
@@ -65,20 +64,20 @@ class RouteIndex(BaseRoute):
         raise NoMatchFound(name, path_params)
 
 
-def _found(entry: IndexedRoute, found: Scope) -> tuple[Match, Scope]:
-    if entry.app is None:
+def _full_match(route: IndexedRoute, child_scope: Scope) -> tuple[Match, Scope]:
+    if route.app is None:
         return Match.NONE, {}
-    found["route"] = entry.route
-    found["indexed_app"] = entry.app
-    return Match.FULL, found
+    child_scope["route"] = route.route
+    child_scope["indexed_app"] = route.app
+    return Match.FULL, child_scope
 
 
-def _wrong_method(entries: list[IndexedRoute], scope: Scope) -> tuple[Match, Scope]:
-    """A match that answers 405 with the methods that the path allows, if there are any."""
-    partial = [entry for entry in entries if entry.matches(scope)[0] is Match.PARTIAL]
+def _method_not_allowed(candidates: list[IndexedRoute], scope: Scope) -> tuple[Match, Scope]:
+    """A match that answers 405 with the methods that the path supports; no match without any."""
+    partial = [route for route in candidates if route.matches(scope)[0] is Match.PARTIAL]
     if not partial:
         return Match.NONE, {}
-    allowed = sorted({method for entry in partial for method in entry.methods})
+    allowed = sorted({method for route in partial for method in route.methods})
 
     async def refuse(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise MethodNotAllowed(allowed)
@@ -90,7 +89,7 @@ def _wrong_method(entries: list[IndexedRoute], scope: Scope) -> tuple[Match, Sco
     }
 
 
-def _entry(context: RouteContext) -> IndexedRoute:
+def _indexed(context: RouteContext) -> IndexedRoute:
     return IndexedRoute(
         template=context.path_format or context.path or "/{path}",
         methods=frozenset(context.methods or ()),
@@ -101,7 +100,7 @@ def _entry(context: RouteContext) -> IndexedRoute:
 
 
 def _takes_form(context: RouteContext) -> bool:
-    """Whether a route takes a form, whose limits only the framework's search applies."""
+    """Whether a route takes a form: only the framework's search applies the limits of forms."""
     body = getattr(context, "body_field", None)
     return body is not None and isinstance(body.field_info, Form)
 
@@ -110,9 +109,9 @@ def _key(path: str) -> str:
     return "/".join(path.split("/", DEPTH + 1)[: DEPTH + 1])
 
 
-def _may_match(entry: IndexedRoute, key: str) -> bool:
-    literal = entry.template.partition("{")[0]
-    return key.startswith(literal) or _key(entry.template) == key
+def _may_match(route: IndexedRoute, key: str) -> bool:
+    literal = route.template.partition("{")[0]
+    return key.startswith(literal) or _key(route.template) == key
 
 
 def install_index(app: FastAPI) -> None:

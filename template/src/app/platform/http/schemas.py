@@ -1,10 +1,10 @@
-"""Constraints that the schemas of several features share."""
+"""Constraints for text in request schemas."""
 
 from pydantic import AfterValidator, StringConstraints
 
-# Text for Postgres, which can't store NUL: `Annotated[str, STORABLE]`.
+# Text without NUL, which Postgres can't store: `Annotated[str, STORABLE]`.
 STORABLE = StringConstraints(pattern=r"^[^\x00]*$")
-# The same, with a visible character. `STRIPPED` comes last, so that the lengths in the OpenAPI
-# document hold for the text as it is sent.
+# The same, with at least one visible character. Put `STRIPPED` last, so that the lengths in the
+# OpenAPI document apply to the text as it is sent.
 NOT_BLANK = StringConstraints(pattern=r"^[^\x00]*[^\s\x00-\x1f][^\x00]*$", min_length=1)
 STRIPPED = AfterValidator(str.strip)

@@ -1,7 +1,6 @@
-"""API versions: a prefix each; every response of a deprecated one says so.
+"""API versions: a path prefix for each, and the response headers of deprecated ones.
 
-https://www.rfc-editor.org/rfc/rfc9745 defines Deprecation, https://www.rfc-editor.org/rfc/rfc8594
-Sunset.
+Deprecation: https://www.rfc-editor.org/rfc/rfc9745. Sunset: https://www.rfc-editor.org/rfc/rfc8594.
 """
 
 from dataclasses import dataclass
@@ -14,10 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 @dataclass(frozen=True)
 class Deprecation:
-    """The deprecation of a version: its date, the sunset, and the URL of the successor.
-
-    Both times are aware (UTC).
-    """
+    """The deprecation of a version: its date and its sunset (both UTC), and its successor's URL."""
 
     since: datetime
     sunset: datetime
@@ -33,7 +29,7 @@ class Deprecation:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the API: ``Version("v1", (items.router,))`` is served below ``/api/v1``."""
+    """A version of the API; ``Version("v1", (items.router,))`` is served under ``/api/v1``."""
 
     name: str
     routers: tuple[APIRouter, ...]
@@ -44,7 +40,7 @@ class Version:
         return f"/api/{self.name}"
 
 
-def serve(app: FastAPI, version: Version) -> None:
+def include_version(app: FastAPI, version: Version) -> None:
     """Add a version's routes; a deprecated one is marked in OpenAPI and in every response."""
     for router in version.routers:
         deprecated = True if version.deprecation else None
@@ -56,7 +52,7 @@ def serve(app: FastAPI, version: Version) -> None:
 
 
 class DeprecationHeaders:
-    """Adds the headers to every response below a prefix, errors included."""
+    """Adds headers to every response under a path prefix, errors included."""
 
     def __init__(self, app: ASGIApp, prefix: str, headers: dict[str, str]) -> None:
         self.app = app

@@ -1,1 +1,1 @@
-"""The processes that serve the API."""
+"""The API's processes: the Gunicorn worker, the HTTP protocol, connection limits, ``app check``."""

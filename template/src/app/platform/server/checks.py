@@ -1,4 +1,4 @@
-"""Checks of the environment: ``app check``, and the connection budget at start."""
+"""Environment checks: ``app check``, and the connection budget at start-up."""
 
 import asyncio
 import time
@@ -18,31 +18,31 @@ from app.platform.settings.sources import ERROR_HEADER
 
 CHECK_TIMEOUT = 5.0  # seconds for one dependency
 
-LIMIT = text(
+CONNECTION_LIMIT = text(
     "SELECT current_setting('max_connections')::int"
     " - current_setting('superuser_reserved_connections')::int"
 )
 
 
 class CheckFailed(Exception):
-    """A check found what keeps the service from working."""
+    """A problem that keeps the service from working."""
 
 
 class CheckWarning(Exception):
-    """A check found what works, but is rarely intended."""
+    """A configuration that works, but is rarely intended."""
 
 
 async def refuse_too_many_connections(settings: PlatformSettings, processes: int) -> None:
     """Raise ``SettingsError`` if all processes together may exceed Postgres' connection limit.
 
     ``processes``: API processes of one replica. Without a reachable database the check is skipped:
-    the service starts, and becomes ready with the database.
+    the service starts, and becomes ready when the database does.
     """
     try:
         await _connection_budget(settings, processes)
     except CheckFailed as error:
         raise SettingsError(f"{ERROR_HEADER}\n  {error}") from None
-    except Exception:  # noqa: BLE001 (the database is unavailable, for any reason)
+    except Exception:  # noqa: BLE001 (the database is unavailable, for whatever reason)
         return
 
 
@@ -50,33 +50,36 @@ async def _connection_budget(settings: PlatformSettings, processes: int) -> str:
     if settings.db_pgbouncer:
         return "pooled by PgBouncer"
     async with _connected(settings) as connection:
-        allowed = int((await connection.execute(LIMIT)).scalar_one())
-    each = settings.db_pool_size + settings.db_max_overflow
-    most = settings.max_replicas * processes * each
-    total = f"{processes} processes x {each} connections = {most}"
+        limit = int((await connection.execute(CONNECTION_LIMIT)).scalar_one())
+    per_process = settings.db_pool_size + settings.db_max_overflow
+    total = settings.max_replicas * processes * per_process
+    budget = f"{processes} processes x {per_process} connections = {total}"
     if settings.max_replicas > 1:
-        total = f"{settings.max_replicas} replicas x {total}"
-    left, why = _reserved_connections(settings)
-    if most > allowed - left:
+        budget = f"{settings.max_replicas} replicas x {budget}"
+    reserved, explanation = _reserved_connections(settings)
+    if total > limit - reserved:
         raise CheckFailed(
-            f"MAX_REPLICAS, WEB_CONCURRENCY, DB_POOL_SIZE, DB_MAX_OVERFLOW: {total}, but Postgres"
-            f" allows {allowed}, of which {why} are reserved. Lower one of them, raise"
+            f"MAX_REPLICAS, WEB_CONCURRENCY, DB_POOL_SIZE, DB_MAX_OVERFLOW: {budget}, but Postgres"
+            f" allows {limit}, of which {explanation} are reserved. Lower one of them, raise"
             " max_connections, or put PgBouncer in between and set DB_PGBOUNCER=true."
         )
-    return f"{total}, of {allowed}, of which {why} are reserved"
+    return f"{budget}, of {limit}, of which {explanation} are reserved"
 
 
 def _reserved_connections(settings: PlatformSettings) -> tuple[int, str]:
-    """Connections that the API must leave to other processes, and an explanation.
+    """Connections reserved for other processes, and how they add up.
 
     ``DB_RESERVED_CONNECTIONS`` covers all of them when it is set and large enough; otherwise one
     background process of each kind is added to it.
     """
-    spare, beside = settings.db_reserved_connections, background_connections(settings)
-    opened, why = sum(beside.values()), f"DB_RESERVED_CONNECTIONS={spare}"
-    if "db_reserved_connections" in settings.model_fields_set and spare >= opened:
-        return spare, why
-    return spare + opened, " + ".join([why, *(f"{n} of {name}" for name, n in beside.items())])
+    reserved, background = settings.db_reserved_connections, background_connections(settings)
+    explanation = [f"DB_RESERVED_CONNECTIONS={reserved}"]
+    if "db_reserved_connections" not in settings.model_fields_set or (
+        reserved < sum(background.values())
+    ):
+        reserved += sum(background.values())
+        explanation += [f"{count} of {name}" for name, count in background.items()]
+    return reserved, " + ".join(explanation)
 
 
 @asynccontextmanager
@@ -132,10 +135,10 @@ async def _missing_revisions(settings: PlatformSettings) -> list[str]:
         return await connection.run_sync(missing)
 
 
-async def _exposure(settings: PlatformSettings) -> str:
+async def _allowed_hosts(settings: PlatformSettings) -> str:
     if settings.environment == "production" and "*" in settings.allowed_hosts:
         raise CheckWarning("ALLOWED_HOSTS is *, so any Host header is accepted; list your hosts")
-    return f"answers for {', '.join(settings.allowed_hosts)}"
+    return f"serves {', '.join(settings.allowed_hosts)}"
 
 
 CHECKS: dict[str, Callable[[PlatformSettings], Awaitable[str]]] = {
@@ -143,45 +146,43 @@ CHECKS: dict[str, Callable[[PlatformSettings], Awaitable[str]]] = {
     "connections": _connections,
     "migrations": _migrations,
     "redis": _redis,
-    "hosts": _exposure,
+    "hosts": _allowed_hosts,
 }
 
 
 async def run_checks(settings: PlatformSettings) -> int:
     """Print one line for each check; return 0 if all passed, else 1."""
-    _line(
-        "ok",
-        "settings",
-        f"{settings.environment}, {len(type(settings).model_fields)} settings valid",
-    )
+    count = len(type(settings).model_fields)
+    _print_result("ok", "settings", f"{settings.environment}, {count} settings valid")
     for hint in rename_hints(type(settings)):
-        _line("warning", "settings", hint)
-    results = [await _examine(name, check, settings) for name, check in CHECKS.items()]
-    return 0 if all(results) else 1
+        _print_result("warning", "settings", hint)
+    passed = [await _run_check(name, check, settings) for name, check in CHECKS.items()]
+    return 0 if all(passed) else 1
 
 
-async def _examine(
+async def _run_check(
     name: str, check: Callable[[PlatformSettings], Awaitable[str]], settings: PlatformSettings
 ) -> bool:
+    """Run a check and print its result; return whether it passed."""
     start = time.perf_counter()
     try:
-        found = await check(settings)
-    except CheckWarning as doubt:
-        _line("warning", name, str(doubt))
+        result = await check(settings)
+    except CheckWarning as warning:
+        _print_result("warning", name, str(warning))
     except CheckFailed as error:
-        _line("wrong", name, str(error))
+        _print_result("failed", name, str(error))
         return False
     except TimeoutError:
-        _line("wrong", name, f"no answer within {CHECK_TIMEOUT:g} s")
+        _print_result("failed", name, f"no answer within {CHECK_TIMEOUT:g} s")
         return False
-    except Exception as error:  # noqa: BLE001 (whatever a driver raises is the answer)
-        _line("wrong", name, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    except Exception as error:  # noqa: BLE001 (any driver's error fails the check)
+        _print_result("failed", name, f"{type(error).__name__}: {str(error).splitlines()[0]}")
         return False
     else:
-        _line("ok", name, f"{found} ({(time.perf_counter() - start) * 1000:.0f} ms)")
+        _print_result("ok", name, f"{result} ({(time.perf_counter() - start) * 1000:.0f} ms)")
     return True
 
 
-def _line(verdict: str, name: str, what: str) -> None:
-    colour = {"ok": "green", "warning": "yellow", "wrong": "red"}[verdict]
-    click.echo(f"{click.style(f'{verdict:>8}', fg=colour)}  {name:<12} {what}")
+def _print_result(status: str, name: str, detail: str) -> None:
+    colour = {"ok": "green", "warning": "yellow", "failed": "red"}[status]
+    click.echo(f"{click.style(f'{status:>8}', fg=colour)}  {name:<12} {detail}")

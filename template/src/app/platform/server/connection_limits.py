@@ -1,8 +1,8 @@
-"""Limits of a client's connection: time-outs, pipelining, and eviction at capacity.
+"""Limits of client connections: time-outs, pipelining, and eviction at capacity.
 
 Uvicorn has none of these: a connection that sends nothing, or never finishes its headers, stays
 open for ever, and a response that is not read stays in memory. A reaper checks all connections once
-a second, so that a request pays nothing for it. Parsing is in ``http_protocol``.
+a second, which costs less than a timer per request. The parser is in ``http_protocol``.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from app.platform.server.http_protocol import HttpProtocol
 
 # Seconds to send the headers, as in Apache's RequestReadTimeout.
 HEADER_TIMEOUT = 20
-# Seconds during which a client reads nothing of its response; nginx's send_timeout is 60.
+# Seconds in which a client reads nothing of its response; nginx's send_timeout is 60.
 WRITE_TIMEOUT = 30
-# Seconds that a new connection has to begin its first request while the process shuts down.
+# Seconds for a new connection to begin its first request while the process shuts down.
 FIRST_REQUEST_TIMEOUT = 2
-MAX_PIPELINED = 64  # requests sent ahead on one connection; browsers and proxies send none
+MAX_PIPELINED = 64  # requests waiting on one connection; browsers and proxies pipeline none
 
 
 class BoundedHttpProtocol(HttpProtocol):
@@ -31,16 +31,16 @@ class BoundedHttpProtocol(HttpProtocol):
         super().connection_made(transport)
         self.connected_at = self.loop.time()
         self.write_timer: asyncio.TimerHandle | None = None
-        self.answered_cycle: Any = None
+        self.running_cycle: Any = None
         if not self._evict_idle(self.app_state["settings"].max_connections):
             self.app = cast(Any, _OverCapacityApp(self.app))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_write_timer()
-        if self.answered_cycle is not None:  # Uvicorn notifies only the last pipelined request
-            self.answered_cycle.disconnected = True
-            self.answered_cycle.message_event.set()
+        if self.running_cycle is not None:  # Uvicorn notifies only the last pipelined request
+            self.running_cycle.disconnected = True
+            self.running_cycle.message_event.set()
 
     @property
     def is_idle(self) -> bool:
@@ -48,21 +48,19 @@ class BoundedHttpProtocol(HttpProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def stalled_on(self, keep_alive: float) -> tuple[object, float] | None:
-        """What the client has yet to send, and the seconds that it has for it; ``None``: nothing.
+        """The data that the client has yet to send, and its time-out in seconds; else ``None``.
 
-        The first item identifies the wait: as long as it stays the same, its clock runs on.
+        The time-out runs for as long as the first item stays the same.
         """
         if self.timeout_keep_alive_task is not None or not self.is_idle:
             return None
         if self.scope is None:
             return "nothing sent", keep_alive
-        return (
-            self.scope,
-            HEADER_TIMEOUT,
-        )  # headers, or a body that is still sent after its response
+        # The rest of the headers, or of a body whose response has been sent already.
+        return self.scope, HEADER_TIMEOUT
 
     def close_stalled(self) -> None:
-        """Close a connection whose client took too long: with a 408 while headers are awaited."""
+        """Close a stalled connection, with a 408 if its headers are incomplete."""
         if self._in_headers():
             self._refuse(408, "request_timeout", "The request did not arrive in time.")
         else:
@@ -74,7 +72,7 @@ class BoundedHttpProtocol(HttpProtocol):
             self.transport.abort()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self.answered_cycle = cycle
+        self.running_cycle = cycle
         super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
@@ -87,11 +85,11 @@ class BoundedHttpProtocol(HttpProtocol):
         self._stop_write_timer()
 
     def eviction_key(self) -> tuple[int, float]:
-        """The sort key of eviction: the highest rank first, and the oldest of a rank."""
+        """The sort key for eviction: by rank, highest first, then by age, oldest first."""
         return -self.eviction_rank(), self.connected_at
 
     def eviction_rank(self) -> int:
-        """Eviction rank: 4 new or sending headers, 3 keep-alive, 2 body, 1 unread, 0 never."""
+        """4: new or sending headers; 3: keep-alive; 2: sending a body; 1: not reading; 0: never."""
         if self.is_idle:
             return 3 if self.timeout_keep_alive_task is not None else 4
         if self.cycle.more_body and not self.cycle.response_started:
@@ -99,18 +97,18 @@ class BoundedHttpProtocol(HttpProtocol):
         return 1 if self.flow.write_paused else 0
 
     def _evict_idle(self, limit: int) -> bool:
-        """Close the connections above ``limit`` by rank; tell whether that made enough room."""
+        """Close connections above ``limit``, by rank; return whether this one fits then."""
         if len(self.connections) <= limit:
             return True
-        open_ones = [other for other in self.connections if not other.transport.is_closing()]
-        excess = len(open_ones) - limit
-        others = (each for each in open_ones if isinstance(each, BoundedHttpProtocol))
+        open_connections = [each for each in self.connections if not each.transport.is_closing()]
+        excess = len(open_connections) - limit
+        ours = (each for each in open_connections if isinstance(each, BoundedHttpProtocol))
         evictable = sorted(
-            (each for each in others if each is not self and each.eviction_rank()),
+            (each for each in ours if each is not self and each.eviction_rank()),
             key=BoundedHttpProtocol.eviction_key,
         )
-        for other in evictable[: max(0, excess)]:
-            other.transport.abort()
+        for connection in evictable[: max(0, excess)]:
+            connection.transport.abort()
         return len(evictable) >= excess
 
     def _in_headers(self) -> bool:
@@ -125,14 +123,14 @@ class BoundedHttpProtocol(HttpProtocol):
 
 
 def is_awaiting_first_request(connection: Any) -> bool:
-    """Whether a connection is so new that its first request may still be on its way."""
+    """Whether a connection is new and its first request may still be in transit."""
     if not isinstance(connection, BoundedHttpProtocol) or connection.scope is not None:
         return False
     return connection.loop.time() < connection.connected_at + FIRST_REQUEST_TIMEOUT
 
 
 class _OverCapacityApp:
-    """The app of a connection above ``max_connections``: it serves probes, and answers 503."""
+    """The app of a connection above ``max_connections``: it serves probes only, or answers 503."""
 
     def __init__(self, app: Any) -> None:
         self.app: ASGIApp = app
@@ -157,18 +155,18 @@ class ConnectionReaper:
         """Check every connection; ``now`` is the event loop's time."""
         since = {}
         for connection in list(connections):
-            found = self._stalled_on(connection)
-            if found is None:
+            stalled_on = self._stalled_on(connection)
+            if stalled_on is None:
                 continue
-            awaited, timeout = found
-            known, start = self._since.get(connection, (None, now))
-            since[connection] = awaited, start if known is awaited else now
+            awaited, timeout = stalled_on
+            previous, start = self._since.get(connection, (None, now))
+            since[connection] = awaited, start if previous is awaited else now
             if now - since[connection][1] > timeout:
                 self._close(connection)
         self._since = since
 
     def _stalled_on(self, connection: Any) -> tuple[object, float] | None:
-        if connection.transport.is_closing():  # its client does not read the rest
+        if connection.transport.is_closing():  # and its client has not read the last response yet
             return "closing", WRITE_TIMEOUT
         if isinstance(connection, BoundedHttpProtocol):
             return connection.stalled_on(self.keep_alive)

@@ -30,11 +30,11 @@ from app.platform.settings import PlatformSettings
 # and requests in flight share the rest.
 LIFESPAN_TIMEOUT = 7
 ROLLBACK_TIMEOUT = 1  # seconds of these, for cancelled requests to roll back
-HEARTBEAT_INTERVAL = 5  # seconds; an orphaned worker notices as soon
+HEARTBEAT_INTERVAL = 5  # seconds; an orphaned worker stops within it
 
 
 def drain_seconds(settings: PlatformSettings) -> float:
-    """Seconds of service after SIGTERM, in which load balancers notice that it is not ready."""
+    """Seconds between SIGTERM and the end of accepting, for load balancers to stop routing here."""
     if settings.drain_seconds is not None:
         return settings.drain_seconds
     return 5.0 if settings.environment == "production" else 0.0
@@ -61,7 +61,7 @@ class DrainingServer(Server):
         self.reaper = ConnectionReaper(config.timeout_keep_alive)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Uvicorn would raise the signal again after its clean shutdown, and the process die of it.
+        # Not Uvicorn's: it raises the signal again after shutdown, and that would kill the process.
         if sig == signal.SIGINT:
             self.quit()
         elif self.drain and not self.should_exit and not self.app.state.draining:
@@ -132,7 +132,7 @@ class DrainingServer(Server):
         for accepted in waiting:
             accepted.setblocking(False)
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._connection, accepted, ssl=self.config.ssl
+                self._create_protocol, accepted, ssl=self.config.ssl
             )
 
     async def _await_first_requests(self) -> None:
@@ -144,12 +144,11 @@ class DrainingServer(Server):
             await asyncio.sleep(0.05)
         self.grace -= loop.time() - start
 
-    def _connection(self) -> asyncio.Protocol:
-        state = self.lifespan.state
-        return BoundedHttpProtocol(self.config, self.server_state, state)
+    def _create_protocol(self) -> asyncio.Protocol:
+        return BoundedHttpProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def _wait_tasks_to_complete(self) -> None:
-        """Wait for requests in flight; cancel the rest, so that they roll back in time."""
+        """Wait for requests in flight; cancel the rest while there is time to roll back."""
         state, loop = self.server_state, asyncio.get_running_loop()
         start = loop.time()
         while (state.connections or state.tasks) and loop.time() < start + self.grace:  # noqa: ASYNC110
@@ -174,8 +173,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         self.config.http = BoundedHttpProtocol
 
     def init_process(self) -> None:
-        # Objects from before the fork live as long as the process: collecting them is useless and
-        # would copy their memory. Rarer collections of the rest are faster.
+        # Objects from before the fork live as long as the process: to collect them frees nothing
+        # and copies their memory. Less frequent collections of the rest save time.
         gc.freeze()
         gc.set_threshold(10_000, 20, 50)
         super().init_process()
@@ -191,9 +190,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         # Without Gunicorn's wrapper, which logs an error when uvloop has closed the socket.
         await server.serve(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
-            raise SystemExit(
-                3
-            )  # Gunicorn's code for a worker that failed to boot: the arbiter stops
+            raise SystemExit(3)  # "worker failed to boot", on which Gunicorn stops
 
     async def callback_notify(self) -> None:
         """Send the arbiter a heartbeat; stop if it is gone."""
@@ -203,7 +200,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
 
 
 class GunicornLogger(Logger):
-    """Sends Gunicorn's own lines through the service's log handlers."""
+    """Gunicorn's logger, with the service's log handlers."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)

@@ -1,8 +1,8 @@
 """The HTTP/1.1 protocol: the limits and checks that Uvicorn's parser lacks.
 
-llhttp is strict about where a request ends, but it limits neither headers nor trailers; trailers
-would be added to the headers of a request that has been accepted already; and a client that offers
-another protocol (``Upgrade: h2c``, as Java's does) would lose its body.
+llhttp is strict about where a request ends, but without this class the size of headers and trailers
+is unlimited, trailers are added to the headers of a request that is already being handled, and a
+request that offers another protocol (``Upgrade: h2c``, as Java's client does) loses its body.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ DISCARD: deque[tuple[bytes, bytes]] = deque(maxlen=0)  # appending to it has no 
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """The parser of one connection's requests."""
+    """The protocol of one connection."""
 
     header_bytes = 0  # received since the last byte of a body, or of a complete request
 

@@ -17,7 +17,7 @@ from app.auth.passwords import Passwords
 from app.platform.base.errors import Conflict, Forbidden, Unauthorized
 from app.platform.data.database import Database, ReadSession
 from app.platform.http import audit, rate_limit
-from app.platform.http.gcra import Limiter
+from app.platform.http.gcra import RateLimiter
 from app.settings import Settings
 
 
@@ -131,6 +131,6 @@ class Accounts:
         return reader
 
     @property
-    def _limiter(self) -> Limiter:
-        limiter: Limiter = self._app.state.limiter
+    def _limiter(self) -> RateLimiter:
+        limiter: RateLimiter = self._app.state.limiter
         return limiter

@@ -12,7 +12,7 @@ from tests.commands import run_command
 from tests.conftest import ROOT
 
 
-def test_check_says_that_all_is_well(environment: dict[str, str]) -> None:
+def test_check_passes_in_a_working_environment(environment: dict[str, str]) -> None:
     result = run_command("check", env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     for name in ("settings", "database", "connections", "migrations", "redis"):
@@ -27,7 +27,7 @@ def test_check_says_that_all_is_well(environment: dict[str, str]) -> None:
         ("WEB_CONCURRENCY", "500", "connections"),
     ],
 )
-def test_check_says_what_is_wrong(
+def test_check_names_the_failed_check(
     environment: dict[str, str], variable: str, value: str, wrong: str
 ) -> None:
     result = run_command("check", env={**environment, variable: value})
@@ -38,7 +38,7 @@ def test_check_says_what_is_wrong(
 @pytest.mark.skipif(
     not any((ROOT / "migrations" / "versions").glob("*.py")), reason="there are no migrations yet"
 )
-def test_check_names_migrations_that_were_not_applied(
+def test_check_reports_pending_migrations(
     environment: dict[str, str], server_urls: dict[str, str]
 ) -> None:
     result = run_command("check", env={**environment, "DATABASE_URL": server_urls["DATABASE_URL"]})
@@ -47,7 +47,7 @@ def test_check_names_migrations_that_were_not_applied(
 
 
 @pytest.mark.parametrize("command", ["migrate", "check"])
-def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
+def test_an_invalid_environment_starts_nothing(command: str) -> None:
     result = run_command(command, env={"SECRET_KEY": "change-me", "PORT": "x"})
     assert result.returncode != 0
     assert result.stderr.startswith("Invalid settings; nothing was started:")
@@ -55,7 +55,7 @@ def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
         assert f"  {variable}: " in result.stderr
 
 
-def test_a_part_can_have_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_component_can_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     part = SimpleNamespace(add_commands=lambda group: group.command("toy")(lambda: None))
     monkeypatch.setattr(main, "COMPONENTS", (SimpleNamespace(), part))
     group = click.Group()
@@ -64,6 +64,6 @@ def test_a_part_can_have_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(group.commands) == ["toy"]
 
 
-def test_the_api_document_needs_no_environment() -> None:
+def test_openapi_needs_no_environment() -> None:
     result = run_command("openapi", env={})
     assert json.loads(result.stdout)["openapi"].startswith("3.")

@@ -22,7 +22,7 @@ def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str
     )
 
 
-def test_a_check_of_what_is_well_ends_with_0(environment: dict[str, str]) -> None:
+def test_a_passing_check_exits_with_0(environment: dict[str, str]) -> None:
     result = run("check", env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     for name in ("settings", "database", "connections", "migrations", "redis"):
@@ -30,7 +30,7 @@ def test_a_check_of_what_is_well_ends_with_0(environment: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
-def test_nothing_starts_in_a_wrong_environment(command: str) -> None:
+def test_an_invalid_environment_starts_nothing(command: str) -> None:
     result = run(command, env={"SECRET_KEY": "change-me", "PORT": "x"})
     assert result.returncode != 0
     assert result.stderr.startswith("Invalid settings; nothing was started:")
@@ -60,7 +60,7 @@ def test_serve_refuses_more_connections_than_postgres_allows(
     assert "Traceback" not in result.stderr
 
 
-def test_two_migrators_at_once_do_the_work_once(
+def test_concurrent_migrations_run_once(
     create_database: Callable[..., URL], environment: dict[str, str]
 ) -> None:
     url = create_database().render_as_string(hide_password=False)

@@ -54,7 +54,7 @@ def wait_until_it_answers(url: str, seconds: float = 60) -> None:
             return
 
 
-async def test_the_service_keeps_its_contract(service: str, tmp_path: Path) -> None:
+async def test_responses_conform_to_the_openapi_document(service: str, tmp_path: Path) -> None:
     async with httpx2.AsyncClient(base_url=service) as client:
         headers = await sign_in(client, "contract@example.com")
     command = [

@@ -28,7 +28,7 @@ def answers(server: Server, sent: bytes) -> list[bytes]:
     return re.split(rb"(?:^|(?<=[^\r\n]))HTTP/1\.1 ", received)[1:]
 
 
-def test_what_no_library_would_write_is_read_right_or_refused(serve: Serve) -> None:
+def test_unusual_requests_are_parsed_correctly_or_refused(serve: Serve) -> None:
     server = serve(WEB_CONCURRENCY="1")
     ignores_an_offer_of_another_protocol(server)
     takes_trailers_for_no_headers(server)

@@ -15,7 +15,7 @@ FORWARDED = ["198.51.100.1", "198.51.100.2", "192.0.2.1, 198.51.100.2"]
     ("trusted", "answers"),
     [("127.0.0.1", [404, 404, 429]), ("192.0.2.0/24, 2001:db8::1", [404, 429, 429])],
 )
-def test_a_proxy_is_believed_if_it_is_one_of_ours(
+def test_forwarded_addresses_are_trusted_from_known_proxies_only(
     serve: Serve, settings: Settings, trusted: str, answers: list[int]
 ) -> None:
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:

@@ -12,7 +12,7 @@ import pytest
 from tests.system.serving import Serve, Server, free_port, load
 
 
-def test_two_workers_answer_and_the_log_has_one_shape(serve: Serve) -> None:
+def test_two_workers_serve_and_all_log_lines_share_their_fields(serve: Serve) -> None:
     server = serve()
     server.until(lambda: len(server.workers()) == 2)
     assert server.stop() == 0
@@ -22,7 +22,7 @@ def test_two_workers_answer_and_the_log_has_one_shape(serve: Serve) -> None:
     assert not [line for line in lines if line["level"] in ("warning", "error")]
 
 
-def test_after_sigterm_no_request_is_lost(serve: Serve) -> None:
+def test_sigterm_loses_no_request(serve: Serve) -> None:
     server = serve(DRAIN_SECONDS="3")
     with load(server) as answers:
         server.until(lambda: answers["200"] > 20)
@@ -35,7 +35,7 @@ def test_after_sigterm_no_request_is_lost(serve: Serve) -> None:
     assert server.process.wait(20) == 0
 
 
-def test_a_request_in_flight_is_answered_after_sigterm(serve: Serve, tmp_path: Path) -> None:
+def test_a_request_in_flight_finishes_after_sigterm(serve: Serve, tmp_path: Path) -> None:
     server = serve()
     found: list[httpx2.Response] = []
     asking = threading.Thread(target=lambda: found.append(server.get("/test/gate?name=in-flight")))
@@ -49,7 +49,7 @@ def test_a_request_in_flight_is_answered_after_sigterm(serve: Serve, tmp_path: P
     assert found[0].status_code == 200
 
 
-def test_a_stream_that_never_ends_does_not_keep_the_pools_from_being_closed(serve: Serve) -> None:
+def test_an_endless_stream_does_not_prevent_a_clean_shutdown(serve: Serve) -> None:
     server = serve(GUNICORN_CMD_ARGS="--graceful-timeout 8")  # one second for what is in flight
     with httpx2.stream("GET", server.url + "/test/stream") as answer:
         next(answer.iter_bytes())
@@ -59,7 +59,7 @@ def test_a_stream_that_never_ends_does_not_keep_the_pools_from_being_closed(serv
     assert not [event for event in events if "SIGKILL" in str(event)]
 
 
-def test_sighup_replaces_the_workers_and_loses_nothing(serve: Serve) -> None:
+def test_sighup_replaces_the_workers_and_loses_no_request(serve: Serve) -> None:
     server = serve(DRAIN_SECONDS="1")
     server.until(lambda: len(server.workers()) == 2)
     before = server.workers()
@@ -72,7 +72,7 @@ def test_sighup_replaces_the_workers_and_loses_nothing(serve: Serve) -> None:
     assert server.stop() == 0
 
 
-def test_a_killed_worker_is_replaced_and_its_counts_stay(serve: Serve) -> None:
+def test_a_killed_worker_is_replaced_and_its_counters_remain(serve: Serve) -> None:
     server = serve()
     server.until(lambda: len(server.workers()) == 2)
     victim = server.pid()
@@ -91,7 +91,7 @@ def requests_counted(server: Server) -> float:
     return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if wanted in line)
 
 
-def test_gauges_are_those_of_the_workers_alive(serve: Serve) -> None:
+def test_gauges_cover_running_workers_only(serve: Serve) -> None:
     server = serve(DB_POOL_SIZE="3", DB_MAX_OVERFLOW="1")
     server.until(lambda: len(server.workers()) == 2)
     victims: set[int] = set()
@@ -102,7 +102,7 @@ def test_gauges_are_those_of_the_workers_alive(serve: Serve) -> None:
         server.until(lambda: len(server.workers() - victims) == 2)
 
 
-def test_metrics_can_have_a_port_of_their_own(serve: Serve) -> None:
+def test_metrics_can_have_a_separate_port(serve: Serve) -> None:
     port = free_port()
     server = serve(METRICS_PORT=str(port))
     assert server.get("/metrics").status_code == 404
@@ -110,7 +110,7 @@ def test_metrics_can_have_a_port_of_their_own(serve: Serve) -> None:
     assert httpx2.get(f"http://127.0.0.1:{port}/test/pid").status_code == 404
 
 
-def test_a_worker_that_hangs_is_killed_and_replaced(serve: Serve) -> None:
+def test_a_hanging_worker_is_killed_and_replaced(serve: Serve) -> None:
     server = serve(GUNICORN_CMD_ARGS="--timeout 2", HEARTBEAT_INTERVAL="0.2")
     server.until(lambda: len(server.workers()) == 2)
     before = server.workers()
@@ -119,7 +119,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced(serve: Serve) -> None:
     server.until(lambda: bool(server.workers() - before))
 
 
-def test_an_environment_that_can_not_be_used_starts_nothing(serve: Serve) -> None:
+def test_an_invalid_environment_starts_nothing(serve: Serve) -> None:
     server = serve(SECRET_KEY="short", DATABASE_URL="mysql://nope")
     assert server.process.wait(10) != 0
     text = server.log.read_text()

@@ -39,7 +39,7 @@ def failures(server: Server) -> list[dict[str, Any]]:
     return [line for line in server.lines() if line["level"] in ("error", "critical")]
 
 
-async def test_no_input_that_a_machine_thinks_of_breaks_the_contract(
+async def test_generated_input_does_not_break_the_contract(
     serve: Serve, tmp_path: Path, note: Note
 ) -> None:
     """Schemathesis in all its phases: examples, coverage, fuzzing, and sequences of calls."""
@@ -213,7 +213,7 @@ def look_at(name: str, received: bytes) -> list[int]:
     return [int(answer[:3]) for answer in answers]
 
 
-async def test_no_bytes_break_the_server(serve: Serve, note: Note) -> None:
+async def test_malformed_requests_do_not_break_the_server(serve: Serve, note: Note) -> None:
     """Each on a connection of its own, followed by an honest request; others go on meanwhile."""
     server = serve(RATE_LIMIT="off", REGISTRATION_LIMIT="100000/hour")
     headers = await signed_in(server)
@@ -255,7 +255,7 @@ def texts() -> list[str]:
     return [f"x{piece}x" for piece in (*pieces, *odd, "%00", "\\u0000", "' OR 1=1 --", "\r\nx: y")]
 
 
-async def test_text_comes_back_as_it_was_or_is_refused(serve: Serve, note: Note) -> None:
+async def test_text_round_trips_or_is_refused(serve: Serve, note: Note) -> None:
     server = serve(RATE_LIMIT="off", REGISTRATION_LIMIT="100000/hour", ACCESS_LOG_SAMPLE_RATE="0")
     headers = await signed_in(server)
     tried = texts()
@@ -277,7 +277,9 @@ async def test_text_comes_back_as_it_was_or_is_refused(serve: Serve, note: Note)
     assert not failures(server)
 
 
-async def test_only_our_proxies_say_who_asks(serve: Serve, settings: Settings, note: Note) -> None:
+async def test_only_trusted_proxies_set_the_client_address(
+    serve: Serve, settings: Settings, note: Note
+) -> None:
     """A stranger who claims to be a hundred others is one, in the limits and in the audit trail."""
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         redis.flushdb()

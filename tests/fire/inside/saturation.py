@@ -147,7 +147,7 @@ def serves(server: Server, path: str = "/test/slow?seconds=0.01") -> bool:
     return {server.get(path).status_code for _ in range(20)} == {200}
 
 
-def test_ten_times_the_capacity(serve: Serve, note: Note) -> None:
+def test_excess_load_is_shed(serve: Serve, note: Note) -> None:
     # Two processes with two requests each, of a fifth of a second: 20 a second. 200 are asked.
     server = serve(MAX_IN_FLIGHT="2")
     assert serves(server)
@@ -176,7 +176,7 @@ def test_ten_times_the_capacity(serve: Serve, note: Note) -> None:
     assert server.stop() == 0
 
 
-def test_a_client_that_asks_ten_times_too_often(serve: Serve, note: Note) -> None:
+def test_a_client_at_ten_times_its_limit_gets_429(serve: Serve, note: Note) -> None:
     server = serve(RATE_LIMIT="20/second")
     crowd = Crowd(port_of(server.url), "/api/v1/items", clients=20, every=0.1)
     with watched(server) as vitals:
@@ -200,7 +200,7 @@ SLOWLY = {
 
 
 @pytest.mark.parametrize("what", SLOWLY)
-def test_slow_clients_hold_nobody_up(serve: Serve, send: Send, note: Note, what: str) -> None:
+def test_slow_clients_do_not_block_others(serve: Serve, send: Send, note: Note, what: str) -> None:
     server = serve(MAX_IN_FLIGHT="20", REQUEST_TIMEOUT="4", GUNICORN_CMD_ARGS="--keep-alive 4")
     port = port_of(server.url)
     server.until(lambda: len(server.workers()) == 2)

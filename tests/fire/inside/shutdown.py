@@ -59,7 +59,7 @@ def clean(server: Server) -> None:
     assert not [line for line in errors if line["logger"] != "app.request"]
 
 
-def test_sigterm_under_load_loses_nothing(serve: Serve, note: Note) -> None:
+def test_sigterm_under_load_loses_no_request(serve: Serve, note: Note) -> None:
     server = serve(DRAIN_SECONDS="3")
     port = port_of(server.url)
     with asking(port, kept=8, new=8) as clients:
@@ -74,7 +74,9 @@ def test_sigterm_under_load_loses_nothing(serve: Serve, note: Note) -> None:
     clean(server)
 
 
-def test_who_asks_as_the_listener_closes_is_answered(serve: Serve, send: Send, note: Note) -> None:
+def test_the_backlog_is_served_when_the_listener_closes(
+    serve: Serve, send: Send, note: Note
+) -> None:
     server = serve(DRAIN_SECONDS="1", WEB_CONCURRENCY="1")
     port = port_of(server.url)
     server.process.send_signal(signal.SIGTERM)
@@ -89,7 +91,9 @@ def test_who_asks_as_the_listener_closes_is_answered(serve: Serve, send: Send, n
     assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
 
 
-def test_who_connects_last_has_time_to_ask(serve: Serve, send: Send, note: Note) -> None:
+def test_the_last_connections_have_time_for_a_first_request(
+    serve: Serve, send: Send, note: Note
+) -> None:
     server = serve(DRAIN_SECONDS="1", WEB_CONCURRENCY="1")
     port = port_of(server.url)
     server.process.send_signal(signal.SIGTERM)
@@ -105,7 +109,7 @@ def test_who_connects_last_has_time_to_ask(serve: Serve, send: Send, note: Note)
     assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
 
 
-def test_what_is_open_at_sigterm_is_ended_politely(serve: Serve, send: Send) -> None:
+def test_open_streams_and_websockets_end_cleanly_on_sigterm(serve: Serve, send: Send) -> None:
     server = serve(DRAIN_SECONDS="1", GUNICORN_CMD_ARGS="--graceful-timeout 50")
     port = port_of(server.url)
     events = send(port, head("GET", "/test/events"))
@@ -129,7 +133,7 @@ def test_what_is_open_at_sigterm_is_ended_politely(serve: Serve, send: Send) -> 
     clean(server)
 
 
-def test_a_body_that_never_comes_is_given_up(serve: Serve, send: Send) -> None:
+def test_an_incomplete_body_does_not_outlast_the_grace_period(serve: Serve, send: Send) -> None:
     server = serve(GUNICORN_CMD_ARGS="--graceful-timeout 9")  # two seconds for what is in flight
     body = send(port_of(server.url), head("POST", "/test/take", "Content-Length: 10") + b"12345")
     time.sleep(0.5)
@@ -141,7 +145,7 @@ def test_a_body_that_never_comes_is_given_up(serve: Serve, send: Send) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_recycling_under_load_loses_nothing(serve: Serve, note: Note, workers: str) -> None:
+def test_max_requests_restarts_lose_no_request(serve: Serve, note: Note, workers: str) -> None:
     most = "400" if FULL else "200"
     arguments = f"--max-requests {most} --max-requests-jitter 50"
     server = serve(GUNICORN_CMD_ARGS=arguments, WEB_CONCURRENCY=workers)
@@ -156,7 +160,7 @@ def test_recycling_under_load_loses_nothing(serve: Serve, note: Note, workers: s
     clean(server)
 
 
-def test_reloading_under_load_loses_nothing(serve: Serve, note: Note) -> None:
+def test_reloads_under_load_lose_no_request(serve: Serve, note: Note) -> None:
     server = serve(DRAIN_SECONDS="1")
     reloads = 5 if FULL else 1
     with asking(port_of(server.url)) as clients:
@@ -171,7 +175,7 @@ def test_reloading_under_load_loses_nothing(serve: Serve, note: Note) -> None:
     assert set(clients.answers) == {"200"}
 
 
-def test_a_killed_process_costs_what_it_had_in_flight(serve: Serve, note: Note) -> None:
+def test_a_killed_worker_loses_only_its_requests_in_flight(serve: Serve, note: Note) -> None:
     server = serve()
     server.until(lambda: len(server.workers()) == 2)
     kills = 10 if FULL else 2
@@ -201,7 +205,7 @@ def test_a_second_signal_while_draining(serve: Serve, second: signal.Signals, no
     clean(server)
 
 
-def test_sigint_stops_at_once_and_in_order(serve: Serve, send: Send) -> None:
+def test_sigint_stops_immediately_and_cleanly(serve: Serve, send: Send) -> None:
     server = serve(DRAIN_SECONDS="10")
     waiting = send(port_of(server.url), head("GET", "/test/slow?seconds=60"))
     time.sleep(0.5)

@@ -29,7 +29,7 @@ def preflight(origin: str, method: str = "POST", headers: str = "authorization")
     }
 
 
-async def test_our_pages_may_call_and_ask_seldom(client: httpx2.AsyncClient) -> None:
+async def test_an_allowed_origin_may_call_and_caches_preflights(client: httpx2.AsyncClient) -> None:
     asked = await client.options(URL, headers=preflight(OURS))
     answer = await client.get(URL, headers={"Origin": OURS})
 
@@ -50,13 +50,13 @@ async def test_our_pages_may_call_and_ask_seldom(client: httpx2.AsyncClient) -> 
         preflight(OURS, headers="x-a"),
     ],
 )
-async def test_what_is_not_allowed_is_refused(
+async def test_other_origins_methods_and_headers_are_refused(
     client: httpx2.AsyncClient, asked: dict[str, str]
 ) -> None:
     assert (await client.options(URL, headers=asked)).status_code == 400
 
 
-async def test_a_part_can_allow_a_header_of_its_own(settings: Settings) -> None:
+async def test_a_component_can_allow_another_request_header(settings: Settings) -> None:
     changed = settings.model_copy(update={"cors_origins": [OURS]})
     service = FastAPI()
     cors.allow(service, "X-One")
@@ -68,13 +68,13 @@ async def test_a_part_can_allow_a_header_of_its_own(settings: Settings) -> None:
     assert asked.status_code == 200
 
 
-async def test_other_pages_can_not_read_an_answer(client: httpx2.AsyncClient) -> None:
+async def test_other_origins_cannot_read_a_response(client: httpx2.AsyncClient) -> None:
     answer = await client.get(URL, headers={"Origin": THEIRS})
 
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-async def test_our_pages_can_read_errors_that_no_route_made(settings: Settings) -> None:
+async def test_an_allowed_origin_can_read_errors_of_the_middleware(settings: Settings) -> None:
     changes = {"cors_origins": [OURS], "max_in_flight": 0}
     async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
         answer = await client.get("/api/v1/no-such-thing", headers={"Origin": OURS})
@@ -83,7 +83,7 @@ async def test_our_pages_can_read_errors_that_no_route_made(settings: Settings) 
     assert answer.headers["Access-Control-Allow-Origin"] == OURS
 
 
-async def test_by_default_no_page_may_call(settings: Settings) -> None:
+async def test_no_origin_is_allowed_by_default(settings: Settings) -> None:
     async with running_app(settings) as app, client_for(app) as client:
         asked = await client.options(URL, headers=preflight(OURS))
         answer = await client.get(URL, headers={"Origin": OURS})
@@ -95,7 +95,7 @@ async def test_by_default_no_page_may_call(settings: Settings) -> None:
 @pytest.mark.parametrize(
     "origin", ["app.example.com", "https://app.example.com/", "https://*.example.com", "null"]
 )
-async def test_what_no_browser_sends_as_an_origin_stops_the_boot(
+async def test_an_invalid_origin_fails_at_startup(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, origin: str
 ) -> None:
     for name, value in environment.items():

@@ -22,7 +22,7 @@ def without(settings: Settings, name: str) -> Settings:
     return Settings.model_validate({**settings.model_dump(), name: AWAY[name]})
 
 
-async def test_all_is_well(client: httpx2.AsyncClient) -> None:
+async def test_the_service_is_ready_when_every_dependency_is_up(client: httpx2.AsyncClient) -> None:
     answer = await client.get("/health/ready")
     assert (answer.status_code, answer.json()["status"]) == (200, "ready")
     checks = answer.json()["checks"]
@@ -32,7 +32,7 @@ async def test_all_is_well(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/health/startup")).json() == {"status": "started"}
 
 
-async def test_without_postgres_it_lives_and_is_not_ready(settings: Settings) -> None:
+async def test_without_postgres_the_service_is_live_but_not_ready(settings: Settings) -> None:
     async with running_app(without(settings, "database_url")) as app:
         answer = await ready(app)
         assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
@@ -42,20 +42,20 @@ async def test_without_postgres_it_lives_and_is_not_ready(settings: Settings) ->
             assert (await client.get("/health/live")).status_code == 200
 
 
-async def test_without_redis_it_is_degraded(settings: Settings) -> None:
+async def test_without_redis_the_service_is_degraded(settings: Settings) -> None:
     async with running_app(without(settings, "redis_url")) as app:
         answer = await ready(app)
         assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
 
 
-async def test_while_draining_it_is_not_ready(settings: Settings) -> None:
+async def test_a_draining_service_is_not_ready(settings: Settings) -> None:
     async with running_app(settings) as app:
         app.state.draining = True
         answer = await ready(app)
         assert (answer.status_code, answer.json()["draining"]) == (503, True)
 
 
-async def test_a_dependency_that_hangs_is_down_and_is_asked_once_for_many_probes() -> None:
+async def test_a_hanging_dependency_is_down_and_concurrent_probes_share_one_check() -> None:
     asked = 0
 
     async def hang() -> None:

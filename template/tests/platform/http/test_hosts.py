@@ -27,7 +27,7 @@ async def client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
         "b.a.example.org",
     ],
 )
-async def test_our_hosts_are_answered(client: httpx2.AsyncClient, host: str) -> None:
+async def test_allowed_hosts_are_served(client: httpx2.AsyncClient, host: str) -> None:
     answer = await client.get(URL, headers={"Host": host})
 
     assert answer.status_code == 404
@@ -54,19 +54,19 @@ async def test_other_hosts_are_refused(client: httpx2.AsyncClient, host: str) ->
     assert answer.json()["code"] == "unknown_host"
 
 
-async def test_two_hosts_are_none(client: httpx2.AsyncClient) -> None:
+async def test_two_host_headers_are_refused(client: httpx2.AsyncClient) -> None:
     two = [("Host", "api.example.com"), ("Host", "evil.test")]
 
     assert (await client.get(URL, headers=two)).status_code == 400
 
 
-async def test_probes_come_by_address(client: httpx2.AsyncClient) -> None:
+async def test_probes_by_ip_address_are_exempt(client: httpx2.AsyncClient) -> None:
     answer = await client.get("/health/live", headers={"Host": "10.0.0.7:8000"})
 
     assert answer.status_code == 200
 
 
-async def test_by_default_every_host_is_answered(settings: Settings) -> None:
+async def test_every_host_is_allowed_by_default(settings: Settings) -> None:
     async with running_app(settings) as app, client_for(app) as client:
         answer = await client.get(URL, headers={"Host": "whatever.test"})
 

@@ -74,16 +74,16 @@ async def test_the_callers_request_id_is_kept(client: httpx2.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("given", ["", "a" * 65, "two words", 'quote"', "näive", "a\\nb"])
-async def test_a_request_id_that_could_forge_a_line_is_replaced(
-    client: httpx2.AsyncClient, given: str
-) -> None:
+async def test_an_unsafe_request_id_is_replaced(client: httpx2.AsyncClient, given: str) -> None:
     answer = await client.get("/test/ids", headers={"X-Request-ID": given.encode()})
     assert answer.headers["x-request-id"] != given
     assert len(answer.headers["x-request-id"]) == 32
 
 
 @pytest.mark.parametrize("path", ["/test/ids", "/nowhere", "/test/fail"])
-async def test_every_answer_has_the_security_headers(client: httpx2.AsyncClient, path: str) -> None:
+async def test_every_response_has_the_security_headers(
+    client: httpx2.AsyncClient, path: str
+) -> None:
     headers = (await client.get(path)).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
@@ -92,7 +92,7 @@ async def test_every_answer_has_the_security_headers(client: httpx2.AsyncClient,
     assert len(headers["x-request-id"]) == 32
 
 
-async def test_production_asks_for_https(settings: Settings) -> None:
+async def test_production_sends_hsts(settings: Settings) -> None:
     async with (
         running_app(settings.model_copy(update={"environment": "production"})) as app,
         client_for(app) as client,
@@ -101,13 +101,13 @@ async def test_production_asks_for_https(settings: Settings) -> None:
     assert headers["strict-transport-security"] == "max-age=63072000; includeSubDomains"
 
 
-async def test_a_route_may_have_headers_of_its_own(client: httpx2.AsyncClient) -> None:
+async def test_a_route_can_override_a_default_header(client: httpx2.AsyncClient) -> None:
     headers = (await client.get("/test/own_headers")).headers
     assert headers.get_list("content-security-policy") == ["default-src 'self'"]
     assert headers["x-content-type-options"] == "nosniff"
 
 
-async def test_an_unhandled_error_is_a_problem_that_tells_nothing(
+async def test_an_unhandled_error_is_logged_but_not_revealed(
     client: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     answer = await client.get("/test/fail")
@@ -118,7 +118,7 @@ async def test_an_unhandled_error_is_a_problem_that_tells_nothing(
     assert "RuntimeError" in capfd.readouterr().out
 
 
-async def test_a_request_past_its_deadline_is_given_up(
+async def test_a_request_past_its_deadline_is_cancelled(
     client: httpx2.AsyncClient, service: FastAPI
 ) -> None:
     answer = await asyncio.wait_for(client.get("/test/wait"), 2)
@@ -128,11 +128,11 @@ async def test_a_request_past_its_deadline_is_given_up(
     assert (await client.get("/test/ids")).status_code == 200
 
 
-async def test_an_answer_that_has_begun_may_take_its_time(client: httpx2.AsyncClient) -> None:
+async def test_a_started_response_has_no_deadline(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/test/stream")).text == "first last"
 
 
-async def test_a_stream_that_never_waits_does_not_hold_up_others(
+async def test_a_stream_that_never_waits_does_not_block_other_requests(
     client: httpx2.AsyncClient,
 ) -> None:
     turns = 0
@@ -150,7 +150,7 @@ async def test_a_stream_that_never_waits_does_not_hold_up_others(
     assert turns > 100
 
 
-async def test_more_requests_than_allowed_are_turned_away_and_probes_are_not(
+async def test_requests_above_max_in_flight_are_refused_but_probes_are_served(
     client: httpx2.AsyncClient, service: FastAPI
 ) -> None:
     waiting = [asyncio.create_task(client.get("/test/wait")) for _ in range(2)]
@@ -165,7 +165,7 @@ async def test_more_requests_than_allowed_are_turned_away_and_probes_are_not(
     assert (await client.get("/test/ids")).status_code == 200
 
 
-async def test_a_body_of_the_allowed_size_is_read(client: httpx2.AsyncClient) -> None:
+async def test_a_body_of_the_maximum_size_is_accepted(client: httpx2.AsyncClient) -> None:
     assert (await client.post("/test/length", content=b"x" * 1000)).json() == 1000
 
 
@@ -175,9 +175,7 @@ async def _chunks() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("path", ["/test/length", "/nowhere"])
-async def test_a_body_that_says_that_it_is_too_large_is_refused(
-    client: httpx2.AsyncClient, path: str
-) -> None:
+async def test_a_too_large_content_length_is_refused(client: httpx2.AsyncClient, path: str) -> None:
     answer = await client.post(path, content=b"x" * 1001)
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"
@@ -185,7 +183,7 @@ async def test_a_body_that_says_that_it_is_too_large_is_refused(
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_body_that_turns_out_to_be_too_large_is_refused(client: httpx2.AsyncClient) -> None:
+async def test_a_too_large_chunked_body_is_refused(client: httpx2.AsyncClient) -> None:
     answer = await client.post("/test/length", content=_chunks())
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"

@@ -9,7 +9,7 @@ from app.settings import Settings
 from tests.conftest import client_for, running_app
 
 
-async def test_the_page_works_offline(client: httpx2.AsyncClient) -> None:
+async def test_swagger_ui_works_offline(client: httpx2.AsyncClient) -> None:
     for _ in range(2):
         page = await client.get("/docs")
         assert page.status_code == 200
@@ -23,14 +23,14 @@ async def test_the_page_works_offline(client: httpx2.AsyncClient) -> None:
     assert "connect-src 'self'" in policy
 
 
-async def test_the_page_is_off_in_production(settings: Settings) -> None:
+async def test_swagger_ui_is_off_in_production(settings: Settings) -> None:
     production = settings.model_copy(update={"environment": "production"})
     async with running_app(production) as app, client_for(app) as client:
         assert (await client.get("/docs")).status_code == 404
         assert (await client.get("/openapi.json")).status_code == 200
 
 
-async def test_errors_are_described_as_problems(app: FastAPI) -> None:
+async def test_errors_are_documented_as_problems(app: FastAPI) -> None:
     document = app.openapi()
     assert "HTTPValidationError" not in document["components"]["schemas"]
     api = [o for path, o in document["paths"].items() if path.startswith("/api/")]
@@ -39,7 +39,7 @@ async def test_errors_are_described_as_problems(app: FastAPI) -> None:
         assert set(operation["responses"]["default"]["content"]) == {"application/problem+json"}
 
 
-async def test_every_reference_leads_somewhere(app: FastAPI) -> None:
+async def test_every_schema_reference_resolves(app: FastAPI) -> None:
     document = app.openapi()
     for name in re.findall(r"#/components/schemas/(\w+)", str(document)):
         assert name in document["components"]["schemas"]

@@ -72,7 +72,7 @@ def problem(answer: httpx2.Response) -> Problem:
     "content",
     [b'{"password": "hunter2"', b'{"password": "hunter2", "count": "many"}', b'["hunter2"]', b""],
 )
-async def test_a_wrong_body_is_named_and_not_repeated(
+async def test_an_invalid_body_is_described_but_not_repeated(
     client: httpx2.AsyncClient, content: bytes
 ) -> None:
     headers = {"Content-Type": "application/json"}
@@ -83,7 +83,7 @@ async def test_a_wrong_body_is_named_and_not_repeated(
     assert "hunter2" not in answer.text
 
 
-async def test_a_feature_says_what_was_wrong(client: httpx2.AsyncClient) -> None:
+async def test_an_app_error_becomes_a_problem(client: httpx2.AsyncClient) -> None:
     document = problem(await client.get("/refuse"))
     assert (document.status, document.code) == (409, "conflict")
     assert document.detail == "The tide is out."
@@ -98,14 +98,14 @@ async def test_an_unknown_route_and_a_wrong_method_are_problems(
     assert answer.headers["Allow"] == "POST"
 
 
-async def test_nobody_is_led_where_the_host_header_says(client: httpx2.AsyncClient) -> None:
+async def test_a_trailing_slash_is_not_redirected(client: httpx2.AsyncClient) -> None:
     answer = await client.get("/fail/", headers={"Host": "evil.test"})
     assert problem(answer).status == 404
     assert "evil.test" not in str(answer.headers)
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_large_body_is_refused(client: httpx2.AsyncClient, announced: bool) -> None:
+async def test_a_too_large_body_is_refused(client: httpx2.AsyncClient, announced: bool) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b"x" * 1_048_576
@@ -115,7 +115,7 @@ async def test_a_large_body_is_refused(client: httpx2.AsyncClient, announced: bo
     assert problem(answer).status == 413
 
 
-async def test_a_mistake_of_ours_is_a_plain_500(client: httpx2.AsyncClient) -> None:
+async def test_a_bug_is_a_500_without_details(client: httpx2.AsyncClient) -> None:
     answer = await client.get("/fail")
     assert problem(answer).code == "internal_error"
     assert "hunter2" not in answer.text
@@ -134,7 +134,7 @@ async def test_a_mistake_of_ours_is_a_plain_500(client: httpx2.AsyncClient) -> N
         ("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '53300'; END $$", 503),
     ],
 )
-async def test_what_the_database_says_stays_inside(
+async def test_database_errors_are_mapped_and_their_messages_hidden(
     client: httpx2.AsyncClient, sql: str, status: int
 ) -> None:
     answer = await client.get("/query", params={"sql": sql})
@@ -156,7 +156,7 @@ async def silent() -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("answers", [False, True])
-async def test_redis_that_is_away_is_said_to_be(
+async def test_an_unavailable_redis_is_a_503(
     settings: Settings, silent: int, answers: bool
 ) -> None:
     address = f"redis://127.0.0.1:{silent if answers else 1}/0"

@@ -51,7 +51,7 @@ async def empty_redis(settings: Settings) -> Settings:
     return settings
 
 
-async def test_a_client_that_asks_too_much_is_told_when_to_come_back(empty_redis: Settings) -> None:
+async def test_an_exceeded_limit_is_a_429_with_retry_after(empty_redis: Settings) -> None:
     async with limited(empty_redis, rate_limit=Rate(3, 60)) as app, calling(app) as client:
         first, _, third, refused = [await client.get(URL) for _ in range(4)]
 
@@ -65,7 +65,7 @@ async def test_a_client_that_asks_too_much_is_told_when_to_come_back(empty_redis
     assert refused.json()["code"] == "too_many_requests"
 
 
-async def test_errors_count_and_carry_the_headers(empty_redis: Settings) -> None:
+async def test_error_responses_count_and_have_the_headers(empty_redis: Settings) -> None:
     async with limited(empty_redis, rate_limit=Rate(1, 60)) as app, calling(app) as client:
         missing = await client.get("/api/v1/no-such-thing")
         refused = await client.get("/api/v1/no-such-thing")
@@ -90,7 +90,7 @@ async def test_a_limit_refills_evenly(empty_redis: Settings) -> None:
         assert await statuses(client, 2) == [200, 429]
 
 
-async def test_each_client_has_a_limit_of_its_own(empty_redis: Settings) -> None:
+async def test_each_client_has_its_own_limit(empty_redis: Settings) -> None:
     async with (
         limited(empty_redis, rate_limit=Rate(1, 60)) as app,
         calling(app, "192.0.2.1") as one,
@@ -112,7 +112,7 @@ async def test_an_ipv6_network_is_one_client(empty_redis: Settings) -> None:
         assert await statuses(stranger, 1) == [200]
 
 
-async def test_ipv4_over_ipv6_is_not_one_network(empty_redis: Settings) -> None:
+async def test_ipv4_mapped_addresses_are_separate_clients(empty_redis: Settings) -> None:
     async with (
         limited(empty_redis, rate_limit=Rate(1, 60)) as app,
         calling(app, "::ffff:192.0.2.1") as one,
@@ -124,7 +124,7 @@ async def test_ipv4_over_ipv6_is_not_one_network(empty_redis: Settings) -> None:
         assert await statuses(other, 1) == [200]
 
 
-async def test_processes_share_a_limit_exactly(empty_redis: Settings) -> None:
+async def test_processes_share_one_limit(empty_redis: Settings) -> None:
     rate = Rate(30, 3600)
     async with (
         limited(empty_redis, rate_limit=rate) as app,
@@ -140,7 +140,7 @@ async def test_processes_share_a_limit_exactly(empty_redis: Settings) -> None:
     assert {answer.status_code for answer in answers} == {200, 429}
 
 
-async def test_who_comes_while_redis_is_asked_is_answered_too(settings: Settings) -> None:
+async def test_requests_during_a_round_trip_are_counted(settings: Settings) -> None:
     async with limited(settings) as app:
         limiter: RateLimiter = app.state.limiter
 
@@ -155,7 +155,7 @@ async def test_who_comes_while_redis_is_asked_is_answered_too(settings: Settings
     assert answers.count(True) == 100
 
 
-async def test_a_request_that_is_given_up_takes_no_other_with_it(settings: Settings) -> None:
+async def test_a_cancelled_request_does_not_affect_others_in_its_batch(settings: Settings) -> None:
     async with limited(settings) as app:
         limiter: RateLimiter = app.state.limiter
         given_up, other = (
@@ -169,7 +169,7 @@ async def test_a_request_that_is_given_up_takes_no_other_with_it(settings: Setti
     assert spent.remaining == 8
 
 
-async def test_off_is_off(empty_redis: Settings) -> None:
+async def test_the_default_limit_can_be_disabled(empty_redis: Settings) -> None:
     async with limited(empty_redis, rate_limit=None) as app, calling(app) as client:
         answer = await client.get(URL)
 
@@ -177,7 +177,7 @@ async def test_off_is_off(empty_redis: Settings) -> None:
     assert "RateLimit" not in answer.headers
 
 
-async def test_a_route_has_a_limit_by_whatever_a_dependency_says(empty_redis: Settings) -> None:
+async def test_a_route_limit_counts_by_the_key_of_a_dependency(empty_redis: Settings) -> None:
     async def tenant(x_tenant: Annotated[str, Header()]) -> str:
         return x_tenant
 
@@ -194,7 +194,7 @@ async def test_a_route_has_a_limit_by_whatever_a_dependency_says(empty_redis: Se
     assert same.headers["Retry-After"] == "3600"
 
 
-async def test_without_redis_a_process_counts_for_itself(
+async def test_without_redis_each_process_counts_locally(
     empty_redis: Settings, dead_redis: SecretStr
 ) -> None:
     async with (
@@ -206,7 +206,7 @@ async def test_without_redis_a_process_counts_for_itself(
         assert await statuses(other, 1) == [200]
 
 
-async def test_without_redis_requests_are_refused_if_that_is_wanted(
+async def test_without_redis_requests_are_refused_if_limits_fail_closed(
     empty_redis: Settings, dead_redis: SecretStr
 ) -> None:
     async with (
@@ -220,7 +220,7 @@ async def test_without_redis_requests_are_refused_if_that_is_wanted(
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-async def test_a_redis_that_hangs_costs_a_moment_once(
+async def test_a_hanging_redis_delays_requests_only_once(
     empty_redis: Settings, hanging_redis: SecretStr
 ) -> None:
     async with (
@@ -239,7 +239,7 @@ async def test_a_redis_that_hangs_costs_a_moment_once(
     assert waited_then < 50 * 0.3 / 10
 
 
-async def test_redis_counts_again_when_it_is_back(
+async def test_redis_is_used_again_after_it_recovers(
     empty_redis: Settings,
     silent_port: socket.socket,
     dead_redis: SecretStr,
@@ -281,14 +281,14 @@ async def forwarding(source: socket.socket, target: SecretStr) -> AsyncIterator[
     ("text", "limit_", "window"),
     [("100/minute", 100, 60), ("10/15 minutes", 10, 900), ("1/day", 1, 86400)],
 )
-def test_rates_are_read(text: str, limit_: int, window: int) -> None:
+def test_valid_rates_are_parsed(text: str, limit_: int, window: int) -> None:
     assert Rate.parse(text) == Rate(limit_, window)
 
 
 @pytest.mark.parametrize(
     "text", ["", "many", "0/minute", "-1/minute", "10", "10/fortnight", "1/0 s"]
 )
-def test_what_is_no_rate_is_refused(text: str) -> None:
+def test_invalid_rates_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="write it as"):
         Rate.parse(text)
 

@@ -69,7 +69,7 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
-async def test_the_index_answers_as_the_search_does(method: str, path: str) -> None:
+async def test_the_index_matches_as_the_linear_search_does(method: str, path: str) -> None:
     searched, indexed = build(), build()
     routing.install_index(indexed)
     one, other = [await _ask(app, method, path) for app in (searched, indexed)]
@@ -82,7 +82,7 @@ async def _ask(app: FastAPI, method: str, path: str) -> httpx2.Response:
         return await client.request(method, path)
 
 
-async def test_a_wrong_method_is_told_all_that_are_right() -> None:
+async def test_a_405_lists_every_allowed_method() -> None:
     app = build()
     routing.install_index(app)
     answer = await _ask(app, "PATCH", "/api/v1/things")
@@ -90,7 +90,7 @@ async def test_a_wrong_method_is_told_all_that_are_right() -> None:
     assert answer.headers["allow"] == "GET, POST, PUT"
 
 
-async def test_a_route_that_came_later_is_found_without_and_with_a_new_index() -> None:
+async def test_a_route_added_later_is_found_before_and_after_reindexing() -> None:
     app = build()
     routing.install_index(app)
     app.add_api_route("/api/v1/later", _answer("later"))
@@ -100,7 +100,7 @@ async def test_a_route_that_came_later_is_found_without_and_with_a_new_index() -
     assert sum(isinstance(route, routing.RouteIndex) for route in app.router.routes) == 1
 
 
-async def test_overrides_of_dependencies_reach_indexed_routes() -> None:
+async def test_dependency_overrides_apply_to_indexed_routes() -> None:
     def real() -> str:
         return "real"
 
@@ -118,13 +118,13 @@ async def test_overrides_of_dependencies_reach_indexed_routes() -> None:
     assert (await _ask(app, "GET", "/api/v1/show")).json() == "override"
 
 
-def test_the_index_does_not_show_in_the_api_document() -> None:
+def test_the_index_does_not_change_the_openapi_document() -> None:
     plain, indexed = build(), build()
     routing.install_index(indexed)
     assert plain.openapi() == indexed.openapi()
 
 
-async def test_the_index_finds_the_route_without_the_search() -> None:
+async def test_the_index_finds_routes_without_the_linear_search() -> None:
     app = build()
     routing.install_index(app)
     del app.router.routes[1:]

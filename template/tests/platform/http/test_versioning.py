@@ -39,7 +39,7 @@ def two_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_versions")
-async def test_a_deprecated_version_says_so(settings: Settings) -> None:
+async def test_a_deprecated_version_is_marked_in_responses_and_openapi(settings: Settings) -> None:
     async with running_app(settings) as app, client_for(app) as client:
         for path in ("thing", "gone", "nowhere"):
             old = await client.get(f"/api/v1/{path}")
@@ -54,5 +54,5 @@ async def test_a_deprecated_version_says_so(settings: Settings) -> None:
         assert "deprecated" not in paths["/api/v2/thing"]["get"]
 
 
-async def test_a_current_version_costs_nothing(app: FastAPI) -> None:
+async def test_no_middleware_is_added_without_a_deprecation(app: FastAPI) -> None:
     assert versioning.DeprecationHeaders not in [m.cls for m in app.user_middleware]

@@ -138,7 +138,7 @@ async def test_a_part_adds_what_it_knows_and_one_that_fails_takes_nothing_else_a
     assert found["build_info", next(labels for name, labels in found if name == "build_info")] == 1
 
 
-async def test_metrics_can_have_a_port_of_their_own(settings: Settings) -> None:
+async def test_metrics_can_have_a_separate_port(settings: Settings) -> None:
     async with running_app(settings.model_copy(update={"metrics_port": 9100})) as app:
         transport = httpx2.ASGITransport(app)
         async with httpx2.AsyncClient(transport=transport) as client:

@@ -140,7 +140,7 @@ async def status(reader: asyncio.StreamReader) -> bytes:
     return (await asyncio.wait_for(reader.readline(), 10)).split()[1]
 
 
-async def test_a_head_that_does_not_end_is_given_up(listener: Listener) -> None:
+async def test_incomplete_headers_time_out_with_408(listener: Listener) -> None:
     reader = await listener.connect(ALIVE[:20])
     listener.pass_time(HEADER_TIMEOUT - 1)
     assert listener.state.connections
@@ -150,7 +150,7 @@ async def test_a_head_that_does_not_end_is_given_up(listener: Listener) -> None:
     assert b"application/problem+json" in given_up
 
 
-async def test_a_connection_that_says_nothing_is_closed(listener: Listener) -> None:
+async def test_a_silent_connection_is_closed(listener: Listener) -> None:
     reader = await listener.connect()
     listener.pass_time(KEEP_ALIVE - 1)
     assert listener.state.connections
@@ -158,19 +158,19 @@ async def test_a_connection_that_says_nothing_is_closed(listener: Listener) -> N
     assert await answer(reader) in (b"", b"reset")
 
 
-async def test_a_kept_connection_is_not_taken_for_a_slow_one(listener: Listener) -> None:
+async def test_an_idle_keep_alive_connection_is_not_closed_as_stalled(listener: Listener) -> None:
     reader = await listener.connect(ALIVE)
     assert await status(reader) == b"200"
     listener.pass_time(HEADER_TIMEOUT + 1)
     assert len(listener.state.connections) == 1
 
 
-async def test_requests_sent_far_ahead_are_not_piled_up(listener: Listener) -> None:
+async def test_too_many_pipelined_requests_abort_the_connection(listener: Listener) -> None:
     reader = await listener.connect(SLOW + ALIVE * 1000)
     assert await answer(reader) in (b"", b"reset")
 
 
-async def test_who_sent_requests_ahead_and_left_is_not_answered(listener: Listener) -> None:
+async def test_pipelined_requests_end_when_the_client_disconnects(listener: Listener) -> None:
     await listener.connect(LARGE + ALIVE)
     [request] = listener.app.state.in_flight
     listener.clients[-1].transport.abort()
@@ -182,7 +182,7 @@ async def test_who_sent_requests_ahead_and_left_is_not_answered(listener: Listen
     assert request.error is None
 
 
-async def test_what_nobody_reads_is_not_kept(
+async def test_an_unread_response_times_out(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_limits, "WRITE_TIMEOUT", 0.2)
@@ -194,7 +194,7 @@ async def test_what_nobody_reads_is_not_kept(
     assert not listener.state.connections
 
 
-async def test_who_has_asked_nothing_makes_room(listener: Listener) -> None:
+async def test_a_silent_connection_is_evicted_at_capacity(listener: Listener) -> None:
     silent = await listener.connect()
     kept = [await listener.connect(ALIVE) for _ in range(3)]
     late = await listener.connect(ALIVE)
@@ -203,7 +203,7 @@ async def test_who_has_asked_nothing_makes_room(listener: Listener) -> None:
     assert [await status(reader) for reader in kept] == [b"200"] * 3
 
 
-async def test_without_room_probes_are_answered_and_others_told_to_come_back(
+async def test_at_capacity_probes_are_served_and_others_get_503(
     listener: Listener,
 ) -> None:
     for _ in range(4):
@@ -214,7 +214,7 @@ async def test_without_room_probes_are_answered_and_others_told_to_come_back(
     assert b"retry-after: 1" in refused
 
 
-async def test_who_sends_or_reads_slowly_takes_nobodys_place(settings: Settings) -> None:
+async def test_slow_clients_do_not_count_towards_max_in_flight(settings: Settings) -> None:
     async with listening(settings, max_in_flight=1) as listener:
         for slowly in (BODY, BODY, LARGE):
             await listener.connect(slowly)
@@ -224,7 +224,7 @@ async def test_who_sends_or_reads_slowly_takes_nobodys_place(settings: Settings)
         assert not working.at_eof()
 
 
-async def test_there_is_an_end_to_websockets(listener: Listener) -> None:
+async def test_websockets_are_limited(listener: Listener) -> None:
     url = f"ws://127.0.0.1:{listener.port}/test/talk"
     async with connect(url) as first:
         with pytest.raises(InvalidStatus) as refused:
@@ -237,7 +237,7 @@ async def test_there_is_an_end_to_websockets(listener: Listener) -> None:
         pass
 
 
-async def test_a_body_that_is_late_is_a_408(settings: Settings) -> None:
+async def test_a_late_body_is_a_408(settings: Settings) -> None:
     async with listening(settings, request_timeout=0.2) as listener:
         late = await answer(await listener.connect(BODY))
     assert late.startswith(b"HTTP/1.1 408")

@@ -82,7 +82,7 @@ async def test_code_that_blocks_the_event_loop_shows(
 ) -> None:
     import time
 
-    monkeypatch.setattr(metrics, "INTERVAL", 0.1)
+    monkeypatch.setattr(metrics, "SAMPLE_INTERVAL", 0.1)
     lags = []
     async with running_app(settings) as app, client_for(app) as own:
         for _ in range(20):  # the answer may come after the next, smaller, measurement

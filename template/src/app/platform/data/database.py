@@ -245,7 +245,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         engine = create_engine(settings)
-        tracing.watch_engine(engine)
+        tracing.instrument_engine(engine)
         max_connections = settings.db_pool_size + settings.db_max_overflow
         app.state.db = Database(engine, max_connections, settings.db_pool_timeout)
         app.state.read_session = ReadSession(app.state.db)

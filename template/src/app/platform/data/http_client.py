@@ -61,7 +61,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with create_client(settings) as app.state.http:
-            tracing.watch_http(app.state.http)
+            tracing.instrument_http(app.state.http)
             yield
 
     return lifespan

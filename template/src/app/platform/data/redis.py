@@ -46,7 +46,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with create_client(settings) as app.state.redis:
-            tracing.watch_redis(app.state.redis)
+            tracing.instrument_redis(app.state.redis)
             yield
 
     return lifespan

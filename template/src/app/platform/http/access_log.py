@@ -80,7 +80,7 @@ def _log_fields(
         "logger": "app.request",
         "method": method,
         "route": route,
-        "path": logs.scrub_path(request.scope["path"]),
+        "path": logs.redact_path(request.scope["path"]),
         "status": status,
         "duration_ms": round(seconds * 1000, 2),
         "request_id": request.request_id,

@@ -1,7 +1,7 @@
-"""Logs: one JSON line for each event on stdout, in one shape, whoever logs; coloured in a terminal.
+"""Logs: one JSON line per event on stdout from every logger, or coloured lines in a terminal.
 
-The request's ids are added to every line; secrets and personal values are taken out of every line.
-Lines of requests come in batches (middleware.py), everything else is written at once.
+Every line carries the ids of its request; secrets and personal values are redacted. The access log
+is written in batches, every other line at once.
 """
 
 import json
@@ -27,9 +27,9 @@ SECRET_NAME = re.compile(
     r"|e[-_]?mail|phone|dsn|database_url|redis_url",
     re.IGNORECASE,
 )
-# In free text, such as the message of an exception: logins in URLs, bearer tokens, JSON web
-# tokens, `password=...`, e-mail addresses. Strangers write such text, paths above all: nothing in
-# it may be looked at again and again, so each word is begun once, and left for good.
+# In free text, such as an exception's message: credentials in URLs, bearer tokens, JSON Web Tokens,
+# `password=...`, e-mail addresses. Attackers control such text, paths above all, so the expression
+# must not backtrack: hence the possessive quantifiers.
 SECRET_TEXT = re.compile(
     r"(?<=://)[^\s/@]++(?=@)"
     r"|(?<=bearer )\S+"
@@ -39,7 +39,7 @@ SECRET_TEXT = re.compile(
     re.IGNORECASE,
 )
 
-# What JSON may hold as it is, and some who read the log take for the end of a line.
+# JSON may contain these unescaped; some log readers treat them as line ends.
 LINE_ENDS = ("\x85", "\u2028", "\u2029")
 
 STDOUT = 1
@@ -48,20 +48,20 @@ Writer = Callable[[dict[str, Any]], None]
 
 
 class Output:
-    """Writes lines to stdout. Each write is a system call, so lines may be kept for the next."""
+    """A buffer of lines for stdout: each write is a system call, so lines can be combined."""
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
         self._lock = threading.Lock()
 
-    def keep(self, line: bytes) -> None:
+    def buffer(self, line: bytes) -> None:
         """Write a line with the next ``flush``."""
         with self._lock:
             self._lines.append(line)
 
     def write(self, line: bytes) -> None:
         """Write a line now."""
-        self.keep(line)
+        self.buffer(line)
         self.flush()
 
     def flush(self) -> None:
@@ -72,7 +72,7 @@ class Output:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Write to a pipe that is full too, or whose reader is gone: logs must not stop the service."""
+    """Write, even if the pipe is full or closed: logging must not stop the service."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]
@@ -83,17 +83,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 class OutputHandler(logging.Handler):
-    """Brings the lines of the standard library's ``logging`` to the same output."""
+    """A handler that sends the standard library's log records to the same output."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             output.write(self.format(record).encode(errors="replace") + b"\n")
-        except Exception:  # noqa: BLE001 (what can't be formatted must not break who logs it)
+        except Exception:  # noqa: BLE001 (a record that can't be formatted must not break its caller)
             self.handleError(record)
 
 
 class _Logger:
-    """What structlog hands finished lines to."""
+    """The logger to which structlog passes rendered lines."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
@@ -108,12 +108,12 @@ output = Output()
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """Return a logger: ``logger.info("order placed", order_id=7)``."""
+    """A structured logger: ``logger.info("order placed", order_id=7)``."""
     return cast(FilteringBoundLogger, structlog.get_logger(name))
 
 
 def add_context(_: Any, __: str, event: EventDict) -> EventDict:
-    """Add the ids of the request or job that the line is about."""
+    """Add the ids of the current request or job."""
     current = context.current()
     for name in ("request_id", "trace_id", "span_id", "user_id"):
         if value := getattr(current, name):
@@ -122,7 +122,7 @@ def add_context(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def redact(_: Any, __: str, event: EventDict) -> EventDict:
-    """Take out secrets and personal values, by the name of a field or by how they look."""
+    """Redact secrets and personal values, by field name and by pattern."""
     return {name: _clean(name, value) for name, value in event.items()}
 
 
@@ -130,7 +130,7 @@ def _clean(name: str, value: Any) -> Any:
     if SECRET_NAME.search(name) and value not in (None, ""):
         return REDACTED
     if isinstance(value, str):
-        return scrub(value)
+        return redact_text(value)
     if isinstance(value, Mapping):
         return {key: _clean(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set):
@@ -138,18 +138,18 @@ def _clean(name: str, value: Any) -> Any:
     return value
 
 
-def scrub_path(path: str) -> str:
-    """Take out of a path what looks like an e-mail address or a token. Most have neither."""
-    return scrub(path) if "@" in path or "eyJ" in path else path
+def redact_path(path: str) -> str:
+    """``path`` without e-mail addresses and tokens; most paths have neither."""
+    return redact_text(path) if "@" in path or "eyJ" in path else path
 
 
-def scrub(text: str) -> str:
-    """Take out of a text what looks like a secret or an e-mail address."""
+def redact_text(text: str) -> str:
+    """``text`` without what looks like a secret or an e-mail address."""
     return SECRET_TEXT.sub(REDACTED, text)
 
 
 def _one_line(_: Any, __: str, event: EventDict) -> EventDict:
-    """Keep whoever is logged about from writing lines of their own. JSON does so by itself."""
+    """Escape line breaks, so that logged input can't forge lines. JSON escapes them anyway."""
     event["event"] = str(event["event"]).replace("\r", "\\r").replace("\n", "\\n")
     return event
 
@@ -159,10 +159,10 @@ def _json(_: Any, __: str, event: EventDict) -> bytes:
 
 
 def to_json(event: Mapping[str, Any]) -> bytes:
-    """Write an event as JSON, whatever is in it: a line that can't be written breaks nothing."""
+    """An event as JSON, whatever values it has."""
     try:
         line = orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
-    except TypeError:  # text that is no Unicode, numbers beyond 64 bits
+    except TypeError:  # lone surrogates, integers beyond 64 bits
         return json.dumps(event, default=str).encode()
     return line if line.isascii() else _without_line_ends(line)
 
@@ -187,7 +187,7 @@ def _processors(pretty: bool) -> list[Processor]:
 
 
 def configure(settings: PlatformSettings) -> None:
-    """Set up both structlog and the standard library's ``logging`` for this process."""
+    """Configure structlog and the standard library's ``logging`` for this process."""
     pretty = is_pretty(settings)
     level = logging.getLevelNamesMapping()[settings.log_level]
     renderer: Processor = structlog.dev.ConsoleRenderer() if pretty else _json
@@ -201,9 +201,9 @@ def configure(settings: PlatformSettings) -> None:
 
 
 def is_pretty(settings: PlatformSettings) -> bool:
-    """Tell whether a person is reading, at a terminal: perhaps through ``app dev``."""
-    watched = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
-    return settings.environment == "development" and watched
+    """Whether a person reads the log in a terminal, perhaps through ``app dev``."""
+    interactive = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
+    return settings.environment == "development" and interactive
 
 
 def _configure_standard_library(level: int, pretty: bool) -> None:
@@ -220,7 +220,7 @@ def _configure_standard_library(level: int, pretty: bool) -> None:
         other = logging.getLogger(name)
         other.handlers.clear()
         other.propagate = True
-    # The line of each request says what theirs say; these two repeat every call that goes out.
+    # The access log replaces Uvicorn's; the HTTP client's loggers repeat every outgoing call.
     logging.getLogger("uvicorn.access").disabled = True
     for chatty in ("httpx2", "httpcore2"):
         logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
@@ -231,7 +231,7 @@ def _text(logger: Any, name: str, event: EventDict) -> str:
 
 
 def request_writer(settings: PlatformSettings) -> Writer:
-    """Return what writes the line of a request: fast, or pretty at a terminal."""
+    """The function that writes an access log line: as fast JSON, or in colour in a terminal."""
     if is_pretty(settings):
         logger = get_logger("app.request")
         return lambda fields: cast(None, logger.log(_level(fields), "request", **fields))
@@ -243,7 +243,7 @@ def _level(fields: dict[str, Any]) -> int:
 
 
 def _write_request(fields: dict[str, Any]) -> None:
-    output.keep(to_json(fields) + b"\n")
+    output.buffer(to_json(fields) + b"\n")
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> None:

@@ -1,7 +1,7 @@
-"""Prometheus metrics: rate, errors and duration of each route, and how full this process is.
+"""Prometheus metrics: rate, errors and duration per route, and the saturation of this process.
 
-Under Gunicorn each worker keeps its numbers in a file of its own, and whichever worker is asked
-adds them up. Other parts add what they know with ``register``.
+Under Gunicorn each worker writes its own metric files, and the scraped worker aggregates all of
+them. Other components add metrics with ``register``.
 """
 
 import asyncio
@@ -34,35 +34,35 @@ OPENMETRICS = "application/openmetrics-text"
 DURATION = "http_server_request_duration_seconds"
 # https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-# The label of whatever no route matched: a scanner must not make a series of each path it tries.
+# The label of requests without a route: a scanner must not create a series for each path.
 UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-INTERVAL = 1.0  # seconds between two looks at the event loop and the pools
-SOURCE_TIMEOUT = 2.0  # seconds that a source of metrics has to answer
+SAMPLE_INTERVAL = 1.0  # seconds between samples of the event loop and the pools
+SOURCE_TIMEOUT = 2.0  # seconds for one source of metrics
 
-Source = Callable[[], Awaitable[Iterable[Metric]]]
+MetricSource = Callable[[], Awaitable[Iterable[Metric]]]
 Labels = tuple[str, str, int]
 
 
 class Metrics:
-    """The numbers of this process."""
+    """The metrics of this process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._durations = Histogram(
             DURATION,
-            "Duration of requests, until the last byte of the answer.",
+            "Duration of requests, until the last byte of the response.",
             ["method", "route", "status"],
             buckets=BUCKETS,
             registry=self.registry,
         )
         self._children: dict[Labels, Histogram] = {}
         self._exemplars: dict[tuple[str, str, str, float], Exemplar] = {}
-        self.in_flight = self._gauge("http_server_active_requests", "Requests being worked on.")
+        self.in_flight = self._gauge("http_server_active_requests", "Requests in flight.")
         self.lag = self._gauge(
-            "event_loop_lag_seconds", "How late the event loop last was.", "livemax"
+            "event_loop_lag_seconds", "Delay of the event loop at the last sample.", "livemax"
         )
-        self.pool_size = self._gauge("db_pool_connections", "Connections that the pools may open.")
+        self.pool_size = self._gauge("db_pool_connections", "Maximum connections of the pools.")
         self.pool_used = self._gauge("db_pool_connections_used", "Connections in use.")
 
     def _gauge(
@@ -73,7 +73,7 @@ class Metrics:
     def observe(
         self, method: str, route: str, status: int, seconds: float, trace_id: str = ""
     ) -> None:
-        """Count a request; ``trace_id`` names an example that was recorded."""
+        """Record a request; ``trace_id``: of its recorded trace, for the exemplar."""
         labels = (method, route, status)
         child = self._children.get(labels)
         if child is None:
@@ -81,8 +81,8 @@ class Metrics:
         child.observe(seconds)
         if trace_id:
             bucket = next((bound for bound in BUCKETS if seconds <= bound), float("inf"))
-            example = Exemplar({"trace_id": trace_id}, seconds, time.time())
-            self._exemplars[method, route, str(status), bucket] = example
+            exemplar = Exemplar({"trace_id": trace_id}, seconds, time.time())
+            self._exemplars[method, route, str(status), bucket] = exemplar
 
     def _child(self, labels: Labels) -> Histogram:
         method, route, status = labels
@@ -93,7 +93,7 @@ class Metrics:
         return child
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of all workers, with the examples that this one remembers."""
+        """The metrics of all workers, with the exemplars of this one."""
         directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         for metric in self._source(directory).collect():
             if metric.name == DURATION:
@@ -113,8 +113,8 @@ class Metrics:
         return sample._replace(exemplar=self._exemplars.get(key))
 
 
-class Scrape:
-    """What one scrape collected, in the form that the encoders want."""
+class CollectedMetrics:
+    """The metrics of one scrape, as a collector for the encoders."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = list(metrics)
@@ -123,15 +123,15 @@ class Scrape:
         return self._metrics
 
 
-def register(app: FastAPI, source: Source) -> None:
-    """Ask ``source`` at each scrape, for what no process knows alone: the depth of a queue.
+def register(app: FastAPI, source: MetricSource) -> None:
+    """Add a source of metrics that no process knows alone, such as the depth of a queue.
 
-    It has 2 seconds; without an answer its metrics are missing from that scrape.
+    It is called at each scrape, and has 2 seconds; a scrape goes on without it.
     """
     app.state.metric_sources.append(source)
 
 
-async def _ask(source: Source) -> Iterable[Metric]:
+async def _collect_from(source: MetricSource) -> Iterable[Metric]:
     try:
         async with asyncio.timeout(SOURCE_TIMEOUT):
             return await source()
@@ -147,39 +147,40 @@ def _build_info() -> Metric:
 
 
 async def scrape(request: Request) -> Response:
-    """Answer Prometheus, as OpenMetrics (with examples) if it asks for that."""
+    """The metrics for Prometheus, as OpenMetrics (with exemplars) if it accepts that."""
     state = request.app.state
     state.access_log.flush()
-    _look(request.app)
-    answers = await asyncio.gather(*map(_ask, state.metric_sources))
-    collected = Scrape([_build_info(), *state.metrics.collect(), *(m for a in answers for m in a)])
-    # Whether, and no more: the library stumbles over versions that nobody has heard of.
-    asked = OPENMETRICS if OPENMETRICS in request.headers.get("accept", "") else ""
-    encoder, content_type = choose_encoder(asked)
+    _sample_gauges(request.app)
+    results = await asyncio.gather(*map(_collect_from, state.metric_sources))
+    added = (metric for result in results for metric in result)
+    collected = CollectedMetrics([_build_info(), *state.metrics.collect(), *added])
+    # Only whether it accepts OpenMetrics: the library fails on unknown versions.
+    accepted = OPENMETRICS if OPENMETRICS in request.headers.get("accept", "") else ""
+    encoder, content_type = choose_encoder(accepted)
     return Response(encoder(collected), headers={"content-type": content_type})
 
 
-def _look(app: FastAPI) -> None:
-    """Read what is only known by looking."""
+def _sample_gauges(app: FastAPI) -> None:
+    """Set the gauges that are sampled."""
     state = app.state
     state.metrics.in_flight.set(len(state.in_flight))
     pool = state.db.engine.pool
-    if hasattr(pool, "checkedout"):  # NullPool, in front of which stands PgBouncer, has none
+    if hasattr(pool, "checkedout"):  # NullPool, used behind PgBouncer, does not
         state.metrics.pool_used.set(pool.checkedout())
         state.metrics.pool_size.set(pool.size() + state.settings.db_max_overflow)
 
 
-async def _watch(app: FastAPI) -> None:
-    """Measure how late the event loop wakes up: code that blocks it shows here."""
+async def _sample_periodically(app: FastAPI) -> None:
+    """Sample the gauges, and how late the event loop wakes up: blocking code shows here."""
     while True:
-        due = time.monotonic() + INTERVAL
-        await asyncio.sleep(INTERVAL)
+        due = time.monotonic() + SAMPLE_INTERVAL
+        await asyncio.sleep(SAMPLE_INTERVAL)
         app.state.metrics.lag.set(max(0.0, time.monotonic() - due))
-        _look(app)
+        _sample_gauges(app)
 
 
 class SeparatePort:
-    """Serves the metrics on their own port, and nothing else there."""
+    """Serves /metrics on its own port, and nothing else there."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self.app = app
@@ -203,16 +204,16 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            # A worker takes over the files of the one that it replaces, so they don't pile up.
+            # A worker continues the files of the one that it replaces, so that they do not pile up.
             slot = os.environ["WORKER_SLOT"]
             values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         app.state.metrics = Metrics()
-        watch = asyncio.create_task(_watch(app))
+        sampler = asyncio.create_task(_sample_periodically(app))
         try:
             yield
         finally:
-            watch.cancel()
+            sampler.cancel()
             with suppress(asyncio.CancelledError):
-                await watch
+                await sampler
 
     return lifespan

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.platform.observability.tracing import backend, provider
-from app.platform.observability.tracing.spans import active
+from app.platform.observability.tracing.spans import current
 from app.settings import Settings
 from tests.platform.observability.tracing.receiver import Collector, get, traced
 
@@ -41,9 +41,9 @@ async def test_the_key_can_be_a_file_and_others_headers_stay(
 
 
 def test_without_a_place_named_it_is_honeycombs(settings: Settings) -> None:
-    assert provider.sender(settings) is None
+    assert provider.span_processor_factory(settings) is None
     with_key = settings.model_copy(update={"honeycomb_api_key": SecretStr(KEY)})
-    assert provider.sender(with_key) is not None
+    assert provider.span_processor_factory(with_key) is not None
     assert os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] == backend.ENDPOINT
 
 
@@ -60,7 +60,7 @@ async def test_a_span_says_of_how_many_it_is_one(settings: Settings, collector: 
         while not collector.spans:
             for _ in range(50):
                 await get(app, "/things/7")
-            started = active()
+            started = current()
             assert started
             started.provider.force_flush()
     assert {span.trace_state for span in collector.spans} == {"ot=th:c"}

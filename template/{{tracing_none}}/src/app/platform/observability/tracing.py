@@ -1,4 +1,4 @@
-"""Tracing, when there is none: the same names as with it, and nothing behind them."""
+"""The null object of tracing: the same functions, without effect."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from app.platform.settings import PlatformSettings
 
 
 class Span:
-    """Where work enters this process: nothing is recorded, so its ids are empty."""
+    """A span that records nothing; its ids are empty."""
 
     __slots__ = ()
     trace_id = ""
@@ -19,43 +19,43 @@ class Span:
     sampled = False
 
     def end(self, method: str, route: str, status: int, error: BaseException | None) -> None:
-        """Take note of how a request ended."""
+        """End the span."""
 
 
 UNTRACED = Span()
 
 
 def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:
-    """Begin the span of a request."""
+    """The span of a request."""
     return UNTRACED
 
 
 @contextmanager
 def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Span]:
-    """Run a job in the trace that ``carrier`` names."""
+    """The span of a job."""
     yield UNTRACED
 
 
 def inject() -> dict[str, str]:
-    """Return what carries the current trace to another process."""
+    """The current trace context, to be passed to another process."""
     return {}
 
 
-def watch_engine(engine: Any) -> None:
-    """Make a span of each statement of a SQLAlchemy engine."""
+def instrument_engine(engine: Any) -> None:
+    """Trace the statements of an engine."""
 
 
-def watch_redis(client: Any) -> None:
-    """Make a span of each command of a Redis client."""
+def instrument_redis(client: Any) -> None:
+    """Trace the commands of a Redis client."""
 
 
-def watch_http(client: Any) -> None:
-    """Make a span of each request of an HTTP client."""
+def instrument_http(client: Any) -> None:
+    """Trace the requests of an HTTP client."""
 
 
 async def flush(seconds: float) -> None:
-    """Send the spans that wait."""
+    """Export pending spans."""
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> None:
-    """Trace nothing."""
+    """Set up nothing."""

@@ -16,9 +16,9 @@ def begun(trace_id: str) -> int:
 async def test_ids_begin_with_the_time_recorded_or_not(
     settings: Settings, collector: Collector
 ) -> None:
-    for share in (1.0, 0.0):
+    for ratio in (1.0, 0.0):
         before = int(time.time())
-        async with traced(settings, collector.url, otel_traces_sampler_arg=share) as app:
+        async with traced(settings, collector.url, otel_traces_sampler_arg=ratio) as app:
             ids = [(await get(app, "/things/7")).json()["trace_id"] for _ in range(3)]
         assert len(set(ids)) == 3
         assert all(before <= begun(each) <= time.time() for each in ids)

@@ -50,7 +50,7 @@ async def test_an_outage_costs_neither_requests_nor_the_log(
     settings: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch, outage: str
 ) -> None:
     """Were a request to wait for one export in ten, the time would not do."""
-    monkeypatch.setattr(tracing, "LAST_EXPORT", 1.0)
+    monkeypatch.setattr(tracing, "SHUTDOWN_TIMEOUT", 1.0)
     async with traced(settings, place(collector, outage)) as app:
         with log() as written:
             started = time.monotonic()
@@ -82,7 +82,7 @@ async def test_a_collector_that_hangs_does_not_hold_up_the_exit(
     settings: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector.hangs.set()
-    monkeypatch.setattr(tracing, "LAST_EXPORT", 0.5)
+    monkeypatch.setattr(tracing, "SHUTDOWN_TIMEOUT", 0.5)
     async with traced(settings, collector.url) as app:
         await get(app, "/nowhere")
         started = time.monotonic()

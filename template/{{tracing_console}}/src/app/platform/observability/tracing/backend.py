@@ -1,4 +1,4 @@
-"""Traces are printed, one at a time, for whoever develops. Elsewhere nothing is."""
+"""Traces printed to the terminal, in development only."""
 
 import random
 import sys
@@ -15,25 +15,25 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from app.platform.settings import PlatformSettings
 
 PROPAGATORS: list[TextMapPropagator] = [TraceContextTextMapPropagator(), W3CBaggagePropagator()]
-WAITING = 100  # traces whose end has not come; what began them may never end
-# What is shown of a span, beside its name and how long it took.
-SHOWN = ("http.response.status_code", "db.query.text", "url.full", "error.type")
+MAX_OPEN_TRACES = 100  # the oldest is dropped: its root span may never end
+# The attributes that are printed, beside the name and the duration.
+PRINTED_ATTRIBUTES = ("http.response.status_code", "db.query.text", "url.full", "error.type")
 
 
 def new_trace_id() -> int:
-    """Return the id of a new trace: 128 random bits."""
+    """A new trace id: 128 random bits."""
     return random.getrandbits(128)
 
 
-def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
-    """Return what makes the printer of spans; ``None`` where programs read what is written."""
+def span_processor_factory(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
+    """The factory of the span printer; ``None`` outside of development."""
     if settings.environment != "development":
         return None
     return lambda: SimpleSpanProcessor(Printer())
 
 
 class Printer(SpanExporter):
-    """Prints what this process did in a trace, when it has ended here."""
+    """Prints the spans of a trace once its last span in this process has ended."""
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self._write = write or sys.stderr.write
@@ -51,12 +51,12 @@ class Printer(SpanExporter):
         if span.parent is None or span.parent.is_remote:
             del self.waiting[trace_id]
             self._write("\n".join(_lines(trace)) + "\n")
-        elif len(self.waiting) > WAITING:
+        elif len(self.waiting) > MAX_OPEN_TRACES:
             self.waiting.popitem(last=False)
 
 
 def _lines(trace: list[ReadableSpan]) -> Iterator[str]:
-    """Yield a line for each span, below the one that it is part of, in the order of time."""
+    """One line per span, indented below its parent, in the order of start."""
     children: dict[int, list[ReadableSpan]] = {}
     *_, root = trace
     for span in sorted(trace, key=lambda span: span.start_time or 0):
@@ -76,7 +76,7 @@ def _line(span: ReadableSpan) -> str:
     milliseconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e6
     attributes = span.attributes or {}
     shown = " ".join(
-        " ".join(str(attributes[name]).split()) for name in SHOWN if name in attributes
+        " ".join(str(attributes[name]).split()) for name in PRINTED_ATTRIBUTES if name in attributes
     )
     failed = " FAILED" if span.status.status_code is StatusCode.ERROR else ""
     return f"{milliseconds:8.1f} ms  {span.name}  {shown}{failed}".rstrip()

@@ -1,4 +1,4 @@
-"""What Honeycomb wants: spans by OTLP, with a key, and W3C trace context between services."""
+"""Honeycomb: OTLP with an API key, and W3C trace context."""
 
 import os
 import random
@@ -17,16 +17,18 @@ PROPAGATORS: list[TextMapPropagator] = [TraceContextTextMapPropagator(), W3CBagg
 
 
 def new_trace_id() -> int:
-    """Return the id of a new trace: 128 random bits."""
+    """A new trace id: 128 random bits."""
     return random.getrandbits(128)
 
 
-def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
-    """Return what makes the sender of spans; ``None``: there is nobody to send them to.
+def span_processor_factory(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
+    """The factory of the span processor; ``None`` if spans are not exported.
 
-    With an endpoint and no key, spans go there without one: a collector or Refinery may add it.
+    Without a key, spans go to the configured endpoint: a collector or Refinery may add the key.
     """
     if settings.honeycomb_api_key is None:
-        return otlp.sender()
+        return otlp.span_processor_factory()
     os.environ.setdefault("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT)
-    return otlp.sender({"x-honeycomb-team": settings.honeycomb_api_key.get_secret_value()})
+    return otlp.span_processor_factory(
+        {"x-honeycomb-team": settings.honeycomb_api_key.get_secret_value()}
+    )

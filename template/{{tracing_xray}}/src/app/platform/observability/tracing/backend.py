@@ -1,4 +1,4 @@
-"""What X-Ray wants: ids that begin with the time, and its own header beside W3C's."""
+"""AWS X-Ray: trace ids that start with the time, and its own header beside W3C's."""
 
 import random
 import time
@@ -13,8 +13,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from app.platform.observability.tracing import otlp
 from app.platform.settings import PlatformSettings
 
-# The later one wins. A load balancer of AWS adds its header to every request, also to those whose
-# caller sent a W3C one: that caller is the parent.
+# The last one wins: AWS load balancers add their header to every request, even if the caller sent a
+# W3C header, and then the caller is the parent.
 PROPAGATORS: list[TextMapPropagator] = [
     AwsXRayPropagator(),
     TraceContextTextMapPropagator(),
@@ -23,10 +23,10 @@ PROPAGATORS: list[TextMapPropagator] = [
 
 
 def new_trace_id() -> int:
-    """Return the id of a new trace: 32 bits of the time in seconds, and 96 random ones."""
+    """A new trace id: 32 bits of Unix time, and 96 random bits."""
     return int(time.time()) << 96 | random.getrandbits(96)
 
 
-def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
-    """Return what makes the sender of spans; ``None``: there is nobody to send them to."""
-    return otlp.sender()
+def span_processor_factory(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
+    """The factory of the span processor; ``None`` if spans are not exported."""
+    return otlp.span_processor_factory()

@@ -1,9 +1,9 @@
-"""Traces: a span for each request and job, and for what they ask of Postgres, Redis and others.
+"""Tracing: spans of requests and jobs, and of their calls to Postgres, Redis and other services.
 
-A trace starts at a request or a job, and whether it is recorded is decided before the SDK makes
-anything: what is not recorded costs next to nothing, and still has ids for logs and other services.
-Spans leave in batches from a thread of their own. A collector that is away costs a bounded queue
-(``OTEL_BSP_MAX_QUEUE_SIZE`` spans, 2048) and a line in the log each minute.
+Sampling is decided at the entry, before the SDK creates anything: an unsampled request costs next
+to nothing, and still has ids for logs and other services. A background thread exports spans in
+batches. An unavailable collector costs a bounded queue (``OTEL_BSP_MAX_QUEUE_SIZE``, 2048 spans)
+and one log line a minute.
 """
 
 import asyncio
@@ -15,15 +15,19 @@ from fastapi import FastAPI
 
 from app.platform.base.components import Lifespan
 from app.platform.observability.tracing import provider
-from app.platform.observability.tracing.clients import watch_engine, watch_http, watch_redis
+from app.platform.observability.tracing.clients import (
+    instrument_engine,
+    instrument_http,
+    instrument_redis,
+)
 from app.platform.observability.tracing.spans import (
     UNTRACED,
     Span,
-    activate,
-    active,
+    current,
     inject,
     job_span,
     server_span,
+    set_current,
 )
 from app.platform.settings import PlatformSettings
 
@@ -32,41 +36,41 @@ __all__ = [
     "Span",
     "flush",
     "inject",
+    "instrument_engine",
+    "instrument_http",
+    "instrument_redis",
     "job_span",
     "server_span",
     "setup",
-    "watch_engine",
-    "watch_http",
-    "watch_redis",
 ]
 
-LAST_EXPORT = 5.0  # seconds that the last spans have to leave, at shutdown
+SHUTDOWN_TIMEOUT = 5.0  # seconds to export the last spans
 
 
 async def flush(seconds: float) -> None:
-    """Send the spans that wait, for so long: this process may be frozen before their time."""
-    if tracing := active():
-        # Left behind like the last export: the next one takes what it could not send.
+    """Export pending spans within ``seconds``: this process may be frozen before the next batch."""
+    if tracing := current():
+        # Abandoned after the time-out; the next export takes what is left.
         export = threading.Thread(target=tracing.provider.force_flush, daemon=True)
         export.start()
         await asyncio.to_thread(export.join, seconds)
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
-    provider.hush()
-    provider.sender(settings)
+    provider.throttle_exporter_logs()
+    provider.span_processor_factory(settings)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         tracing = provider.start(settings)
-        activate(tracing)
+        set_current(tracing)
         try:
             yield
         finally:
-            activate(None)
-            # A thread that may be left behind: a collector that hangs must not hold up the exit.
+            set_current(None)
+            # In a daemon thread: a collector that hangs must not delay the exit.
             last_export = threading.Thread(target=tracing.provider.shutdown, daemon=True)
             last_export.start()
-            await asyncio.to_thread(last_export.join, LAST_EXPORT)
+            await asyncio.to_thread(last_export.join, SHUTDOWN_TIMEOUT)
 
     return lifespan

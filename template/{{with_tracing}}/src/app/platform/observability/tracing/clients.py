@@ -1,4 +1,4 @@
-"""Spans of what requests and jobs ask of Postgres, Redis and other services."""
+"""Client spans: Postgres, Redis and outgoing HTTP."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span
 from sqlalchemy import event
 
-from app.platform.observability.tracing.spans import active
+from app.platform.observability.tracing.spans import current
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 
-def watch_engine(engine: "AsyncEngine") -> None:
-    """Make a span of each statement: its text, never its values.
+def instrument_engine(engine: "AsyncEngine") -> None:
+    """Trace the statements of an engine: their text, never their values.
 
-    OpenTelemetry's own instrumentor does not know SQLAlchemy 2.1, and makes an object for each
-    statement that nobody will record. The dialect's events are cheaper than those of the engine.
+    OpenTelemetry's instrumentor does not support SQLAlchemy 2.1, and creates objects for unsampled
+    statements too. The dialect's events are cheaper than the engine's.
     """
-    if (tracing := active()) is None:
+    if (tracing := current()) is None:
         return
     tracer, dialect = tracing.tracer, engine.sync_engine.dialect
 
-    def watch(name: str, run: Callable[..., None]) -> None:
+    def trace_event(name: str, run: Callable[..., None]) -> None:
         def traced(cursor: Any, statement: str, values: Any, context: Any) -> bool:
             if not get_current_span().is_recording():
                 return False  # the dialect runs it
@@ -37,8 +37,8 @@ def watch_engine(engine: "AsyncEngine") -> None:
 
         event.listen(engine.sync_engine, name, traced)
 
-    watch("do_execute", dialect.do_execute)
-    watch("do_executemany", dialect.do_executemany)
+    trace_event("do_execute", dialect.do_execute)
+    trace_event("do_executemany", dialect.do_executemany)
 
 
 @contextmanager
@@ -60,21 +60,21 @@ def _statement(tracer: Tracer, statement: str, database: str) -> Iterator[None]:
         span.end()
 
 
-def watch_redis(client: "Redis") -> None:
-    """Make a span of each command: its name, never its values."""
-    if tracing := active():
+def instrument_redis(client: "Redis") -> None:
+    """Trace the commands of a client: their names, never their values."""
+    if tracing := current():
         RedisInstrumentor.instrument_client(client, tracer_provider=tracing.provider)
 
 
-def watch_http(client: "AsyncClient") -> None:
-    """Make a span of each outgoing request, and pass the trace on."""
-    if tracing := active():
+def instrument_http(client: "AsyncClient") -> None:
+    """Trace the requests of a client, and pass the trace context on."""
+    if tracing := current():
         HTTPX2ClientInstrumentor.instrument_client(
             client, tracer_provider=tracing.provider, request_hook=_without_query
         )
 
 
 async def _without_query(span: Span, request: Any) -> None:
-    """Leave out the query: secrets travel in it."""
+    """Remove the query, which may hold secrets."""
     if span.is_recording():
         span.set_attribute("url.full", str(request.url).partition("?")[0])

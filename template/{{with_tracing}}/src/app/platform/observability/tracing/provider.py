@@ -35,10 +35,10 @@ from app.platform.observability.tracing.spans import Tracing, threshold
 from app.platform.settings import PlatformSettings
 from app.platform.settings.tracing import TracingSettings
 
-ENTRIES = (SpanKind.SERVER, SpanKind.CONSUMER)
+ENTRY_KINDS = (SpanKind.SERVER, SpanKind.CONSUMER)
 
 
-def _share(settings: PlatformSettings) -> float:
+def _sampling_ratio(settings: PlatformSettings) -> float:
     kind = settings.otel_traces_sampler.removeprefix("parentbased_")
     if kind != "traceidratio":
         return 1.0 if kind == "always_on" else 0.0
@@ -47,36 +47,38 @@ def _share(settings: PlatformSettings) -> float:
     return 0.1 if settings.environment == "production" else 1.0
 
 
-def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
-    """Return what makes the sender of spans, if there is somebody to send them to.
+def span_processor_factory(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
+    """The factory of the span processor; ``None`` if spans are not exported.
 
-    To be asked for before the fork, too: what it imports is then shared by all workers.
+    Also called before the fork, so that all workers share what it imports.
     """
     _to_environment(settings)
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if disabled or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
-    return backend.sender(settings)
+    return backend.span_processor_factory(settings)
 
 
 def start(settings: PlatformSettings) -> Tracing:
-    """Make the provider. It owns a thread, so it is made after the worker was forked."""
-    make_sender = sender(settings)
-    share = _share(settings) if make_sender else 0.0
+    """Create the provider; after the fork, since it owns a thread."""
+    create_processor = span_processor_factory(settings)
+    ratio = _sampling_ratio(settings) if create_processor else 0.0
     ids = Ids()
     provider = TracerProvider(
-        _Inside(share), _resource(settings), shutdown_on_exit=False, id_generator=ids
+        EntrySampler(ratio), _resource(settings), shutdown_on_exit=False, id_generator=ids
     )
-    if make_sender:
-        provider.add_span_processor(make_sender())
+    if create_processor:
+        provider.add_span_processor(create_processor())
     if "OTEL_PROPAGATORS" not in os.environ:
         propagate.set_global_textmap(CompositePropagator(backend.PROPAGATORS))
-    follow_parent = bool(make_sender) and settings.otel_traces_sampler.startswith("parentbased_")
-    return Tracing(provider, ids.begin, share, follow_parent)
+    follow_parent = bool(create_processor) and settings.otel_traces_sampler.startswith(
+        "parentbased_"
+    )
+    return Tracing(provider, ids.set_next_trace_id, ratio, follow_parent)
 
 
 def _resource(settings: PlatformSettings) -> Resource:
-    """Say what sends the spans: this process, of this version, of this deployment."""
+    """The resource attributes: service, version, instance and environment."""
     service = {
         "service.name": about.NAME,
         "service.version": about.version(),
@@ -87,18 +89,18 @@ def _resource(settings: PlatformSettings) -> Resource:
 
 
 def _to_environment(settings: PlatformSettings) -> None:
-    """Hand the SDK, which reads nothing else, what came from ``.env`` or a secret's file."""
+    """Export settings from ``.env`` and secret files: the SDK reads only the environment."""
     for name in TracingSettings.model_fields:
         value = getattr(settings, name) if name.startswith("otel_") else None
         if value is not None:
             text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             os.environ.setdefault(name.upper(), text)
-    # The conventions' stable names, in the spans of every library.
+    # Stable semantic conventions in the spans of every library.
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
 
 
-class _OnceAMinute(logging.Filter):
-    """Lets a message pass once a minute: what fails each second, or in each request."""
+class OncePerMinute(logging.Filter):
+    """Passes each message once a minute, for failures of each second or request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,27 +114,27 @@ class _OnceAMinute(logging.Filter):
         return True
 
 
-_once_a_minute = _OnceAMinute()
+_once_per_minute = OncePerMinute()
 
 
-def hush() -> None:
-    """Keep a collector that is away, and callers with senseless baggage, from filling the log."""
+def throttle_exporter_logs() -> None:
+    """Limit what an unavailable collector and malformed baggage write to the log."""
     exporter = ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal")
     for name in (*exporter, "baggage.propagation"):
-        logging.getLogger(f"opentelemetry.{name}").addFilter(_once_a_minute)
+        logging.getLogger(f"opentelemetry.{name}").addFilter(_once_per_minute)
 
 
 class Ids(RandomIdGenerator):
-    """Gives a trace the id that was decided on when it began.
+    """Generates the trace id that was set for the next trace.
 
-    What starts inside a request that is not recorded has the trace id of that request.
+    Spans inside an unrecorded request get the trace id of that request.
     """
 
     def __init__(self) -> None:
         self._decided = threading.local()
 
-    def begin(self, trace_id: int) -> None:
-        """Give the next trace of this thread this id."""
+    def set_next_trace_id(self, trace_id: int) -> None:
+        """Set the id of this thread's next trace."""
         self._decided.trace_id = trace_id
 
     def generate_trace_id(self) -> int:
@@ -140,18 +142,17 @@ class Ids(RandomIdGenerator):
         return decided or int(context.current().trace_id or "0", 16) or backend.new_trace_id()
 
 
-class _Inside(Sampler):
-    """What the SDK asks: entries are decided on already, a call outside of one is no trace.
+class EntrySampler(Sampler):
+    """The sampler of the SDK: entry spans are sampled already; calls outside of one are dropped.
 
-    Of how many traces one was chosen is passed on in ``tracestate``, so that whoever counts spans
-    can say how many requests there were.
+    ``tracestate`` passes the sampling probability on, so that backends can extrapolate counts.
     https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
     """
 
-    def __init__(self, share: float) -> None:
-        self._otherwise = ParentBased(TraceIdRatioBased(share))
-        digits = f"{threshold(share):014x}".rstrip("0") or "0"
-        self._chosen = TraceState([("ot", f"th:{digits}")]) if 0 < share < 1 else None
+    def __init__(self, ratio: float) -> None:
+        self._otherwise = ParentBased(TraceIdRatioBased(ratio))
+        digits = f"{threshold(ratio):014x}".rstrip("0") or "0"
+        self._is_sampled = TraceState([("ot", f"th:{digits}")]) if 0 < ratio < 1 else None
 
     def should_sample(
         self,
@@ -164,9 +165,9 @@ class _Inside(Sampler):
         **kwargs: Any,
     ) -> SamplingResult:
         parent = get_current_span(parent_context)
-        if kind in ENTRIES:
+        if kind in ENTRY_KINDS:
             remote = parent.get_span_context()
-            state = remote.trace_state if remote.is_valid else self._chosen
+            state = remote.trace_state if remote.is_valid else self._is_sampled
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
         outside = kind is SpanKind.CLIENT or context.current().trace_id
         sampler = ALWAYS_OFF if outside and not parent.is_recording() else self._otherwise

@@ -1,4 +1,4 @@
-"""Where a trace enters this process, is carried on, and leaves it."""
+"""Spans of requests and jobs, and trace context propagation."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -14,26 +14,26 @@ from starlette.types import Scope
 
 from app.platform import about
 from app.platform.base import context
-from app.platform.observability.logs import scrub_path
+from app.platform.observability.logs import redact_path
 from app.platform.observability.tracing import backend
 
 NO_PARENT = Context()
-RANDOM_BITS = 56  # the last ones of a trace id: W3C Trace Context, level 2
+RANDOM_BITS = 56  # the rightmost bits of a trace id (W3C Trace Context, level 2)
 
 
 class Span(Protocol):
-    """What the request layer and the jobs know of the span that they run in."""
+    """The span of a request or job, as the middleware and the job runner see it."""
 
     trace_id: str
     span_id: str
     sampled: bool
 
     def end(self, method: str, route: str, status: int, error: BaseException | None) -> None:
-        """Finish the span of a request; ``route`` is the template, empty when none matched."""
+        """End the span of a request; ``route``: its template, or empty if none matched."""
 
 
-class Unrecorded:
-    """Ids alone, for logs and for other services: what nine requests in ten have."""
+class IdsOnlySpan:
+    """Ids for logs and other services, without a recorded span: the case of unsampled requests."""
 
     __slots__ = ("span_id", "trace_id")
     sampled = False
@@ -46,8 +46,8 @@ class Unrecorded:
         """Nothing was recorded."""
 
 
-class Entered:
-    """A span of OpenTelemetry, current until it ends."""
+class RecordedSpan:
+    """An OpenTelemetry span, current until it ends."""
 
     __slots__ = ("_token", "sampled", "span", "span_id", "trace_id")
 
@@ -66,78 +66,80 @@ class Entered:
             self.span.set_attribute("http.route", route)
             self.span.update_name(f"{method} {route}")
         if status >= 500:
-            self._failed(type(error).__qualname__ if error else str(status))
+            self._set_error(type(error).__qualname__ if error else str(status))
         self.span.end()
 
     def end_job(self, error: BaseException | None) -> None:
         detach(self._token)
         if error is not None:
-            self._failed(type(error).__qualname__)
+            self._set_error(type(error).__qualname__)
         self.span.end()
 
-    def _failed(self, reason: str) -> None:
-        """Say what kind of error it was. Its message may hold personal values: the log has it."""
+    def _set_error(self, reason: str) -> None:
+        """Set the error's type. Its message, which may hold personal values, is in the log."""
         self.span.set_attribute("error.type", reason)
         self.span.set_status(StatusCode.ERROR)
 
 
-UNTRACED = Unrecorded("", "")
+UNTRACED = IdsOnlySpan("", "")
 
 
-def threshold(share: float) -> int:
-    """Return what the random bits of a trace id have to reach, so that ``share`` of them do."""
-    return round((1 - share) * (1 << RANDOM_BITS))
+def threshold(ratio: float) -> int:
+    """The value that the random bits of a trace id reach with the probability ``ratio``."""
+    return round((1 - ratio) * (1 << RANDOM_BITS))
 
 
 class Tracing:
-    """What this process traces with.
+    """The tracer of this process.
 
-    ``share``: of the traces that start here, so many are recorded; which ones, their ids decide,
-    so that services with the same share record the same. With ``follow_parent``, a trace that
-    started elsewhere is recorded if it is there. ``begin`` sets the id of the next trace.
+    ``ratio``: the share of traces starting here that are recorded. The trace id decides, so that
+    services with the same ratio record the same traces. With ``follow_parent``, a trace from
+    elsewhere is recorded if its parent is. ``set_next_trace_id``: sets the id of the next trace.
     """
 
     def __init__(
         self,
         provider: TracerProvider,
-        begin: Callable[[int], None],
-        share: float,
+        set_next_trace_id: Callable[[int], None],
+        ratio: float,
         follow_parent: bool,
     ) -> None:
         self.provider = provider
         self.tracer = provider.get_tracer(about.NAME, about.version())
         fields = propagate.get_global_textmap().fields
         self.carriers = frozenset(name.lower().encode() for name in fields)
-        self._begin = begin
-        self._threshold = threshold(share)
+        self._set_next_trace_id = set_next_trace_id
+        self._threshold = threshold(ratio)
         self._follow_parent = follow_parent
 
-    def start(self, name: str, kind: SpanKind) -> Unrecorded | Entered:
-        """Begin a trace here."""
+    def start(self, name: str, kind: SpanKind) -> IdsOnlySpan | RecordedSpan:
+        """Start a trace."""
         trace_id = backend.new_trace_id()
-        if self._chosen(trace_id):
-            self._begin(trace_id)
-            return Entered(self.tracer.start_span(name, NO_PARENT, kind), NO_PARENT)
-        return Unrecorded(f"{trace_id:032x}", f"{random.getrandbits(64):016x}")
+        if self._is_sampled(trace_id):
+            self._set_next_trace_id(trace_id)
+            return RecordedSpan(self.tracer.start_span(name, NO_PARENT, kind), NO_PARENT)
+        return IdsOnlySpan(f"{trace_id:032x}", f"{random.getrandbits(64):016x}")
 
-    def go_on(self, name: str, kind: SpanKind, parent: Context) -> Unrecorded | Entered:
-        """Go on with the trace that ``parent`` names; begin one when it names none."""
+    def continue_trace(
+        self, name: str, kind: SpanKind, parent: Context
+    ) -> IdsOnlySpan | RecordedSpan:
+        """Continue the trace of ``parent``, or start one if it has none."""
         remote = trace.get_current_span(parent).get_span_context()
         if not remote.is_valid:
             return self.start(name, kind)
         follow = self._follow_parent
-        if remote.trace_flags.sampled if follow else self._chosen(remote.trace_id):
-            return Entered(self.tracer.start_span(name, parent, kind), parent)
+        if remote.trace_flags.sampled if follow else self._is_sampled(remote.trace_id):
+            return RecordedSpan(self.tracer.start_span(name, parent, kind), parent)
         span_id = random.getrandbits(64)
         ids = SpanContext(remote.trace_id, span_id, is_remote=False, trace_state=remote.trace_state)
-        return Entered(NonRecordingSpan(ids), parent)
+        return RecordedSpan(NonRecordingSpan(ids), parent)
 
-    def _chosen(self, trace_id: int) -> bool:
+    def _is_sampled(self, trace_id: int) -> bool:
         return trace_id & ((1 << RANDOM_BITS) - 1) >= self._threshold
 
 
 class Headers(Getter[Mapping[bytes, bytes]]):
-    """Reads what carries a trace from a request's headers, as ASGI has them: in small letters."""
+    """A getter for the trace context in a request's headers, which ASGI has in lower case."""
 
     def get(self, carrier: Mapping[bytes, bytes], key: str) -> list[str] | None:
         value = carrier.get(key.lower().encode("latin-1"))
@@ -149,36 +151,36 @@ class Headers(Getter[Mapping[bytes, bytes]]):
 
 HEADERS = Headers()
 
-# One a process, while the service runs: jobs and clients have no app to ask for it.
+# One per process while the service runs: jobs and clients have no app to get it from.
 _tracing: Tracing | None = None
 
 
-def active() -> Tracing | None:
-    """Return what this process traces with; ``None`` while the service does not run."""
+def current() -> Tracing | None:
+    """The tracer of this process; ``None`` while the service is not running."""
     return _tracing
 
 
-def activate(tracing: Tracing | None) -> None:
-    """Trace with this from now on."""
+def set_current(tracing: Tracing | None) -> None:
+    """Set the tracer of this process."""
     global _tracing
     _tracing = tracing
 
 
 def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:
-    """Begin the span of a request, in the trace of its caller if it names one."""
+    """Start the span of a request, in the trace of its caller if the headers name one."""
     if _tracing is None:
         return UNTRACED
     if _tracing.carriers.isdisjoint(headers):
         entry = _tracing.start(scope["method"], SpanKind.SERVER)
     else:
         parent = propagate.extract(headers, NO_PARENT, HEADERS)
-        entry = _tracing.go_on(scope["method"], SpanKind.SERVER, parent)
-    if isinstance(entry, Entered) and entry.sampled:
-        # The query is left out: secrets travel in it.
+        entry = _tracing.continue_trace(scope["method"], SpanKind.SERVER, parent)
+    if isinstance(entry, RecordedSpan) and entry.sampled:
+        # Without the query, which may hold secrets.
         entry.span.set_attributes(
             {
                 "http.request.method": scope["method"],
-                "url.path": scrub_path(scope["path"]),
+                "url.path": redact_path(scope["path"]),
                 "url.scheme": scope["scheme"],
                 "network.protocol.version": scope["http_version"],
             }
@@ -188,11 +190,11 @@ def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:
 
 @contextmanager
 def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Span]:
-    """Run a job in the trace that ``carrier`` names, or in a new one when it names none."""
+    """The span of a job, in the trace that ``carrier`` names, or in a new one."""
     if _tracing is None:
         yield UNTRACED
         return
-    entry = _tracing.go_on(name, SpanKind.CONSUMER, propagate.extract(carrier, NO_PARENT))
+    entry = _tracing.continue_trace(name, SpanKind.CONSUMER, propagate.extract(carrier, NO_PARENT))
     error: BaseException | None = None
     try:
         yield entry
@@ -200,12 +202,12 @@ def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Span]:
         error = raised
         raise
     finally:
-        if isinstance(entry, Entered):
+        if isinstance(entry, RecordedSpan):
             entry.end_job(error)
 
 
 def inject() -> dict[str, str]:
-    """Return what carries the current trace to another process."""
+    """The current trace context, to be passed to another process."""
     carrier: dict[str, str] = {}
     current = context.current()
     if trace.get_current_span().get_span_context().is_valid or not current.trace_id:

@@ -1,4 +1,4 @@
-"""What the backend wants: spans by OTLP, random ids, and W3C trace context between services."""
+"""The tracing backend: OTLP, random trace ids, W3C trace context."""
 
 import random
 from collections.abc import Callable
@@ -15,10 +15,10 @@ PROPAGATORS: list[TextMapPropagator] = [TraceContextTextMapPropagator(), W3CBagg
 
 
 def new_trace_id() -> int:
-    """Return the id of a new trace: 128 random bits."""
+    """A new trace id: 128 random bits."""
     return random.getrandbits(128)
 
 
-def sender(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
-    """Return what makes the sender of spans; ``None``: there is nobody to send them to."""
-    return otlp.sender()
+def span_processor_factory(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
+    """The factory of the span processor; ``None`` if spans are not exported."""
+    return otlp.span_processor_factory()

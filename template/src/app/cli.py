@@ -60,7 +60,7 @@ def migrate(target: str, sql: bool) -> None:
 @click.option("--empty", is_flag=True, help="Even if the models did not change: to move data.")
 def migration(message: str, empty: bool) -> None:
     """Write a migration called MESSAGE for what changed in the models. It needs no database."""
-    from app.platform.dev.migration import judge, write  # noqa: PLC0415 (needs the dev dependencies)
+    from app.platform.dev.migration import lint_migrations, write  # noqa: PLC0415 (needs the dev dependencies)
     from app.platform.dev.servers import ServerError  # noqa: PLC0415 (needs the dev dependencies)
 
     if not message.strip():
@@ -71,7 +71,7 @@ def migration(message: str, empty: bool) -> None:
         raise click.ClickException(str(error)) from None
     if not written:
         click.echo("The models and the migrations agree: there is nothing to write.")
-    elif found := judge():
+    elif found := lint_migrations():
         click.echo(f"{found}It would block traffic: change it before it runs.", err=True)
 
 

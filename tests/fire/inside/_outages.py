@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 
 from app.platform.dev import guard
-from app.platform.dev.plan import Kind
+from app.platform.dev.plan import ServerType
 from tests.conftest import ROOT
 from tests.system.serving import Server, free_port
 
@@ -73,7 +73,7 @@ def create_app():
 class Machine:
     """A server on a port of its own, whose data outlive it."""
 
-    def __init__(self, kind: Kind, *options: str, durable: bool = True) -> None:
+    def __init__(self, kind: ServerType, *options: str, durable: bool = True) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.port = free_port()
         self._kind, self._options, self._durable = kind, options, durable
@@ -145,7 +145,7 @@ class Machine:
 
 
 @contextmanager
-def machine(kind: Kind, *options: str, durable: bool = True) -> Iterator[Machine]:
+def machine(kind: ServerType, *options: str, durable: bool = True) -> Iterator[Machine]:
     """Run a server that a test may do anything to."""
     server = Machine(kind, *options, durable=durable)
     try:

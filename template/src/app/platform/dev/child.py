@@ -1,4 +1,4 @@
-"""One of the processes that `app dev` runs: under a guard, its output marked with its name."""
+"""One process of `app dev`: under a guard, with its name before each line of its output."""
 
 import asyncio
 import sys
@@ -12,11 +12,11 @@ LONGEST_LINE = 1 << 24  # bytes; a traceback in a JSON log is one line
 
 
 class DevError(Exception):
-    """`app dev` can't go on. The message says why."""
+    """`app dev` cannot continue; the message says why."""
 
 
 class Child:
-    """A process by name. `label` is what each line of its output begins with."""
+    """A named process. `label`: the prefix of each line of its output."""
 
     def __init__(
         self, name: str, argv: Sequence[str], label: str, folder: Path, environment: dict[str, str]
@@ -30,9 +30,9 @@ class Child:
         self.process: asyncio.subprocess.Process | None = None
 
     async def run(self) -> int:
-        """Run once; return the exit code. When cancelled, stop it and wait until it is gone."""
+        """Run once; return the exit code. When cancelled, stop it and wait until it has exited."""
         self.process = await asyncio.create_subprocess_exec(
-            *guard.command(self.argv, patience=STOP_SECONDS),
+            *guard.command(self.argv, kill_after=STOP_SECONDS),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -49,7 +49,7 @@ class Child:
             await self._show_output()
             await self.process.wait()
 
-    async def keep(self) -> None:
+    async def supervise(self) -> None:
         """Run until cancelled, and again after each edit. Raise `DevError` when it just ends.
 
         One that an edit has broken waits for the next edit, which may be the repair.
@@ -66,12 +66,12 @@ class Child:
             after_edit = True
 
     def restart(self) -> None:
-        """End the process, for `keep` to start it with the edited source."""
+        """End the process, for `supervise` to start it with the edited source."""
         self.edited.set()
         self.stop()
 
     def stop(self) -> None:
-        """Let its guard stop it; don't wait."""
+        """Have its guard stop it; do not wait."""
         if self.process and self.process.stdin:
             self.process.stdin.close()
 

@@ -1,4 +1,4 @@
-"""The guard: a process that watches over one command and ends it when its own parent is gone.
+"""The guard: a process that runs one command, and ends it when the guard's parent exits.
 
 It runs as a script. Its stdin is a pipe whose other end only the parent holds: whichever way the
 parent ends, `kill -9` included, the pipe closes, and the guard stops the command and removes its
@@ -25,42 +25,42 @@ def command(
     *,
     before: Sequence[Sequence[str]] = (),
     stop: signal.Signals = signal.SIGTERM,
-    patience: float = 10,
+    kill_after: float = 10,
     folder: str | None = None,
 ) -> list[str]:
-    """Return the command line of a guard that runs `before`, one by one, and then `argv`.
+    """The command line of a guard that runs `before`, one by one, and then `argv`.
 
-    `stop` is the signal that asks the command to end; it is killed when it has not done so
-    `patience` seconds later. `folder` is removed at the end. The guard writes the pid of `argv` as
-    one line to stdout, the output of every command to stderr, and exits with their code.
+    `stop`: the signal that asks the command to end; it is killed `kill_after` seconds later.
+    `folder`: removed at the end. The guard writes the pid of `argv` as one line to stdout, the
+    output of every command to stderr, and exits with their code.
     """
-    orders = {
+    spec = {
         "steps": [*map(list, before), list(argv)],
         "stop": int(stop),
-        "patience": patience,
+        "kill_after": kill_after,
         "folder": folder,
     }
-    return [sys.executable, "-I", "-S", __file__, json.dumps(orders)]
+    return [sys.executable, "-I", "-S", __file__, json.dumps(spec)]
 
 
-def main(orders: dict[str, Any]) -> int:
-    """Carry out the orders that `command` wrote down."""
+def main(spec: dict[str, Any]) -> int:
+    """Run what `command` specified."""
     wake = _wake_on(signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    *before, last = orders["steps"]
+    *before, last = spec["steps"]
     try:
         for argv in before:
-            if code := _wait(_start(argv, orders["stop"]), wake, orders):
+            if code := _wait(_start(argv, spec["stop"]), wake, spec):
                 return code
-        process = _start(last, orders["stop"])
+        process = _start(last, spec["stop"])
         with contextlib.suppress(BrokenPipeError):
             os.write(sys.stdout.fileno(), f"{process.pid}\n".encode())
-        return _wait(process, wake, orders)
+        return _wait(process, wake, spec)
     except OSError as error:
         sys.stderr.write(f"{error.filename or 'guard'}: {error.strerror}\n")
         return 127
     finally:
-        if orders["folder"]:
-            shutil.rmtree(orders["folder"], ignore_errors=True)
+        if spec["folder"]:
+            shutil.rmtree(spec["folder"], ignore_errors=True)
 
 
 def _wake_on(*signals: signal.Signals) -> int:
@@ -84,23 +84,23 @@ def _start(argv: list[str], stop: int) -> "subprocess.Popen[bytes]":
 
 
 def _end_with_guard(stop: int) -> Callable[[], object] | None:
-    """Linux stops the command even when it is the guard that was killed; elsewhere nothing does."""
+    """On Linux, the command also ends if the guard is killed; elsewhere nothing ends it."""
     if sys.platform != "linux":
         return None
     libc, set_parent_death_signal = ctypes.CDLL(None), 1  # prctl's PR_SET_PDEATHSIG
     return lambda: libc.prctl(set_parent_death_signal, stop)
 
 
-def _wait(process: "subprocess.Popen[bytes]", wake: int, orders: dict[str, Any]) -> int:
-    """Wait until the command ends, by itself or because the guard was told to stop it."""
+def _wait(process: "subprocess.Popen[bytes]", wake: int, spec: dict[str, Any]) -> int:
+    """Wait until the command exits, by itself or because the guard was signalled."""
     watched, timeout = [STDIN, wake], None
     while process.poll() is None:
         ready = select.select(watched, [], [], timeout)[0]
         if not ready:
             _kill_group(process)
         elif STDIN in ready or set(os.read(wake, 64)) - {signal.SIGCHLD}:
-            process.send_signal(orders["stop"])
-            watched, timeout = [wake], orders["patience"]
+            process.send_signal(spec["stop"])
+            watched, timeout = [wake], spec["kill_after"]
     _kill_group(process)  # what it started and left behind
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 

@@ -1,4 +1,4 @@
-"""One server's way from a plan to an address and back: port, start, readiness, errors, stop."""
+"""The life of a development server: port, start, readiness, errors, stop."""
 
 import os
 import shutil
@@ -12,18 +12,18 @@ from pathlib import Path
 
 from app.platform.dev import guard
 from app.platform.dev.lock import locked
-from app.platform.dev.plan import Kind, Unavailable
+from app.platform.dev.plan import ServerType, Unavailable
 
 START_SECONDS = 60  # recovering a large database after a crash takes longer than any usual start
 PORT_ATTEMPTS = 5
 
 
 class ServerError(Exception):
-    """A server can't be used. The message says why, and what can be done instead."""
+    """A server cannot be used; the message says why, and what to do instead."""
 
 
 @contextmanager
-def running(kinds: Iterable[Kind], data: Path | None) -> Iterator[dict[str, str]]:
+def running(kinds: Iterable[ServerType], data: Path | None) -> Iterator[dict[str, str]]:
     """Run servers side by side; yield their URLs, by the variables that they are for.
 
     With `data`, each keeps its state in a folder of its own below it. Raises `ServerError`.
@@ -41,14 +41,14 @@ def running(kinds: Iterable[Kind], data: Path | None) -> Iterator[dict[str, str]
 
 
 class _Server:
-    def __init__(self, kind: Kind, data: Path | None) -> None:
+    def __init__(self, kind: ServerType, data: Path | None) -> None:
         self.kind = kind
         self.data = data
         self.resources = ExitStack()
         self.guard: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start a guard for the server, which starts the server; don't wait for either."""
+        """Start the server under a guard; do not wait for it."""
         if os.name == "nt":
             raise self._error("the servers that come with this project need Linux or macOS")
         try:
@@ -101,12 +101,12 @@ class _Server:
         return False
 
     def release(self) -> None:
-        """Tell the guard to stop the server; don't wait for it."""
+        """Have the guard stop the server; do not wait for it."""
         if self.guard and self.guard.stdin:
             self.guard.stdin.close()
 
     def join(self) -> None:
-        """Wait until the server is gone."""
+        """Wait until the server has exited."""
         if self.guard and self.guard.stdout:
             self.guard.wait()
             self.guard.stdout.close()

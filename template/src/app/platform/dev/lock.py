@@ -1,4 +1,4 @@
-"""Keeps a second `app dev` from using the data of the first."""
+"""A lock that keeps a second `app dev` from using the data of the first."""
 
 import os
 import time

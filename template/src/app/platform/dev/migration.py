@@ -1,4 +1,4 @@
-"""`app migration`: writes the step from what the migrations make to what the models say."""
+"""`app migration`: a new migration from the difference between the migrations and the models."""
 
 import asyncio
 import subprocess
@@ -46,7 +46,7 @@ def write(message: str, *, empty: bool) -> bool:
         return asyncio.run(run(url))
 
 
-def judge() -> str:
+def lint_migrations() -> str:
     """Return what squawk has against the migrations: they would keep others waiting, and so on."""
     sql = StringIO()
     command.upgrade(Config(toml_file="pyproject.toml", output_buffer=sql), "heads", sql=True)

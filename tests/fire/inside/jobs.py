@@ -18,7 +18,7 @@ from app.platform.jobs.queue import Publisher
 from tests.fire import _deaths, _flood, _poison
 from tests.fire.conftest import FULL, Note
 from tests.platform.jobs import conftest, samples
-from tests.platform.jobs.conftest import PATIENCE, Service
+from tests.platform.jobs.conftest import TIMEOUT, Service
 from tests.system.jobs.conftest import Process, Start
 
 service, start = conftest.service, conftest.start
@@ -56,7 +56,7 @@ async def select(service: Service, statement: str) -> Any:
         return (await session.execute(text(statement))).all()
 
 
-async def until(holds: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+async def until(holds: Callable[[], Any], seconds: float = TIMEOUT) -> Any:
     """Wait until ``holds`` says so, and return what it says."""
     end = time.monotonic() + seconds
     while not (result := await holds()):
@@ -102,7 +102,7 @@ async def test_a_worker_may_be_killed_at_any_stage_of_a_job(
         async def done() -> bool:
             return not await select(service, undone)
 
-        await until(done, PATIENCE + 10 * len(jobs))
+        await until(done, TIMEOUT + 10 * len(jobs))
     assert _deaths.dead(deaths) == len(jobs), "all of them were killed"
     effects = {row.job for row in await select(service, "SELECT job FROM effects")}
     works = {
@@ -139,7 +139,7 @@ async def test_of_two_schedulers_each_starts_what_the_other_did_not_though_they_
         async def enough() -> bool:
             return len(await select(service, "SELECT 1 FROM ticks")) >= ticks
 
-        await until(enough, PATIENCE + ticks)
+        await until(enough, TIMEOUT + ticks)
     at = [row.at for row in await select(service, "SELECT at FROM ticks")]
     started = await select(service, "SELECT 1 FROM jobs WHERE name LIKE '%.tick'")
     assert len(set(at)) == len(at) == len(started)
@@ -158,15 +158,15 @@ async def test_an_hour_off_a_clock_changes_nothing(
     again = await service.enqueue(samples.fail_then_succeed, times=1)
     later = await service.enqueue(samples.note, text="later", delay=2)
     for job in (at_once, again, later):
-        await service.becomes(job.id, "succeeded")
+        await service.wait_for_status(job.id, "succeeded")
     first = (await service.status(later.id)).started_at
     assert first
     assert (first - later.created_at).total_seconds() >= 2
-    long = await service.enqueue(samples.wait, gate="open")
-    await service.started("open")
+    long = await service.enqueue(samples.wait_for_gate, gate="open")
+    await service.wait_for_start("open")
     await asyncio.sleep(2 * service.settings.jobs_lease)
     await service.app.state.redis.set("open", 1)
-    assert (await service.becomes(long.id, "succeeded")).result == 1
+    assert (await service.wait_for_status(long.id, "succeeded")).result == 1
     ticks = await until(
         lambda: select(service, "SELECT extract(epoch FROM seen - at) AS late FROM ticks")
     )
@@ -178,10 +178,10 @@ async def test_poison_ends_as_a_dead_job_and_harms_no_other(
     service: Service, start: Start, note: Note
 ) -> None:
     poisons = {
-        _poison.kill: "RuntimeError: Its worker was lost each time that it ran.",
-        _poison.return_nul: "can't be stored",
-        _poison.return_surrogate: "can't be stored",
-        _poison.return_infinity: "can't be stored",
+        _poison.kill: "RuntimeError: The worker died in every attempt.",
+        _poison.return_nul: "cannot be stored",
+        _poison.return_surrogate: "cannot be stored",
+        _poison.return_infinity: "cannot be stored",
         _poison.return_no_json: "PydanticSerializationError",
         _poison.raise_surrogate: "OSError: caf",
         _poison.nest: "RecursionError",
@@ -190,11 +190,11 @@ async def test_poison_ends_as_a_dead_job_and_harms_no_other(
         bad = {(await service.enqueue(f)).id: said for f, said in poisons.items()}
         good = [await service.enqueue(_poison.good) for _ in range(20)]
         for job_id, said in bad.items():
-            dead = await service.becomes(job_id, "dead")
+            dead = await service.wait_for_status(job_id, "dead")
             assert said in (dead.error or "")
-            assert dead.attempts == 2 + (said.endswith("each time that it ran."))
+            assert dead.attempts == 2 + (said.endswith("in every attempt."))
         for job in good:
-            assert (await service.becomes(job.id, "succeeded")).attempts <= 2
+            assert (await service.wait_for_status(job.id, "succeeded")).attempts <= 2
     note(poisons=len(poisons), good=len(good), lost=0)
 
 
@@ -219,7 +219,7 @@ async def test_two_releases_side_by_side_lose_nothing(
         said = [line for line in old.lines() if line.get("event") == "job postponed"]
         return len(said) > 2 * len(from_new)
 
-    await until(refused, 3 * PATIENCE)  # more often than any of them may fail
+    await until(refused, 3 * TIMEOUT)  # more often than any of them may fail
     start("worker", module="tests.fire._new_release")
     start("scheduler", module="tests.fire._new_release")
     from_old: dict[UUID, str] = {}
@@ -233,7 +233,7 @@ async def test_two_releases_side_by_side_lose_nothing(
     async def done() -> bool:
         return not await select(service, waiting)
 
-    await until(done, 5 * PATIENCE)
+    await until(done, 5 * TIMEOUT)
     for job_id, result in (from_new | from_old).items():
         status = await service.status(job_id)
         assert status.attempts == 1
@@ -260,7 +260,7 @@ async def test_a_flood_of_jobs_drains_in_bounded_memory(
     # A tenth through the API's own code, which publishes after each commit.
     for _ in range(number // 1000):
         await asyncio.gather(*(enqueue_some(service, publisher) for _ in range(10)))
-    await publisher.finish()
+    await publisher.flush()
     depth = await transport.depth()
     assert 0 < depth <= limit
     await execute(service, INSERT.format(number - number // 10))

@@ -23,7 +23,7 @@ from tests.system.serving import Serve, Server
 __all__ = ["serve"]
 
 ROUNDS = 200 if FULL else 12
-BATCH = 50
+BATCH_SIZE = 50
 COUNT = f"{metrics.DURATION}_count"
 ASKED = '{method="GET",route="/test/pid",status="200"}'
 
@@ -67,7 +67,7 @@ def bring_about(trouble: str, collector: Slow) -> None:
 async def batch(caller: Caller) -> list[float]:
     """Ask for a while; return how long each answer took, in milliseconds."""
     taken = []
-    for _ in range(BATCH):
+    for _ in range(BATCH_SIZE):
         started = time.perf_counter()
         assert await caller.ask(request("GET", "/test/pid")) == 200
         taken.append((time.perf_counter() - started) * 1000)
@@ -105,7 +105,7 @@ async def test_a_collector_in_trouble_costs_neither_time_nor_memory(
             usual, then = await compare(one, other)
             ratios[trouble] = round(then / usual, 2)
     more = resident(troubled) - resident(healthy)
-    note(requests=ROUNDS * BATCH * 12, ratios=ratios, megabytes_more=round(more, 1))
+    note(requests=ROUNDS * BATCH_SIZE * 12, ratios=ratios, megabytes_more=round(more, 1))
     assert max(ratios.values()) < 2, ratios
     assert more < 25
     for server in servers:

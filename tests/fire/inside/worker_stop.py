@@ -6,7 +6,7 @@ import time
 from app.platform.jobs import JobStatus
 from tests.fire.conftest import FULL, Note
 from tests.platform.jobs import samples
-from tests.platform.jobs.conftest import PATIENCE, Service
+from tests.platform.jobs.conftest import TIMEOUT, Service
 from tests.platform.jobs.conftest import service as service
 from tests.system.jobs.conftest import Start
 from tests.system.jobs.conftest import start as start
@@ -28,7 +28,7 @@ async def test_workers_stopped_under_a_stream_of_jobs_lose_none_and_do_none_twic
             await asyncio.sleep(0.02)
 
     async def more_done_than(done: int) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while await redis.llen("notes") <= done:
             assert time.monotonic() < end, "no job is done"
             await asyncio.sleep(0.02)
@@ -43,7 +43,7 @@ async def test_workers_stopped_under_a_stream_of_jobs_lose_none_and_do_none_twic
         worker = start("worker", WORKER_CONCURRENCY="2")
     stopped.set()
     await coming
-    ended = [await service.becomes(job.id, "succeeded") for job in jobs]
+    ended = [await service.wait_for_status(job.id, "succeeded") for job in jobs]
     done = [int(text) for text in await redis.lrange("notes", 0, -1)]
     twice = len(done) - len(set(done))
     note(jobs=len(jobs), stops=STOPS, lost=len(jobs) - len(set(done)), twice=twice)

@@ -1,4 +1,4 @@
-"""Jobs for the tests, in the processes of the tests too. What they do is seen in Redis."""
+"""Jobs for tests, in this process or in workers. Their effects are visible in Redis."""
 
 import asyncio
 import os
@@ -9,14 +9,14 @@ from sqlalchemy import func, select
 
 from app.platform.jobs import JobContext, job
 
-# Of `ignores_cancel`, in this process.
-LISTENS = asyncio.Event()
-ENDED = asyncio.Event()
+# Set by `ignores_cancel`, in this process.
+STARTED = asyncio.Event()
+FINISHED = asyncio.Event()
 
 
 @job(retries=0)
 async def note(context: JobContext, text: str) -> str:
-    """Leave a note."""
+    """Append a note to a list."""
     await context.redis.rpush("notes", text)
     context.logger.info("noted")
     return text.upper()
@@ -24,39 +24,37 @@ async def note(context: JobContext, text: str) -> str:
 
 @job(retries=3)
 async def fail_then_succeed(context: JobContext, times: int) -> int:
-    """Fail a few times, then succeed; the result is the attempt that did."""
+    """Fail ``times`` times, then return the number of the attempt."""
     if context.attempt <= times:
         raise RuntimeError(f"attempt {context.attempt}")
     return context.attempt
 
 
 @job(retries=1)
-async def fail(context: JobContext) -> None:
-    """Never succeed."""
+async def always_fails(context: JobContext) -> None:
     raise RuntimeError("password=hunter2 is wrong")
 
 
 @job(retries=0, timeout=0.2)
 async def slow_job(context: JobContext) -> None:
-    """Take too long."""
+    """Exceed the timeout."""
     await asyncio.sleep(30)
 
 
 @job(retries=0)
 async def unstorable_result(context: JobContext) -> str:
-    """Return what is no text in Postgres."""
+    """Return text that Postgres rejects."""
     return "\0"
 
 
 @job(retries=0)
-async def leave(context: JobContext) -> None:
-    """Try to end the process that runs it."""
+async def exits(context: JobContext) -> None:
     raise SystemExit(3)
 
 
 @job(retries=5, timeout=90)
-async def wait(context: JobContext, gate: str) -> int:
-    """Say who runs it, then wait until the gate is open; the result is the attempt."""
+async def wait_for_gate(context: JobContext, gate: str) -> int:
+    """Announce the process id, wait until the key ``gate`` exists, and return the attempt."""
     await context.redis.rpush(f"{gate}:started", os.getpid())
     end = time.monotonic() + 60
     while not await context.redis.exists(gate):
@@ -67,26 +65,26 @@ async def wait(context: JobContext, gate: str) -> int:
 
 @job(retries=0)
 async def ignores_cancel(context: JobContext) -> None:
-    """Lose the first cancellation, as happens inside `asyncio.wait_for` before Python 3.12."""
-    LISTENS.set()
+    """Suppress the first cancellation, as `asyncio.wait_for` can before Python 3.12."""
+    STARTED.set()
     with suppress(asyncio.CancelledError):
         await asyncio.sleep(60)
     try:
         await asyncio.sleep(60)
     finally:
-        ENDED.set()
+        FINISHED.set()
 
 
 @job(retries=0)
-async def crowd(context: JobContext) -> int:
-    """Ask Postgres more at once than there are connections."""
+async def concurrent_reads(context: JobContext) -> int:
+    """Run more concurrent queries than the pool has connections."""
     slow = select(func.pg_sleep(0.2))
     return len(await asyncio.gather(*(context.read_session.all(slow) for _ in range(20))))
 
 
 @job(retries=0)
-async def chain(context: JobContext) -> str:
-    """Enqueue another job, in a transaction of its own."""
+async def enqueues_another(context: JobContext) -> str:
+    """Enqueue another job in its own transaction, and return that job's id."""
     async with context.transaction() as session:
-        status = await context.queue_for(session).enqueue(note, text="chained")
+        status = await context.queue_for(session).enqueue(note, text="enqueued by a job")
     return str(status.id)

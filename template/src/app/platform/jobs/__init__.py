@@ -1,6 +1,6 @@
-"""Background jobs, the same whichever queue runs them. Features import from here alone.
+"""Background jobs, with one API for every queue. Features import from here only.
 
-A job is a plain ``async def`` in its feature's ``jobs.py``; a route takes ``Jobs`` and enqueues it:
+A job is an ``async def`` in its feature's ``jobs.py``; a route takes ``Jobs`` to enqueue it:
 
     @job(retries=3, timeout=120)
     async def export_items(context: JobContext, owner: str) -> Export: ...

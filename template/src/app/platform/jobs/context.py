@@ -1,4 +1,4 @@
-"""What a running job is given: the resources that a route gets from its dependencies."""
+"""Interfaces of a running job: its context and the queue for further jobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class JobQueue(Protocol):
-    """A queue that enqueues jobs as part of one transaction."""
+    """A job queue within one transaction."""
 
     async def enqueue(
         self,
@@ -30,18 +30,19 @@ class JobQueue(Protocol):
         delay: float = 0,
         **arguments: Any,
     ) -> JobStatus:
-        """Enqueue a job, to be run after the commit and ``delay`` seconds.
+        """Enqueue a job that starts ``delay`` seconds after the transaction commits.
 
-        ``unique``: while a job of this kind with the same key is queued or running, return that
-        one and enqueue nothing. Raises ``TypeError`` for arguments that the job can't take.
+        ``unique``: while the same job with the same key is queued or running, return its status
+        instead of enqueueing another. Raises ``TypeError`` if ``arguments`` do not match the
+        job's parameters.
         """
 
 
 class JobContext:
-    """One attempt at one job.
+    """Identity and resources of one attempt at a job.
 
-    ``attempt`` counts from 1. A job may run more than once, also after it succeeded (its worker
-    may die before it can say so): use ``job_id`` to make the second time harmless.
+    ``attempt`` counts from 1. Jobs run at least once: a worker may die after the work is done and
+    before that is recorded. Use ``job_id`` to make a job idempotent.
     """
 
     def __init__(
@@ -59,12 +60,12 @@ class JobContext:
         self.logger = get_logger(f"app.platform.jobs.{name}")
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Open a session that commits at the end, or rolls back when anything was raised."""
+        """A session that commits at the end of the block and rolls back on any exception."""
         transaction: AbstractAsyncContextManager[AsyncSession] = self._app.state.db.transaction()
         return transaction
 
     def queue_for(self, session: AsyncSession) -> JobQueue:
-        """Return the queue, to enqueue further jobs as part of the transaction of ``session``."""
+        """A queue that enqueues further jobs in the transaction of ``session``."""
         return self._queue_for(session)
 
     @property

@@ -1,4 +1,4 @@
-"""The API's route for the status of a job."""
+"""The route for a job's status."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Protocol
@@ -8,27 +8,27 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.platform.base.errors import NotFound
 from app.platform.http.problems import responses
-from app.platform.jobs.queue import find
+from app.platform.jobs.queue import find_status
 from app.platform.jobs.status import JobStatus
 
-POLL_INTERVAL = "1"  # seconds, in Retry-After
+POLL_INTERVAL = "1"  # seconds, for Retry-After
 
 
 class Caller(Protocol):
-    """What the route needs to know of a caller."""
+    """The caller's properties that the route needs."""
 
     @property
     def id(self) -> str: ...
 
 
 def status_headers(request: Request, status: JobStatus) -> dict[str, str]:
-    """The headers of a 202 response: ``Location`` of the job's status, and ``Retry-After``."""
+    """Headers of a 202 response: ``Location`` of the job's status and ``Retry-After``."""
     path = request.url_for("read_job", job_id=str(status.id)).path
     return {"Location": path, "Retry-After": POLL_INTERVAL}
 
 
 def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
-    """The routes below ``/jobs``; ``current_user`` is the dependency that finds the caller."""
+    """A router for ``/jobs``. ``current_user``: the dependency that authenticates the caller."""
     router = APIRouter(prefix="/jobs", tags=["jobs"])
 
     @router.get("/{job_id}", responses=responses(NotFound))
@@ -38,19 +38,19 @@ def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
         request: Request,
         response: Response,
     ) -> JobStatus:
-        """Status of a job that you, or nobody, enqueued. `Retry-After` says when to poll again."""
-        status = await find(request.app, job_id, owner=user.id)
+        """Status of a job of yours. Until it has finished, `Retry-After` says when to poll."""
+        status = await find_status(request.app, job_id, owner=user.id)
         if status is None:
-            raise NotFound("You have no such job; finished jobs are deleted after a while.")
+            raise NotFound("There is no such job. Finished jobs are deleted after some days.")
         response.headers["Cache-Control"] = "no-store"
         if not status.finished:
             response.headers["Retry-After"] = POLL_INTERVAL
-        return _public(status)
+        return _without_error_message(status)
 
     return router
 
 
-def _public(status: JobStatus) -> JobStatus:
-    """Hide the exception's text: it may hold more than a caller should know."""
-    error = f"It failed {status.attempts} times and was given up."
+def _without_error_message(status: JobStatus) -> JobStatus:
+    """A copy for callers: an exception's message may contain internal details."""
+    error = f"The job failed after {status.attempts} attempts."
     return status.model_copy(update={"error": error if status.status == "dead" else None})

@@ -1,4 +1,4 @@
-"""What is known of one job."""
+"""Status of a job, as its owner sees it."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -6,23 +6,23 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-State = Literal["queued", "running", "succeeded", "dead"]
+JobState = Literal["queued", "running", "succeeded", "dead"]
 
 
 class JobStatus(BaseModel):
-    """A job as its owner sees it. ``dead``: it failed and will not be tried again by itself."""
+    """Status of a job. ``dead``: it failed and has no retries left."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
     name: str = Field(examples=["items.export_items"])
-    status: State
-    attempts: int = Field(description="How often it was started")
+    status: JobState
+    attempts: int = Field(description="Number of attempts so far")
     created_at: datetime
-    started_at: datetime | None = Field(None, description="When the last attempt began")
+    started_at: datetime | None = Field(None, description="Start of the last attempt")
     finished_at: datetime | None = None
     result: Any = None
-    error: str | None = Field(None, description="Why the last attempt failed")
+    error: str | None = Field(None, description="Error of the last attempt")
 
     @property
     def finished(self) -> bool:

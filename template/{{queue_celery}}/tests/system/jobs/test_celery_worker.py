@@ -1,4 +1,4 @@
-"""Where kombu would end the worker, or leave it idle, and ours goes on."""
+"""Failures in which kombu alone would stop the worker or leave it idle, and process start."""
 
 import asyncio
 from uuid import uuid4
@@ -14,44 +14,52 @@ from app.settings import Settings
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service
 from tests.system.jobs.conftest import Start
-from tests.system.jobs.link import Link
+from tests.system.jobs.proxy import Proxy
 
 
-@pytest.mark.parametrize(("gone", "left"), [(True, 0), (False, 1)])
-def test_a_message_goes_back_unless_redis_is_gone(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, gone: bool, left: int
+@pytest.mark.parametrize(("unavailable", "requeued"), [(True, 0), (False, 1)])
+def test_unprocessed_messages_are_requeued_unless_redis_is_unavailable(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, unavailable: bool, requeued: int
 ) -> None:
     monkeypatch.setattr(redis.Transport, "Channel", Channel)
     url = settings.redis_url.get_secret_value()
     with Connection(url) as connection:  # type: ignore[no-untyped-call]
-        channel, name = connection.channel(), f"tests.gone.{gone}"
+        channel, name = connection.channel(), f"tests.unavailable.{unavailable}"
         channel.queue_declare(name)
         connection.Producer(channel).publish("work", routing_key=name)
         assert channel.basic_get(name)
-        if gone:  # so does kombu on the way out
+        if unavailable:  # as kombu does when it cannot connect
             monkeypatch.setattr(channel.connection, "client", None)
         channel.close()
         monkeypatch.undo()
-        assert connection.channel().queue_declare(name).message_count == left
+        assert connection.channel().queue_declare(name).message_count == requeued
         connection.channel().queue_delete(name)
 
 
-@pytest.mark.parametrize(("task", "lost"), [(TASK, "ack"), ("of.somebody.else", "reject")])
-async def test_a_worker_whose_answer_to_redis_is_lost_goes_on(
-    links: dict[str, Link], service: Service, start: Start, task: str, lost: str
+@pytest.mark.parametrize(("task", "lost"), [(TASK, "ack"), ("unknown.task", "reject")])
+async def test_a_worker_continues_after_losing_an_acknowledgement(
+    proxies: dict[str, Proxy], service: Service, start: Start, task: str, lost: str
 ) -> None:
-    link, settings = links["REDIS_URL"], service.settings
-    worker = start("worker", REDIS_URL=link.url, WORKER_CONCURRENCY="1")
-    link.loses = b"ZREM"  # how kombu acks and rejects
+    proxy, settings = proxies["REDIS_URL"], service.settings
+    worker = start("worker", REDIS_URL=proxy.url, WORKER_CONCURRENCY="1")
+    proxy.drop = b"ZREM"  # how kombu acknowledges and rejects
     celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)
     celery.send_task(task, args=[str(uuid4())])
 
-    def is_lost() -> bool:
-        return any(f"Couldn't {lost}" in line["event"] for line in worker.lines())
+    def failed_to_answer() -> bool:
+        return any(f"Couldn't {lost}" in line["event"] for line in worker.log_lines())
 
     async with asyncio.timeout(30):
-        while not is_lost():  # noqa: ASYNC110 (nobody would tell)
+        while not failed_to_answer():  # noqa: ASYNC110 (there is no event to wait for)
             await asyncio.sleep(0.05)
-    link.loses = b""
+    proxy.drop = b""
     job = await service.enqueue(samples.note, text="next")
-    await service.becomes(job.id, "succeeded")
+    await service.wait_for_status(job.id, "succeeded")
+
+
+async def test_children_are_forked_where_spawning_is_the_default(
+    service: Service, start: Start
+) -> None:
+    start("worker", module="tests.system.jobs.spawning")
+    job = await service.enqueue(samples.note, text="forked")
+    await service.wait_for_status(job.id, "succeeded")

@@ -1,4 +1,4 @@
-"""Jobs without a queue, in the process of the API."""
+"""Jobs without a queue, in the API process."""
 
 import asyncio
 import time
@@ -21,12 +21,12 @@ from tests.platform.jobs import samples
 router = APIRouter()
 
 
-@router.post("/jobs-of-tests/{name}", status_code=202)
+@router.post("/test-jobs/{name}", status_code=202)
 async def enqueue(name: str, jobs: Jobs, unique: str | None = None) -> JobStatus:
     arguments: dict[str, dict[str, Any]] = {
         "note": {"text": "hello"},
         "fail_then_succeed": {"times": 2},
-        "wait": {"gate": "open"},
+        "wait_for_gate": {"gate": "open"},
     }
     return await jobs.enqueue(getattr(samples, name), unique=unique, **arguments.get(name, {}))
 
@@ -48,56 +48,56 @@ async def service(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 async def caller(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    """Its answers come when the jobs have ended: nothing else of the app runs in between."""
+    """A signed-in client. A response arrives only after its background jobs have finished."""
     async with client_for(service) as client:
         client.headers.update(await sign_in(client, "carol@example.com"))
         yield client
 
 
-async def status(caller: httpx2.AsyncClient, answer: httpx2.Response) -> JobStatus:
-    job_id = answer.json()["id"]
+async def status(caller: httpx2.AsyncClient, response: httpx2.Response) -> JobStatus:
+    job_id = response.json()["id"]
     return JobStatus.model_validate((await caller.get(f"/api/v1/jobs/{job_id}")).json())
 
 
-async def test_a_job_runs_and_any_process_can_tell(
+async def test_a_jobs_status_is_visible_to_every_process(
     fresh_settings: Settings, caller: httpx2.AsyncClient
 ) -> None:
-    answer = await caller.post("/jobs-of-tests/note")
-    assert answer.json()["status"] == "queued"
+    response = await caller.post("/test-jobs/note")
+    assert response.json()["status"] == "queued"
     async with running_app(fresh_settings) as other, client_for(other) as elsewhere:
         elsewhere.headers.update(caller.headers)
-        done = await status(elsewhere, answer)
+        done = await status(elsewhere, response)
     assert (done.status, done.result, done.attempts) == ("succeeded", "HELLO", 1)
 
 
 async def test_a_job_may_take_longer_than_a_request(
     service: FastAPI, caller: httpx2.AsyncClient
 ) -> None:
-    request = asyncio.create_task(caller.post("/jobs-of-tests/wait"))
-    await asyncio.sleep(1)  # twice the request's time-out
+    request = asyncio.create_task(caller.post("/test-jobs/wait_for_gate"))
+    await asyncio.sleep(1)  # twice the request timeout
     await service.state.redis.set("open", 1)
     assert (await status(caller, await request)).status == "succeeded"
 
 
-async def test_a_failure_is_tried_again(caller: httpx2.AsyncClient) -> None:
-    done = await status(caller, await caller.post("/jobs-of-tests/fail_then_succeed"))
+async def test_a_failed_job_is_retried(caller: httpx2.AsyncClient) -> None:
+    done = await status(caller, await caller.post("/test-jobs/fail_then_succeed"))
     assert (done.status, done.result, done.attempts) == ("succeeded", 3, 3)
 
 
-@pytest.mark.parametrize(("name", "attempts"), [("fail", 2), ("slow_job", 1), ("leave", 1)])
-async def test_a_job_that_fails_for_good_says_so(
+@pytest.mark.parametrize(("name", "attempts"), [("always_fails", 2), ("slow_job", 1), ("exits", 1)])
+async def test_a_job_without_retries_left_is_dead(
     caller: httpx2.AsyncClient, name: str, attempts: int
 ) -> None:
-    answer = await caller.post(f"/jobs-of-tests/{name}")
-    assert answer.status_code == 202
-    dead = await status(caller, answer)
+    response = await caller.post(f"/test-jobs/{name}")
+    assert response.status_code == 202
+    dead = await status(caller, response)
     assert dead.status == "dead"
-    assert dead.error == f"It failed {attempts} times and was given up."
+    assert dead.error == f"The job failed after {attempts} attempts."
 
 
-async def test_a_job_enqueues_another(service: FastAPI, caller: httpx2.AsyncClient) -> None:
-    await caller.post("/jobs-of-tests/chain")
-    assert await service.state.redis.lrange("notes", 0, -1) == ["chained"]
+async def test_a_job_can_enqueue_another(service: FastAPI, caller: httpx2.AsyncClient) -> None:
+    await caller.post("/test-jobs/enqueues_another")
+    assert await service.state.redis.lrange("notes", 0, -1) == ["enqueued by a job"]
 
 
 async def test_a_failed_request_runs_no_job(service: FastAPI, caller: httpx2.AsyncClient) -> None:
@@ -108,43 +108,45 @@ async def test_a_failed_request_runs_no_job(service: FastAPI, caller: httpx2.Asy
 async def test_a_unique_job_runs_once_at_a_time(
     service: FastAPI, caller: httpx2.AsyncClient
 ) -> None:
-    first = asyncio.create_task(caller.post("/jobs-of-tests/wait?unique=key"))
+    first = asyncio.create_task(caller.post("/test-jobs/wait_for_gate?unique=key"))
     await service.state.redis.blpop(["open:started"], timeout=5)
-    second = await caller.post("/jobs-of-tests/wait?unique=key")
+    second = await caller.post("/test-jobs/wait_for_gate?unique=key")
     await service.state.redis.set("open", 1)
     assert second.json()["id"] == (await first).json()["id"]
-    third = await caller.post("/jobs-of-tests/wait?unique=key")
+    third = await caller.post("/test-jobs/wait_for_gate?unique=key")
     assert third.json()["id"] != second.json()["id"]
 
 
-async def test_without_redis_a_job_runs_and_nobody_can_tell(
+async def test_without_redis_a_job_runs_but_has_no_status(
     fresh_settings: Settings, caller: httpx2.AsyncClient
 ) -> None:
-    away = fresh_settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+    unreachable = fresh_settings.model_copy(
+        update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}
+    )
     ran = asyncio.Event()
 
     @job(name=f"tests.without_redis.{time.time_ns()}")
     async def without_redis(context: Any) -> None:
         ran.set()
 
-    async with running_app(away) as app:
+    async with running_app(unreachable) as app:
         other = APIRouter()
 
-        @other.post("/away", status_code=202)
+        @other.post("/test-jobs", status_code=202)
         async def enqueue_without_redis(jobs: Jobs) -> JobStatus:
             return await jobs.enqueue(without_redis)
 
         app.include_router(other)
         async with client_for(app) as client:
             client.headers.update(caller.headers)  # without Redis nobody can log in
-            answer = await client.post("/away")
-            assert answer.status_code == 202
+            response = await client.post("/test-jobs")
+            assert response.status_code == 202
             assert ran.is_set()
-            job_id = UUID(answer.json()["id"])
+            job_id = UUID(response.json()["id"])
             assert (await client.get(f"/api/v1/jobs/{job_id}")).status_code == 503
 
 
-async def test_a_scheduled_job_is_refused_at_the_start(
+async def test_a_scheduled_job_is_rejected_at_startup(
     fresh_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from app.main import create_app
@@ -155,5 +157,5 @@ async def test_a_scheduled_job_is_refused_at_the_start(
     @job(name="tests.nightly", cron="0 3 * * *")
     async def nightly(context: Any) -> None: ...
 
-    with pytest.raises(ValueError, match=r"tests.nightly: `cron` needs a scheduler"):
+    with pytest.raises(ValueError, match=r"tests.nightly: `cron` requires a scheduler"):
         create_app(fresh_settings)

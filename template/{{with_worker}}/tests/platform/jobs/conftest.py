@@ -1,16 +1,17 @@
-"""A service whose jobs these tests run themselves, and real workers for those that need them."""
+"""A service in the test process, whose jobs the tests run themselves."""
 
 import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from app.platform.jobs import JobStatus, store
 from app.platform.jobs.runner import Runner
@@ -18,11 +19,11 @@ from app.platform.jobs.scheduler import Scheduler
 from app.settings import Settings
 from tests.conftest import running_app
 
-PATIENCE = 60.0  # seconds; the machine may be busy
+TIMEOUT = 60.0  # seconds, for a busy machine
 
 
 class Service:
-    """The service in this process, without a worker: the test is the worker."""
+    """The service without worker processes, with helpers for its jobs."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.app = app
@@ -43,39 +44,50 @@ class Service:
         )
         return JobStatus.model_validate(rows[0])
 
-    async def all(self) -> list[JobStatus]:
+    async def statuses(self) -> list[JobStatus]:
+        """Status of every job, oldest first."""
         rows = await self.app.state.read_session.all(
             select(*store.STATUS).order_by(store.Job.created_at)
         )
         return [JobStatus.model_validate(row) for row in rows]
 
-    async def becomes(self, job_id: UUID, state: str) -> JobStatus:
-        """Wait until a job is in a state."""
-        end = time.monotonic() + PATIENCE
+    async def wait_for_status(self, job_id: UUID, state: str) -> JobStatus:
+        end = time.monotonic() + TIMEOUT
         while (status := await self.status(job_id)).status != state:
             assert time.monotonic() < end, f"still {status}"
             await asyncio.sleep(0.05)
         return status
 
-    async def drained(self) -> None:
-        """Wait until the queue holds nothing more."""
-        end = time.monotonic() + PATIENCE
+    async def wait_until_queue_is_empty(self) -> None:
+        end = time.monotonic() + TIMEOUT
         while depth := await self.app.state.transport.depth():
             assert time.monotonic() < end, f"still {depth} in the queue"
             await asyncio.sleep(0.05)
 
-    async def started(self, gate: str) -> int:
-        """Wait until somebody runs ``samples.wait``; return the process group that does."""
-        popped = await self.app.state.redis.blpop([f"{gate}:started"], timeout=PATIENCE)
-        assert popped, "nobody started the job"
+    async def wait_for_start(self, gate: str) -> int:
+        """Wait until ``samples.wait_for_gate`` runs; return the process group that runs it."""
+        popped = await self.app.state.redis.blpop([f"{gate}:started"], timeout=TIMEOUT)
+        assert popped, "the job has not started"
         return os.getpgid(int(popped[1]))
+
+    async def run_until_finished(self, job_id: UUID) -> None:
+        """Run a job in this process, with its retries."""
+        while not (await self.status(job_id)).finished:
+            await self.runner.run(job_id)
+            await asyncio.sleep(0.02)
+
+    async def backdate(self, column: Any, seconds: float) -> None:
+        """Move a timestamp of all jobs into the past."""
+        async with self.app.state.db.transaction() as session:
+            earlier = {column.key: column - timedelta(seconds=seconds)}
+            await session.execute(update(store.Job).values(earlier))
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Service]:
-    """Run the service, with a short lease, short waits and an empty Redis."""
-    # Redis answers a blocking pop after longer than its time-out.
-    quick = {"jobs_lease": 1.0, "jobs_backoff": 0.05, "redis_timeout": PATIENCE + 5}
+async def running_service(settings: Settings) -> AsyncIterator[Service]:
+    """The service with a short lease, short delays and an empty Redis."""
+    # A blocking pop must not exceed the client's timeout.
+    quick = {"jobs_lease": 1.0, "jobs_backoff": 0.05, "redis_timeout": TIMEOUT + 5}
     changed = settings.model_copy(update=quick)
     async with running_app(changed) as app:
         await app.state.redis.flushdb()
@@ -84,7 +96,7 @@ async def serving(settings: Settings) -> AsyncIterator[Service]:
 
 @pytest.fixture
 async def service(module_settings: Settings) -> AsyncIterator[Service]:
-    async with serving(module_settings) as service:
+    async with running_service(module_settings) as service:
         async with service.app.state.db.transaction() as session:
             for table in (store.Job, store.Schedule):
                 await session.execute(delete(table))

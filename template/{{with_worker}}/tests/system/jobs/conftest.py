@@ -1,4 +1,4 @@
-"""Real workers and schedulers, and ways to their servers that can be cut."""
+"""Worker and scheduler processes, and proxies to their servers."""
 
 import asyncio
 import os
@@ -15,12 +15,12 @@ import pytest
 
 from app.settings import Settings
 from tests.conftest import ROOT
-from tests.platform.jobs.conftest import PATIENCE, Service, serving
-from tests.system.jobs.link import Link
+from tests.platform.jobs.conftest import TIMEOUT, Service, running_service
+from tests.system.jobs.proxy import Proxy
 
 
 class Process:
-    """A command of the service, in a process group of its own, that imports a module of tests."""
+    """A command of the service in its own process group, with the jobs of a test module."""
 
     def __init__(
         self,
@@ -42,26 +42,26 @@ class Process:
             )
         self.group = self._process.pid
 
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         return self._process.poll() is None
 
     def terminate(self) -> None:
         self._process.terminate()
 
     def kill(self) -> None:
-        """As the kernel does when memory runs out: no process of it can do anything about it."""
+        """Send SIGKILL to the whole group, as the out-of-memory killer does."""
         with suppress(ProcessLookupError):
             os.killpg(self.group, signal.SIGKILL)
 
-    async def ended(self) -> int:
-        return await asyncio.to_thread(self._process.wait, PATIENCE)
+    async def wait(self) -> int:
+        return await asyncio.to_thread(self._process.wait, TIMEOUT)
 
     def stop(self) -> None:
         self.kill()
         self._process.wait()
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Return what it has logged."""
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The JSON lines that it has logged."""
         raw = self._output.read_bytes().splitlines()
         return [orjson.loads(line) for line in raw if line.startswith(b"{")]
 
@@ -71,14 +71,14 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 async def service(fresh_settings: Settings) -> AsyncIterator[Service]:
-    """The service in this process, with the database and the Redis of the processes."""
-    async with serving(fresh_settings) as service:
+    """The service in this process, on the same database and Redis as the processes."""
+    async with running_service(fresh_settings) as service:
         yield service
 
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
-    """Start ``worker`` or ``scheduler``, with one job at a time, a short lease and short waits."""
+    """Start ``worker`` or ``scheduler``, one job at a time, with a short lease and delays."""
     processes: list[Process] = []
     base = {
         **environment,
@@ -101,11 +101,11 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-async def links(environment: dict[str, str]) -> AsyncIterator[dict[str, Link]]:
-    """A link to Postgres and one to Redis, by the variable that has its URL."""
-    links = {name: Link(environment[name]) for name in ("DATABASE_URL", "REDIS_URL")}
-    for link in links.values():
-        await link.mend()
-    yield links
-    for link in links.values():
-        link.cut()
+async def proxies(environment: dict[str, str]) -> AsyncIterator[dict[str, Proxy]]:
+    """A proxy to Postgres and one to Redis, by the variable that has its URL."""
+    proxies = {name: Proxy(environment[name]) for name in ("DATABASE_URL", "REDIS_URL")}
+    for proxy in proxies.values():
+        await proxy.start()
+    yield proxies
+    for proxy in proxies.values():
+        proxy.stop()

@@ -1,4 +1,4 @@
-"""Workers use no more connections than are counted, and outlive a server that is away."""
+"""Connections of background processes: their budget, and outages."""
 
 import asyncio
 
@@ -8,53 +8,53 @@ from app.platform.jobs import capacity, pools
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service
 from tests.system.jobs.conftest import Start
-from tests.system.jobs.link import Link
+from tests.system.jobs.proxy import Proxy
 
-OUTAGE = 3.0  # seconds: every process has used its connections by then, and failed
+OUTAGE = 3.0  # seconds, long enough for every process to fail
 
 
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL"])
-async def test_an_outage_is_survived(
-    variable: str, links: dict[str, Link], service: Service, start: Start
+async def test_background_processes_survive_an_outage(
+    variable: str, proxies: dict[str, Proxy], service: Service, start: Start
 ) -> None:
-    link = links[variable]
-    changes = {variable: link.url, "JOBS_REPUBLISH_AFTER": "1", "WORKER_CONCURRENCY": "2"}
+    proxy = proxies[variable]
+    changes = {variable: proxy.url, "JOBS_REPUBLISH_AFTER": "1", "WORKER_CONCURRENCY": "2"}
     processes = [start("worker", **changes), start("scheduler", **changes)]
-    interrupted = await service.enqueue(samples.wait, gate="open")
-    await service.started("open")
-    link.cut()
+    interrupted = await service.enqueue(samples.wait_for_gate, gate="open")
+    await service.wait_for_start("open")
+    proxy.stop()
     during = await service.enqueue(samples.note, text="during")
     await asyncio.sleep(OUTAGE)
     await service.app.state.redis.flushdb()
-    await link.mend()
+    await proxy.start()
     await service.app.state.redis.set("open", 1)
     after = await service.enqueue(samples.note, text="after")
     for job in (interrupted, during, after):
-        await service.becomes(job.id, "succeeded")
+        await service.wait_for_status(job.id, "succeeded")
     for process in processes:
         process.terminate()
-    assert [await process.ended() for process in processes] == [0, 0]
+    assert [await process.wait() for process in processes] == [0, 0]
 
 
-async def test_a_worker_opens_no_more_connections_than_are_counted(
-    links: dict[str, Link], service: Service, start: Start
+async def test_a_worker_stays_within_its_connection_budget(
+    proxies: dict[str, Proxy], service: Service, start: Start
 ) -> None:
-    link = links["DATABASE_URL"]
-    start("worker", DATABASE_URL=link.url, WORKER_CONCURRENCY="3")
-    crowds = [await service.enqueue(samples.crowd) for _ in range(3)]
-    for crowd in crowds:
-        await service.becomes(crowd.id, "succeeded")
+    proxy = proxies["DATABASE_URL"]
+    start("worker", DATABASE_URL=proxy.url, WORKER_CONCURRENCY="3")
+    jobs = [await service.enqueue(samples.concurrent_reads) for _ in range(3)]
+    for job in jobs:
+        await service.wait_for_status(job.id, "succeeded")
     settings = service.settings.model_copy(update={"worker_concurrency": 3})
-    assert 3 < link.most <= capacity.worker_connections(settings)
+    assert 3 < proxy.max_sessions <= capacity.worker_connections(settings)
 
 
-async def test_a_scheduler_opens_no_more_connections_than_are_counted(
-    links: dict[str, Link], service: Service, start: Start
+async def test_a_scheduler_stays_within_its_connection_budget(
+    proxies: dict[str, Proxy], service: Service, start: Start
 ) -> None:
-    link = links["DATABASE_URL"]
-    start("scheduler", DATABASE_URL=link.url)
+    proxy = proxies["DATABASE_URL"]
+    start("scheduler", DATABASE_URL=proxy.url)
     start("worker")
     for _ in range(3):
         job = await service.enqueue(samples.fail_then_succeed, times=1)
-        await service.becomes(job.id, "succeeded")
-    assert 0 < link.most <= pools.SCHEDULER
+        await service.wait_for_status(job.id, "succeeded")
+    assert 0 < proxy.max_sessions <= pools.SCHEDULER_CONNECTIONS

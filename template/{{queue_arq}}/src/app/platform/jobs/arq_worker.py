@@ -1,4 +1,4 @@
-"""How a worker takes job ids from ARQ."""
+"""ARQ consumer: receives job ids and runs the jobs."""
 
 import asyncio
 import logging
@@ -13,45 +13,45 @@ from app.platform.jobs.names import QUEUE, TASK
 from app.platform.jobs.worker import Worker
 from app.platform.settings import PlatformSettings
 
-POLL = 0.1  # seconds between two looks at the queue, which does not call
+POLL_INTERVAL = 0.1  # seconds; ARQ polls a sorted set
 
-# Two lines for each job, which say less than the runner's one.
+# Its two lines per job only repeat the runner's.
 logging.getLogger("arq.worker").setLevel(logging.WARNING)
 
 
 async def consume(settings: PlatformSettings, worker: Worker) -> None:
-    """Take jobs until the worker stops; raise when Redis does not answer."""
+    """Receive jobs until the worker stops; raises if Redis is unavailable."""
     async with ArqRedis.from_url(
         settings.redis_url.get_secret_value(),
         socket_timeout=settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
     ) as redis:
         arq = _create(redis, worker)
-        taking = asyncio.create_task(arq.main())
+        receiving = asyncio.create_task(arq.main())
         try:
-            await worker.stopped_or_raised(taking)
+            await worker.wait_for_stop(receiving)
             arq.allow_pick_jobs = False
             await asyncio.gather(*arq.tasks.values(), return_exceptions=True)
         except UnicodeDecodeError:
-            # A malformed message that ARQ would fail on again and again. The table has every job.
+            # ARQ would fail on this malformed message forever. The store still has every job.
             await redis.delete(QUEUE)
             raise
         finally:
-            taking.cancel()
-            for task in (taking, *arq.tasks.values()):
-                task.add_done_callback(_heed)
+            receiving.cancel()
+            for task in (receiving, *arq.tasks.values()):
+                task.add_done_callback(_retrieve_exception)
 
 
-def _heed(task: "asyncio.Task[Any]") -> None:
-    """Look at what was raised, or asyncio complains: ARQ lost Redis, and the job went on."""
+def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
+    """Keep asyncio from logging an error of ARQ that did not affect the job, such as an outage."""
     if not task.cancelled():
         task.exception()
 
 
 def _create(redis: ArqRedis, worker: Worker) -> ArqWorker:
     async def run_job(ctx: dict[Any, Any], *message: Any, **_: Any) -> None:
-        # The ledger's lease is the guarantee from here on. ARQ would leave the message where it
-        # is, counted as waiting and looked at by every worker, until the job has ended.
+        # From here on, the store's lease protects the job. ARQ would keep the message in the
+        # queue, counted in its depth and polled by every worker, until the job has finished.
         await redis.zrem(QUEUE, ctx["job_id"])
         await worker.run(*message[:1])
 
@@ -60,8 +60,8 @@ def _create(redis: ArqRedis, worker: Worker) -> ArqWorker:
         redis_pool=redis,
         queue_name=QUEUE,
         max_jobs=worker.concurrency,
-        poll_delay=POLL,
-        job_timeout=None,  # type: ignore[arg-type]  # the runner ends a job in time
+        poll_delay=POLL_INTERVAL,
+        job_timeout=None,  # type: ignore[arg-type]  # the runner enforces timeouts
         keep_result=0,
         handle_signals=False,
         job_serializer=orjson.dumps,

@@ -1,6 +1,6 @@
-"""ARQ as the carrier of job ids: how they are published, and the worker that gets them.
+"""Transport of job ids over ARQ: publishing, and the worker that receives them.
 
-ARQ carries, and no more: retries, time limits, results and schedules are the ledger's.
+ARQ's own retries, timeouts, results and schedules are not used; the job store provides them.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from app.platform.base.components import AppFactory
 from app.platform.jobs.names import QUEUE, TASK
 from app.platform.settings import PlatformSettings
 
-LIFE = 86_400  # seconds that a message is kept; the scheduler sends another one long before
-SKEW = timedelta(days=1)  # that clocks may differ
+MESSAGE_TTL = 86_400  # seconds; the scheduler publishes the job again long before
+MAX_CLOCK_SKEW = timedelta(days=1)
 
 
 class Transport:
@@ -25,25 +25,25 @@ class Transport:
 
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis
-        # ARQ's default is pickle, which would run whatever somebody put into Redis.
+        # ARQ's default is pickle, which would execute code from Redis.
         self._arq = ArqRedis(self._redis.connection_pool, job_serializer=orjson.dumps)
 
     async def publish(self, ids: Sequence[UUID]) -> None:
-        """Hand over jobs, each to one worker that is free; raise when Redis does not answer."""
-        # A worker takes what is due by its own clock, which may be behind this one.
-        due = datetime.now(UTC) - SKEW
+        """Send job ids to the queue, each for one worker; raises if Redis is unavailable."""
+        # A worker compares this with its own clock, which may be behind.
+        due = datetime.now(UTC) - MAX_CLOCK_SKEW
         for job_id in ids:
             await self._arq.enqueue_job(
-                TASK, str(job_id), _queue_name=QUEUE, _expires=LIFE, _defer_until=due
+                TASK, str(job_id), _queue_name=QUEUE, _expires=MESSAGE_TTL, _defer_until=due
             )
 
     async def depth(self) -> int:
-        """Return how many jobs wait for a worker."""
+        """Number of jobs that wait for a worker."""
         return int(await self._redis.zcard(QUEUE))
 
 
 def run_worker(settings: PlatformSettings, create_app: AppFactory) -> int:
-    """Run jobs until SIGTERM; return the exit code."""
+    """Run a worker until SIGTERM; return the exit code."""
     from app.platform.jobs import arq_worker, worker  # noqa: PLC0415 (for workers alone)
 
     return worker.run(settings, create_app, arq_worker.consume)

@@ -1,17 +1,16 @@
-"""How much a worker does at once, and what that takes."""
+"""Concurrency of a worker and the connections it needs."""
 
 from app.platform.base import cpus
 from app.platform.settings import PlatformSettings
 
-# Of a child, next to the job's own three: one for the lease and one for the ledger.
-CONNECTIONS_PER_CHILD = 5
+CONNECTIONS_PER_CHILD = 5  # three for the job itself, one for its lease, one for the job store
 
 
 def concurrency(settings: PlatformSettings) -> int:
-    """Return how many jobs a worker runs at once, each in a child process."""
+    """Maximum number of concurrent jobs of a worker, each in a child process."""
     return settings.worker_concurrency or cpus.available_cpus()
 
 
 def worker_connections(settings: PlatformSettings) -> int:
-    """Return how many connections to Postgres a worker may open."""
+    """Maximum connections to Postgres of a worker."""
     return concurrency(settings) * CONNECTIONS_PER_CHILD

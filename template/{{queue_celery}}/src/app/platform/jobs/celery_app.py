@@ -1,4 +1,4 @@
-"""The Celery application. Import it for a chord or a group of your own."""
+"""The Celery application. Use it directly for your own chords or groups."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @cache
 def celery_app(redis_url: str, timeout: float) -> "Celery":
-    """Return the Celery application of this process. ``timeout`` of Redis, in seconds."""
+    """The Celery application of this process. ``timeout``: seconds per Redis command."""
     from celery import Celery  # noqa: PLC0415 (0.2 s at every start)
 
     celery = Celery(about.NAME, set_as_current=False)
@@ -25,12 +25,12 @@ def celery_app(redis_url: str, timeout: float) -> "Celery":
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # A Redis that is full, or a replica for now, ends no worker.
+        # Keep workers running while Redis is full or a replica.
         broker_channel_error_retry=True,
         include=["app.platform.jobs.celery_worker"],
         task_default_queue=QUEUE,
         task_ignore_result=True,
-        # The ledger's lease is the guarantee, and a second delivery would only be turned away.
+        # The store's lease protects a job, and a redelivered message would be ignored.
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,

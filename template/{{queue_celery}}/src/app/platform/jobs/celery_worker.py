@@ -1,7 +1,7 @@
-"""The Celery worker: a main process that takes job ids, and children that run one job at a time.
+"""The Celery worker: a main process that receives job ids, and children that run one job each.
 
-Each child has one event loop, in a thread, that turns as long as the child lives, and in it the
-whole service with its lifespan. Nothing is opened before the fork.
+Each child runs the service, with its lifespan, in one event loop in a thread. The main process
+opens no connections to Postgres, so that children can be forked.
 """
 
 import logging
@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from billiard import current_process
+from billiard import current_process, set_start_method
 from celery import bootsteps, shared_task, signals
 from celery.exceptions import SecurityWarning
 from celery.worker import WorkController, state
@@ -34,18 +34,17 @@ from app.platform.jobs.runner import Runner
 from app.platform.observability import logs
 from app.platform.settings import PlatformSettings
 
-# Tells children to take no more jobs and to end the running one in time.
-STOP = signal.SIGUSR2
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+STOP_SIGNAL = signal.SIGUSR2  # from the main process to its children
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 logger = logging.getLogger(__name__)
 
 
 class QoS(redis.QoS):
-    """Has room for the next message, also when Redis can't be told that this one is done.
+    """Frees the prefetch slot of a message even if its acknowledgement does not reach Redis.
 
-    Kombu keeps the room for it until the connection breaks; with no room left nothing is asked of
-    Redis, and no connection breaks. A message that Redis delivers again the ledger turns away.
+    Kombu would keep the slot until the connection breaks. With no slot left it sends nothing to
+    Redis, so the connection never breaks. If Redis redelivers the message, the store ignores it.
     """
 
     def ack(self, delivery_tag: str) -> None:
@@ -58,7 +57,7 @@ class QoS(redis.QoS):
 
 
 class Channel(redis.Channel):
-    """Drops what is no message. It would end the worker, and the next one too."""
+    """Discards malformed messages, which would stop this worker and then the next one."""
 
     QoS = QoS
 
@@ -66,18 +65,18 @@ class Channel(redis.Channel):
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except (ValueError, LookupError, TypeError, AttributeError):
-            logger.warning("the queue had something that is no message")
+            logger.warning("malformed message in the queue")
             raise Empty from None
 
     def close(self) -> None:
-        # What was not taken yet goes back to the queue, unless Redis is gone: to try so would end
-        # the worker. The ledger has every job.
+        # Return unprocessed messages to the queue, unless Redis is unavailable: that would stop
+        # the worker. The store still has every job.
         self.do_restore = bool(self.connection and self.connection.client)
         super().close()  # type: ignore[no-untyped-call]
 
 
 class Child:
-    """A process that runs jobs."""
+    """State of a child process, which runs one job at a time."""
 
     create_app: AppFactory
     settings: PlatformSettings
@@ -86,7 +85,7 @@ class Child:
     stack: ExitStack
 
     def start(self, **_: Any) -> None:
-        """Open the service. A child that can't is replaced by the main process."""
+        """Start the service; on failure, exit and be replaced by the main process."""
         try:
             os.environ["WORKER_SLOT"] = str(current_process().index)
             settings = pools.with_pool_size(self.settings, capacity.CONNECTIONS_PER_CHILD)
@@ -97,11 +96,12 @@ class Child:
             lifespan = app.router.lifespan_context(app)
             self.stack.enter_context(self.portal.wrap_async_context_manager(lifespan))
         except BaseException:
-            logger.exception("the worker's child can't start")
+            logger.exception("worker child failed to start")
             os._exit(1)
-        signal.signal(STOP, self.drain)
+        signal.signal(STOP_SIGNAL, self.drain)
 
     def drain(self, _signal: int, _frame: FrameType | None) -> None:
+        """Give the running job ``worker_shutdown_timeout`` seconds to finish."""
         self.portal.start_task_soon(self.runner.stop)
 
     def stop(self, **_: Any) -> None:
@@ -109,19 +109,18 @@ class Child:
 
 
 child = Child()
-# At import, so that a child that is not forked (macOS) has them too.
 signals.worker_process_init.connect(child.start)
 signals.worker_process_shutdown.connect(child.stop)
 
 
 @shared_task(name=TASK)  # type: ignore[untyped-decorator]
 def run_job(job_id: str) -> None:
-    """Run a job, if the ledger says that it is due."""
+    """Run the job with this id if it is due."""
     child.portal.call(child.runner.run, UUID(job_id))
 
 
 class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Says that the loop of the main process still turns."""
+    """Touches the heartbeat as long as the event loop of the main process runs."""
 
     requires = ("celery.worker.components:Timer",)
 
@@ -133,12 +132,14 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
 def run(settings: PlatformSettings, create_app: AppFactory) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code."""
     logs.configure(settings)
-    child.settings, child.create_app = settings, create_app  # children inherit them by the fork
-    # Celery warns of root because of pickled messages; ours hold an id, as JSON.
+    # Children inherit these, which requires a fork; on macOS, billiard would spawn them instead.
+    child.settings, child.create_app = settings, create_app
+    set_start_method("fork", force=True)
+    # Celery warns about pickled messages when run as root; these messages are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
     if settings.worker_metrics_port:
-        # Where the children write their numbers.
-        os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="worker-metrics-")
+        # Children write their metrics there.
+        os.environ[METRICS_DIRECTORY] = tempfile.mkdtemp(prefix="worker-metrics-")
     celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)
     redis.Transport.Channel = Channel
     celery.steps["worker"].add(Heartbeat)
@@ -158,23 +159,23 @@ def run(settings: PlatformSettings, create_app: AppFactory) -> int:
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _keep_logging(**_: Any) -> None:
-    """Celery sets up its own logging unless somebody listens to its signal."""
+    """Keep the service's logging: without a receiver for this signal, Celery configures its own."""
     for name in ("celery.worker.strategy", "celery.app.trace"):
-        # Two lines for each job, which say less than the runner's one.
+        # Their two lines per job only repeat the runner's.
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _ready(worker: WorkController, settings: PlatformSettings, **_: Any) -> None:
-    """Stop on signals our way, since Celery's waits forever; serve metrics after the fork."""
+    """Once children run: replace Celery's shutdown, which waits indefinitely, and serve metrics."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         state.should_stop = os.EX_OK
         for pid in worker.pool.info["processes"]:
-            os.kill(pid, STOP)
+            os.kill(pid, STOP_SIGNAL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     if settings.worker_metrics_port:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, os.environ[DIRECTORY])  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, os.environ[METRICS_DIRECTORY])  # type: ignore[no-untyped-call]
         start_http_server(settings.worker_metrics_port, registry=registry)

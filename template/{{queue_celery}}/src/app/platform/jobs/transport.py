@@ -1,7 +1,6 @@
-"""Celery as the carrier of job ids: how they are published, and the worker that gets them.
+"""Transport of job ids over Celery: publishing, and the worker that receives them.
 
-Celery carries and scales, and no more: retries, time limits, results and schedules are the
-ledger's.
+Celery's own retries, time limits, results and schedules are not used; the job store provides them.
 """
 
 import asyncio
@@ -25,11 +24,11 @@ class Transport:
         self._settings = settings
 
     async def publish(self, ids: Sequence[UUID]) -> None:
-        """Hand over jobs, each to one worker that is free; raise when Redis does not answer."""
+        """Send job ids to the queue, each for one worker; raises if Redis is unavailable."""
         await asyncio.to_thread(_publish, self._settings, ids)
 
     async def depth(self) -> int:
-        """Return how many jobs wait for a worker."""
+        """Number of jobs that wait for a worker."""
         return int(await self._redis.llen(QUEUE))
 
 
@@ -41,7 +40,7 @@ def _publish(settings: PlatformSettings, ids: Sequence[UUID]) -> None:
 
 
 def run_worker(settings: PlatformSettings, create_app: AppFactory) -> int:
-    """Run jobs until SIGTERM; return the exit code."""
+    """Run a worker until SIGTERM; return the exit code."""
     from app.platform.jobs import celery_worker  # noqa: PLC0415 (0.3 s at every start)
 
     return celery_worker.run(settings, create_app)

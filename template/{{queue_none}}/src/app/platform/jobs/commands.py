@@ -1,4 +1,4 @@
-"""Without a queue there is no process beside the API, and nothing to look after."""
+"""Commands of the background jobs: none, because jobs run in the API process."""
 
 import click
 
@@ -6,4 +6,4 @@ BACKGROUND_PROCESSES: tuple[str, ...] = ()
 
 
 def add_commands(cli: click.Group) -> None:
-    """Add nothing."""
+    """Add no commands."""

@@ -1,8 +1,8 @@
-"""Without a queue there is no process beside the API, and none that connects to Postgres."""
+"""Connection pools of background processes: none, because jobs run in the API process."""
 
 from app.platform.settings import PlatformSettings
 
 
 def background_connections(settings: PlatformSettings) -> dict[str, int]:
-    """Return nothing: the API's own are counted elsewhere."""
+    """No connections besides those of the API."""
     return {}

@@ -1,7 +1,7 @@
-"""Enqueuing without a queue: the job runs in this process, after the response.
+"""Enqueueing without a queue: jobs run in this process, after the response.
 
-It runs only if the route succeeds and its transaction is committed. The status is kept in Redis, so
-that any process can tell it.
+A job runs only if the route succeeds and its transaction commits. Its status is in Redis, where
+every process can read it.
 """
 
 import math
@@ -23,14 +23,14 @@ from app.platform.base.errors import Unavailable
 from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry
 from app.platform.jobs.context import JobContext, JobQueue
-from app.platform.jobs.runner import Run, Runner, status_key
+from app.platform.jobs.runner import JobRun, Runner, status_key
 from app.platform.jobs.status import JobStatus
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
 
-class Background:
-    """What this process enqueues with."""
+class BackgroundJobs:
+    """Creates the queues of this process."""
 
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self.redis = app.state.redis
@@ -45,7 +45,7 @@ class BackgroundQueue:
     """A queue whose jobs run in this process, after the response."""
 
     def __init__(
-        self, session: AsyncSession, tasks: BackgroundTasks, background: Background
+        self, session: AsyncSession, tasks: BackgroundTasks, background: BackgroundJobs
     ) -> None:
         self._session = session
         self._tasks = tasks
@@ -59,29 +59,33 @@ class BackgroundQueue:
         delay: float = 0,
         **arguments: Any,
     ) -> JobStatus:
-        kind = registry.definition_of(function)
+        definition = registry.definition_of(function)
         current = context.current()
         status = JobStatus(
-            id=uuid4(), name=kind.name, status="queued", attempts=0, created_at=datetime.now(UTC)
+            id=uuid4(),
+            name=definition.name,
+            status="queued",
+            attempts=0,
+            created_at=datetime.now(UTC),
         )
-        run = Run(
+        run = JobRun(
             status=status,
             owner=current.user_id,
-            arguments=kind.to_json(arguments),
+            arguments=definition.dump_arguments(arguments),
             request_id=current.request_id,
-            carrier=tracing.inject(),
-            unique_key=f"jobs:unique:{kind.name}:{unique}" if unique else None,
+            trace_context=tracing.inject(),
+            unique_key=f"jobs:unique:{definition.name}:{unique}" if unique else None,
         )
-        if run.unique_key and (holder := await self._holder(run)):
+        if run.unique_key and (holder := await self._claim_unique_key(run)):
             return holder
-        on_commit(self._session, partial(self._background.runner.remember, run))
-        self._tasks.add_task(self._background.runner.run, kind, run, delay)
+        on_commit(self._session, partial(self._background.runner.save, run))
+        self._tasks.add_task(self._background.runner.run, definition, run, delay)
         return status.model_copy()
 
-    async def _holder(self, run: Run) -> JobStatus | None:
-        """Take the unique key; if another job has it, return that one.
+    async def _claim_unique_key(self, run: JobRun) -> JobStatus | None:
+        """Claim the unique key; if another job holds it, return the status of that job.
 
-        It is taken for the length of a request; the job, once it starts, keeps it for longer.
+        The claim lasts as long as a request may take; the job extends it when it starts.
         """
         redis, new = self._background.redis, run.status
         seconds = math.ceil(self._background.request_timeout) + 1
@@ -91,12 +95,14 @@ class BackgroundQueue:
             holder = await redis.get(run.unique_key)
             stored = await redis.get(status_key(UUID(holder))) if holder else None
         except RedisError:
-            raise Unavailable("Whether this job is waiting already can't be told now.") from None
-        if holder is None:  # it has just finished
-            return await self._holder(run)
-        if stored is None:  # its transaction is not committed yet
+            raise Unavailable(
+                "Unique jobs cannot be enqueued while Redis is unavailable."
+            ) from None
+        if holder is None:  # the other job has just finished
+            return await self._claim_unique_key(run)
+        if stored is None:  # the other job's transaction has not committed yet
             return new.model_copy(update={"id": UUID(holder)})
-        return Run.model_validate_json(stored).status
+        return JobRun.model_validate_json(stored).status
 
 
 async def _queue(request: Request, session: SessionDep, tasks: BackgroundTasks) -> JobQueue:
@@ -107,27 +113,27 @@ async def _queue(request: Request, session: SessionDep, tasks: BackgroundTasks) 
 Jobs = Annotated[JobQueue, Depends(_queue)]
 
 
-async def find(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatus | None:
-    """Return the status of a job of ``owner``, or of one that nobody owns."""
+async def find_status(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatus | None:
+    """Status of a job that belongs to ``owner`` or has no owner; otherwise ``None``."""
     try:
         stored = await app.state.redis.get(status_key(job_id))
     except RedisError:
-        raise Unavailable("How this job is doing can't be told now.") from None
-    run = Run.model_validate_json(stored) if stored else None
+        raise Unavailable("The status of jobs is not available at the moment.") from None
+    run = JobRun.model_validate_json(stored) if stored else None
     return run.status if run and run.owner in (owner, None) else None
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     registry.discover()
-    if scheduled := ", ".join(kind.name for kind in registry.scheduled()):
+    if scheduled := ", ".join(each.name for each in registry.scheduled()):
         raise ValueError(
-            f"{scheduled}: `cron` needs a scheduler, which `queue: none` does not have; "
-            "choose one with a worker: copier update -d queue=..."
+            f"{scheduled}: `cron` requires a scheduler, which `queue: none` does not have; "
+            "choose another queue: copier update -d queue=..."
         )
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        app.state.jobs = Background(app, settings)
+        app.state.jobs = BackgroundJobs(app, settings)
         yield
 
     return lifespan

@@ -1,4 +1,4 @@
-"""The broker of TaskIQ: a Redis Stream."""
+"""TaskIQ broker on a Redis Stream."""
 
 from collections.abc import Awaitable, Callable
 
@@ -8,11 +8,11 @@ from taskiq_redis import RedisStreamBroker
 from app.platform.jobs.names import QUEUE
 from app.platform.settings import PlatformSettings
 
-BLOCK = 2.0  # seconds that Redis waits for a message, until it is asked again
+BLOCK_SECONDS = 2.0  # how long XREADGROUP waits for a message
 
 
 class Broker(RedisStreamBroker):
-    """A stream that holds only what waits or is worked on: what is done is deleted from it."""
+    """A stream broker that deletes acknowledged messages, so that the stream stays small."""
 
     def _ack_generator(self, id: str, queue_name: str) -> Callable[[], Awaitable[None]]:
         async def ack() -> None:
@@ -25,16 +25,16 @@ class Broker(RedisStreamBroker):
 
 
 def create_broker(settings: PlatformSettings) -> Broker:
-    """Make the broker. It connects when it is first used."""
+    """A broker that connects at first use."""
     return Broker(
         settings.redis_url.get_secret_value(),
         queue_name=QUEUE,
         consumer_group_name=QUEUE,
-        consumer_id="0",  # from the first message on, and not from when the first worker starts
-        xread_block=int(BLOCK * 1000),
-        xread_count=1,  # nobody takes more than there is room for
-        # As long as a job is held by a worker that may be gone.
+        consumer_id="0",  # the first message, even if it was published before any worker started
+        xread_block=int(BLOCK_SECONDS * 1000),
+        xread_count=1,  # a worker receives no more than it can run
+        # After this, another worker takes over the message of a worker that has died.
         idle_timeout=int(settings.jobs_lease * 1000),
-        socket_timeout=BLOCK + settings.redis_timeout,
+        socket_timeout=BLOCK_SECONDS + settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
     )

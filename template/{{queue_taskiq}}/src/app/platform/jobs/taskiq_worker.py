@@ -1,4 +1,4 @@
-"""How a worker takes job ids from TaskIQ."""
+"""TaskIQ consumer: receives job ids and runs the jobs."""
 
 import logging
 from typing import Any
@@ -12,12 +12,12 @@ from app.platform.jobs.taskiq_broker import create_broker
 from app.platform.jobs.worker import Worker
 from app.platform.settings import PlatformSettings
 
-# Two lines for each job, which say less than the runner's one.
+# Its two lines per job only repeat the runner's.
 logging.getLogger("taskiq.receiver.receiver").setLevel(logging.WARNING)
 
 
 async def consume(settings: PlatformSettings, worker: Worker) -> None:
-    """Take jobs until the worker stops; raise when Redis does not answer."""
+    """Receive jobs until the worker stops; raises if Redis is unavailable."""
 
     async def run_job(*message: Any, **_: Any) -> None:
         await worker.run(*message[:1])
@@ -30,7 +30,7 @@ async def consume(settings: PlatformSettings, worker: Worker) -> None:
         validate_params=False,
         max_async_tasks=worker.concurrency,
         run_startup=True,
-        # What a killed worker was given is given to another.
+        # Messages of a killed worker are delivered to another one.
         ack_type=AcknowledgeType.WHEN_EXECUTED,
     )
     try:
@@ -38,7 +38,7 @@ async def consume(settings: PlatformSettings, worker: Worker) -> None:
     except ExceptionGroup as errors:
         error = errors.exceptions[0]
         if isinstance(error, KeyError):
-            # A malformed message that TaskIQ would fail on for ever. The table has every job.
+            # TaskIQ would fail on this malformed message forever. The store still has every job.
             async with Redis(connection_pool=broker.connection_pool) as redis:
                 await redis.delete(QUEUE)
         raise error from None

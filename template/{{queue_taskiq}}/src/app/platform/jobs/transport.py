@@ -1,6 +1,6 @@
-"""TaskIQ as the carrier of job ids, on a Redis Stream: how they are published, and the worker.
+"""Transport of job ids over TaskIQ on a Redis Stream: publishing, and the worker.
 
-TaskIQ carries, and no more: retries, time limits, results and schedules are the ledger's.
+TaskIQ's own retries, timeouts, results and schedules are not used; the job store provides them.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Transport:
         self._broker.connection_pool = self._redis.connection_pool
 
     async def publish(self, ids: Sequence[UUID]) -> None:
-        """Hand over jobs, each to one worker that is free; raise when Redis does not answer."""
+        """Send job ids to the queue, each for one worker; raises if Redis is unavailable."""
         for job_id in ids:
             message = TaskiqMessage(
                 task_id=uuid4().hex, task_name=TASK, labels={}, args=[str(job_id)], kwargs={}
@@ -33,12 +33,12 @@ class Transport:
             await self._broker.kick(self._broker.formatter.dumps(message))
 
     async def depth(self) -> int:
-        """Return how many jobs wait for a worker, or are worked on."""
+        """Number of jobs that wait for a worker or are running."""
         return int(await self._redis.xlen(QUEUE))
 
 
 def run_worker(settings: PlatformSettings, create_app: AppFactory) -> int:
-    """Run jobs until SIGTERM; return the exit code."""
+    """Run a worker until SIGTERM; return the exit code."""
     from app.platform.jobs import taskiq_worker, worker  # noqa: PLC0415 (for workers alone)
 
     return worker.run(settings, create_app, taskiq_worker.consume)

@@ -1,18 +1,18 @@
-"""How much a worker does at once, and what that takes."""
+"""Concurrency of a worker and the connections it needs."""
 
 from app.platform.settings import PlatformSettings
 
-CONCURRENCY = 10  # jobs by default: those that wait cost next to nothing
+DEFAULT_CONCURRENCY = 10  # jobs; a job that waits for I/O costs next to nothing
 
 
 def concurrency(settings: PlatformSettings) -> int:
-    """Return how many jobs a worker runs at once."""
-    return settings.worker_concurrency or CONCURRENCY
+    """Maximum number of concurrent jobs of a worker."""
+    return settings.worker_concurrency or DEFAULT_CONCURRENCY
 
 
 def worker_connections(settings: PlatformSettings) -> int:
-    """Return how many connections to Postgres a worker may open.
+    """Maximum connections to Postgres of a worker.
 
-    Two for each job: it may read while its transaction is open. Two for leases and the ledger.
+    Two per job, which may read while its transaction is open, and two for the job store.
     """
     return 2 * concurrency(settings) + 2

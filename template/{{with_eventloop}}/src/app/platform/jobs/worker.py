@@ -1,4 +1,4 @@
-"""A worker that is one process with one event loop: in it, the whole service and its jobs."""
+"""A worker process that runs the service and its jobs in one event loop."""
 
 import asyncio
 import os
@@ -14,18 +14,18 @@ from prometheus_client import start_http_server
 from app.platform.base import heartbeat
 from app.platform.base.components import AppFactory
 from app.platform.jobs import capacity, pools
-from app.platform.jobs.attempt import reason
+from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.runner import Runner
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
-PAUSE = 2.0  # seconds until the next attempt to reach a queue that is away
+RECONNECT_DELAY = 2.0  # seconds
 
 logger = get_logger(__name__)
 
 
 class Worker:
-    """Runs the jobs that a queue hands over, no more at once than it has slots."""
+    """Runs the jobs received from a queue, at most ``concurrency`` at a time."""
 
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self.concurrency = capacity.concurrency(settings)
@@ -34,30 +34,30 @@ class Worker:
         self._slots = asyncio.Semaphore(self.concurrency)
 
     async def run(self, job_id: object) -> None:
-        """Run a job, if the ledger says that it is due."""
+        """Run the job with this id if it is due; ignore anything that is not an id."""
         async with self._slots:
             try:
-                identity = UUID(str(job_id))
+                valid_id = UUID(str(job_id))
             except ValueError:
-                logger.warning("the queue had something that is no job")
+                logger.warning("invalid message in the queue")
                 return
-            await self._runner.run(identity)
+            await self._runner.run(valid_id)
 
     def stop(self) -> None:
-        """Begin no more jobs; the running ones have ``worker_shutdown_timeout`` seconds."""
+        """Start no more jobs; running ones have ``worker_shutdown_timeout`` seconds to finish."""
         self.stopping.set()
         self._runner.stop()
 
-    async def stopped_or_raised(self, task: "asyncio.Task[Any]") -> None:
-        """Wait for ``stop``; raise what ``task`` raises before."""
+    async def wait_for_stop(self, task: "asyncio.Task[Any]") -> None:
+        """Wait until ``stop`` is called; raises what ``task`` raises before that."""
         stopping = asyncio.create_task(self.stopping.wait())
         done, _ = await asyncio.wait({stopping, task}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if task in done:
             task.result()
 
-    async def finish(self) -> None:
-        """Wait until the running jobs have ended, or were given back."""
+    async def drain(self) -> None:
+        """Wait until all running jobs have finished or been released."""
         for _ in range(self.concurrency):
             await self._slots.acquire()
 
@@ -68,7 +68,8 @@ Consume = Callable[[PlatformSettings, Worker], Awaitable[None]]
 def run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code.
 
-    ``consume`` takes job ids from the queue until ``stopping`` is set, and raises when it can't.
+    ``consume`` receives job ids until ``worker.stopping`` is set. It raises if the queue is
+    unavailable.
     """
     asyncio.run(_run(settings, create_app, consume))
     return os.EX_OK
@@ -83,26 +84,28 @@ async def _run(settings: PlatformSettings, create_app: AppFactory, consume: Cons
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
         if settings.worker_metrics_port:
             start_http_server(settings.worker_metrics_port, registry=app.state.metrics.registry)
-        beat = asyncio.create_task(_beat())
-        logger.info("worker started", jobs_at_once=worker.concurrency)
-        await _keep_consuming(settings, worker, consume)
-        await worker.finish()
-        beat.cancel()
+        heartbeats = asyncio.create_task(_touch_heartbeat())
+        logger.info("worker started", concurrency=worker.concurrency)
+        await _consume_until_stopped(settings, worker, consume)
+        await worker.drain()
+        heartbeats.cancel()
         logger.info("worker stopped")
 
 
-async def _beat() -> None:
-    """Say that the event loop still turns."""
+async def _touch_heartbeat() -> None:
+    """Touch the heartbeat as long as the event loop runs."""
     while True:
         heartbeat.touch("worker")
         await asyncio.sleep(heartbeat.INTERVAL)
 
 
-async def _keep_consuming(settings: PlatformSettings, worker: Worker, consume: Consume) -> None:
+async def _consume_until_stopped(
+    settings: PlatformSettings, worker: Worker, consume: Consume
+) -> None:
     while not worker.stopping.is_set():
         try:
             await consume(settings, worker)
-        except Exception as error:  # noqa: BLE001 (outages look many ways)
-            logger.warning("worker is waiting for the queue", error=reason(error))
+        except Exception as error:  # noqa: BLE001 (outages raise many types)
+            logger.warning("queue unavailable", error=error_summary(error))
             with suppress(TimeoutError):
-                await asyncio.wait_for(worker.stopping.wait(), PAUSE)
+                await asyncio.wait_for(worker.stopping.wait(), RECONNECT_DELAY)

@@ -1,7 +1,7 @@
-"""Heartbeats of the worker and the scheduler: each touches a file while it runs.
+"""Heartbeats of the worker and the scheduler: each touches a file while its loop runs.
 
-``python -m app.platform.base.heartbeat worker`` checks one, for a container's health check. It
-imports next to nothing: it runs often, and importing the whole service takes a second of CPU.
+``python -m app.platform.base.heartbeat worker`` checks the file, for container health checks. It
+avoids importing the service, which takes about a second of CPU.
 """
 
 import sys
@@ -12,32 +12,32 @@ from pathlib import Path
 from app.platform import about
 
 INTERVAL = 10.0  # seconds
-# Six beats missed, or two rounds of the scheduler's longest pause.
-STALE_AFTER = 60.0  # seconds
+STALE_AFTER = 60.0  # seconds: six intervals, or twice the scheduler's longest delay
 
 
 def _file(process: str) -> Path:
-    return Path(tempfile.gettempdir(), f"{about.NAME}-{process}.alive")
+    return Path(tempfile.gettempdir(), f"{about.NAME}-{process}.heartbeat")
 
 
 def touch(process: str) -> None:
-    """Say that ``process`` is alive."""
+    """Record a heartbeat of ``process``."""
     _file(process).touch()
 
 
 def is_alive(process: str) -> bool:
-    """Tell whether ``process`` said so lately."""
+    """Whether the last heartbeat of ``process`` is at most ``STALE_AFTER`` seconds old."""
     try:
-        # A clock that was set back must not keep a dead process alive.
+        # abs(): if the clock is set back, a dead process must not look alive.
         return abs(time.time() - _file(process).stat().st_mtime) < STALE_AFTER
     except FileNotFoundError:
         return False
 
 
 def main(process: str) -> int:
-    """Say whether ``process`` is alive; return 0 if it is, else 1."""
+    """Print whether ``process`` is alive; return 0 if it is, otherwise 1."""
     alive = is_alive(process)
-    sys.stdout.write(f"The {process} {'is alive' if alive else 'gave no sign of life'}.\n")
+    problem = f"has had no heartbeat for {STALE_AFTER:g} s"
+    sys.stdout.write(f"The {process} {'is alive' if alive else problem}.\n")
     return 0 if alive else 1
 
 

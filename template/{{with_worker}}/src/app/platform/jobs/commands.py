@@ -1,4 +1,4 @@
-"""The commands of the background jobs: worker, scheduler, and looking after dead jobs."""
+"""Commands of the background jobs: ``worker``, ``scheduler`` and ``jobs``."""
 
 import asyncio
 import sys
@@ -23,44 +23,44 @@ T = TypeVar("T")
 
 
 def add_commands(cli: click.Group) -> None:
-    """Add ``worker``, ``scheduler`` and ``jobs`` to the service's commands."""
+    """Add ``worker``, ``scheduler`` and ``jobs`` to ``cli``."""
     for command in (worker, scheduler, jobs):
         cli.add_command(command)
 
 
 @click.command()
-@click.option("--health", "ask", is_flag=True, help="Only say whether it runs: exit code 0 or 1.")
+@click.option("--health", is_flag=True, help="Check that it is running; exit code 0 or 1.")
 @click.pass_obj
-def worker(context: CommandContext, ask: bool) -> None:
-    """Run the background jobs."""
-    if ask:
+def worker(context: CommandContext, health: bool) -> None:
+    """Run background jobs until SIGTERM."""
+    if health:
         sys.exit(heartbeat.main("worker"))
     sys.exit(run_worker(context.get_settings(), context.create_app))
 
 
 @click.command()
-@click.option("--health", "ask", is_flag=True, help="Only say whether it runs: exit code 0 or 1.")
+@click.option("--health", is_flag=True, help="Check that it is running; exit code 0 or 1.")
 @click.pass_obj
-def scheduler(context: CommandContext, ask: bool) -> None:
-    """Start scheduled jobs, retries, and whatever the queue has lost."""
-    if ask:
+def scheduler(context: CommandContext, health: bool) -> None:
+    """Publish scheduled jobs, retries and jobs with lost messages until SIGTERM."""
+    if health:
         sys.exit(heartbeat.main("scheduler"))
     asyncio.run(run_scheduler(context.get_settings(), context.create_app))
 
 
 @click.group()
 def jobs() -> None:
-    """Look after jobs that failed."""
+    """List jobs and replay dead ones."""
 
 
 @jobs.command("list")
-@click.option("--dead", "state", flag_value="dead", default=True, help="Given up (the default).")
-@click.option("--queued", "state", flag_value="queued", help="Waiting.")
-@click.option("--running", "state", flag_value="running", help="Being worked on.")
+@click.option("--dead", "state", flag_value="dead", default=True, help="Dead jobs (the default).")
+@click.option("--queued", "state", flag_value="queued", help="Queued jobs.")
+@click.option("--running", "state", flag_value="running", help="Running jobs.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
 @click.pass_obj
 def list_(context: CommandContext, state: str, limit: int) -> None:
-    """List the newest jobs that were given up."""
+    """List the newest jobs, by default the dead ones."""
     for status in _with_database(
         context.get_settings(), lambda database: list_jobs(database, state, limit)
     ):
@@ -70,26 +70,26 @@ def list_(context: CommandContext, state: str, limit: int) -> None:
 
 @jobs.command()
 @click.argument("job_id", type=click.UUID, required=False)
-@click.option("--all", "everything", is_flag=True, help="All that were given up.")
+@click.option("--all", "all_jobs", is_flag=True, help="Replay all dead jobs.")
 @click.pass_obj
-def replay(context: CommandContext, job_id: UUID | None, everything: bool) -> None:
-    """Run a dead job again, with all its attempts anew."""
-    if (job_id is None) != everything:
-        raise click.UsageError("Give the id of one dead job, or --all.")
+def replay(context: CommandContext, job_id: UUID | None, all_jobs: bool) -> None:
+    """Enqueue a dead job again, with all its retries."""
+    if (job_id is None) != all_jobs:
+        raise click.UsageError("Give the id of a dead job, or --all.")
     count = _with_database(context.get_settings(), lambda database: replay_dead(database, job_id))
     if job_id and not count:
         raise click.ClickException(f"There is no dead job {job_id}.")
-    click.echo(f"{count} queued again.")
+    click.echo(f"Jobs enqueued again: {count}")
 
 
 async def list_jobs(database: Database, state: str = "dead", limit: int = 50) -> list[JobStatus]:
-    """Return the newest jobs that were given up, or those in another state."""
-    rows = await ReadSession(database).all(store.newest(state, limit))
+    """The newest jobs in ``state``."""
+    rows = await ReadSession(database).all(store.select_newest(state, limit))
     return [JobStatus.model_validate(row) for row in rows]
 
 
 async def replay_dead(database: Database, job_id: UUID | None = None) -> int:
-    """Queue one dead job again, or all of them; return how many."""
+    """Enqueue one dead job, or all of them, again; return how many."""
     async with database.transaction() as session:
         return await store.replay(session, job_id)
 

@@ -1,4 +1,4 @@
-"""Names of the queue, and of the task that runs a job, in whatever carries the job ids."""
+"""Names of the queue and of its task, the same for every transport."""
 
 from app.platform import about
 

@@ -1,7 +1,8 @@
-"""Enqueuing: a row in the caller's transaction, and a hint to the queue once it is committed.
+"""Enqueueing: a row in the caller's transaction, then a message to the queue after its commit.
 
-The hint is best effort, and no request waits for it: when Redis is away, or this process dies, the
-scheduler gives it later. So a job is never lost after a commit, and there is none after a rollback.
+This is the transactional outbox pattern: a job exists if and only if the transaction commits.
+Publishing the message is best effort, and no request waits for it: if Redis is unavailable or this
+process dies, the scheduler publishes the job later.
 """
 
 import asyncio
@@ -17,54 +18,58 @@ from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry, schedules, store
-from app.platform.jobs.attempt import reason
+from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.context import JobContext, JobQueue
-from app.platform.jobs.metrics import Attempts, Backlog
+from app.platform.jobs.metrics import AttemptMetrics, BacklogMetrics
 from app.platform.jobs.status import JobStatus
 from app.platform.jobs.transport import Transport
 from app.platform.observability import metrics, tracing
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
-PUBLISH_GRACE = 5.0  # seconds that the enqueuing process has to publish a job
-MOST_WAITING = 1000  # jobs that a process keeps for the queue; the scheduler has the rest
-COMMITTED = "jobs"
+PUBLISH_GRACE = 5.0  # seconds before the scheduler publishes a job that its process has not
+MAX_PENDING = 1000  # job ids per process; the scheduler publishes the rest
+COMMITTED_IDS = "job_ids"  # key in Session.info
 
 logger = get_logger(__name__)
 
 
 class Publisher:
-    """Gives the queue its hints, a batch at a time, while the requests go on.
+    """Publishes the ids of committed jobs in batches, in a background task.
 
-    At ``limit`` waiting jobs it stops: a flood is kept in Postgres, and not in Redis' memory.
+    It skips jobs while the queue holds ``limit`` messages: a backlog belongs into Postgres, not
+    into Redis' memory.
     """
 
     def __init__(self, transport: Transport, limit: int) -> None:
         self._transport = transport
         self._limit = limit
-        self._waiting: list[UUID] = []
+        self._pending: list[UUID] = []
         self._task: asyncio.Task[None] | None = None
 
     def queue_for(self, session: AsyncSession) -> JobQueue:
         return StoreQueue(session, self)
 
     def publish(self, ids: Sequence[UUID]) -> None:
-        """Publish soon; what is too much, or fails, is the scheduler's."""
-        self._waiting.extend(ids[: MOST_WAITING - len(self._waiting)])
+        """Publish ``ids`` soon; the scheduler publishes those that are skipped or fail."""
+        self._pending.extend(ids[: MAX_PENDING - len(self._pending)])
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:
-        while self._waiting:
-            ids, self._waiting = self._waiting, []
+        while self._pending:
+            ids, self._pending = self._pending, []
             try:
                 room = self._limit - await self._transport.depth()
                 await self._transport.publish(ids[: max(room, 0)])
-            except Exception as error:  # noqa: BLE001 (outages look many ways)
-                logger.warning("queue unavailable, jobs start later", error=reason(error))
+            except Exception as error:  # noqa: BLE001 (outages raise many types)
+                logger.warning(
+                    "queue unavailable; the scheduler will publish the jobs",
+                    error=error_summary(error),
+                )
 
-    async def finish(self) -> None:
-        """Publish what is left, before this process stops."""
+    async def flush(self) -> None:
+        """Wait until pending ids are published, before the process stops."""
         if self._task:
             await self._task
 
@@ -84,15 +89,15 @@ class StoreQueue:
         delay: float = 0,
         **arguments: Any,
     ) -> JobStatus:
-        kind = registry.definition_of(function)
+        definition = registry.definition_of(function)
         current = context.current()
         new = store.NewJob(
-            name=kind.name,
-            arguments=kind.to_json(arguments),
+            name=definition.name,
+            arguments=definition.dump_arguments(arguments),
             unique_key=unique,
             owner=current.user_id,
             request_id=current.request_id,
-            carrier=tracing.inject(),
+            trace_context=tracing.inject(),
             delay=delay,
             publish_grace=PUBLISH_GRACE if delay <= 0 else 0,
         )
@@ -102,12 +107,12 @@ class StoreQueue:
         return status
 
     def _publish_after_commit(self, job_id: UUID) -> None:
-        if COMMITTED not in self._session.info:
+        if COMMITTED_IDS not in self._session.info:
             on_commit(self._session, self._publish)
-        self._session.info.setdefault(COMMITTED, []).append(job_id)
+        self._session.info.setdefault(COMMITTED_IDS, []).append(job_id)
 
     async def _publish(self) -> None:
-        ids: list[UUID] = self._session.info.pop(COMMITTED, [])
+        ids: list[UUID] = self._session.info.pop(COMMITTED_IDS, [])
         self._publisher.publish(ids)
 
 
@@ -119,23 +124,23 @@ async def _queue(request: Request, session: SessionDep) -> JobQueue:
 Jobs = Annotated[JobQueue, Depends(_queue)]
 
 
-async def find(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatus | None:
-    """Return the status of a job of ``owner``, or of one that nobody owns."""
-    row = await app.state.read_session.first(store.by_id(job_id, owner))
+async def find_status(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatus | None:
+    """Status of a job that belongs to ``owner`` or has no owner; otherwise ``None``."""
+    row = await app.state.read_session.first(store.select_status(job_id, owner))
     return JobStatus.model_validate(row) if row else None
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     registry.discover()
-    schedules.check(registry.scheduled())
-    metrics.register(app, Backlog(app).collect)
+    schedules.validate(registry.scheduled())
+    metrics.register(app, BacklogMetrics(app).collect)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         app.state.transport = Transport(app, settings)
         app.state.jobs = publisher = Publisher(app.state.transport, settings.jobs_queue_limit)
-        app.state.job_attempts = Attempts(app.state.metrics.registry)
+        app.state.attempt_metrics = AttemptMetrics(app.state.metrics.registry)
         yield
-        await publisher.finish()
+        await publisher.flush()
 
     return lifespan

@@ -1,4 +1,4 @@
-"""When scheduled jobs are due: cron expressions, in UTC."""
+"""Cron schedules, in UTC."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -9,20 +9,20 @@ from app.platform.jobs.registry import JobDefinition
 
 
 def last_tick(cron: str, now: datetime) -> datetime:
-    """Return the last time before ``now`` at which the schedule was due."""
+    """Last time before ``now`` that matches ``cron``."""
     return next(CronSim(cron, now, reverse=True))
 
 
-def check(kinds: Iterable[JobDefinition]) -> None:
-    """Raise ``ValueError`` for a schedule that can't work."""
-    for kind in kinds:
+def validate(definitions: Iterable[JobDefinition]) -> None:
+    """Raise ``ValueError`` for an invalid cron expression, or a job that requires arguments."""
+    for definition in definitions:
         try:
-            last_tick(kind.cron or "", datetime.now(UTC))
-            kind.to_json({})
+            last_tick(definition.cron or "", datetime.now(UTC))
+            definition.dump_arguments({})
         except (CronSimError, StopIteration) as error:
             raise ValueError(
-                f"{kind.name}: cron={kind.cron!r} is no schedule ({error}); "
-                'write five fields such as "*/5 * * * *" or "0 3 * * *".'
+                f"{definition.name}: cron={definition.cron!r} is invalid ({error}); "
+                'write five fields, such as "*/5 * * * *" or "0 3 * * *".'
             ) from None
         except TypeError as error:
-            raise ValueError(f"{error}: but the clock starts it, without arguments.") from None
+            raise ValueError(f"{error}; scheduled jobs run without arguments.") from None

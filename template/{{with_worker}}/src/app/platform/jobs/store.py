@@ -1,9 +1,9 @@
-"""The ledger: the table of all jobs, and every statement that touches it.
+"""The job store: the table of all jobs, and every statement that uses it.
 
-The ledger alone decides whether a job is run. What a queue delivers is only a hint that a job may
-be due, so a lost, doubled or late message does no harm. A worker that takes a job holds it for the
-length of a lease, and renews the lease while it works; when the lease has run out, the job is due
-again. All times are those of the database.
+The store alone decides whether a job runs. A message in the queue only says that a job may be due,
+so lost, duplicate and late messages are harmless. A worker claims a job for the duration of a lease
+and renews the lease while the job runs; once a lease expires, the job is due again. All times are
+from the database's clock.
 """
 
 from collections.abc import Sequence
@@ -37,12 +37,12 @@ from app.platform.jobs.status import JobStatus
 
 ACTIVE = text("status IN ('queued', 'running')")
 NOW = select(func.now())
-MAX_REPUBLISH_FACTOR = 10  # times as long until a job is published again, at most
+MAX_REPUBLISH_FACTOR = 10  # longest republish interval, as a multiple of JOBS_REPUBLISH_AFTER
 Json = dict[str, Any]
 
 
 class Job(Base):
-    """One job, from the transaction that enqueued it until it is forgotten."""
+    """One job, from its enqueueing until its retention has passed."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -63,9 +63,9 @@ class Job(Base):
     attempts: Mapped[int]
     unique_key: Mapped[str | None] = mapped_column(Text)
     owner: Mapped[str | None] = mapped_column(Text)
-    # From when it may be started: for a running job, when its lease ends.
+    # Earliest start; for a running job, the end of its lease.
     due_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    # When the scheduler hands it to the queue, unless it was started by then.
+    # When the scheduler publishes it, unless it has been claimed by then.
     publish_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -73,11 +73,12 @@ class Job(Base):
     result: Mapped[Any] = mapped_column(JSONB, nullable=True)
     error: Mapped[str | None] = mapped_column(Text)
     request_id: Mapped[str] = mapped_column(Text)
-    carrier: Mapped[dict[str, str]] = mapped_column(JSONB)
+    # The column keeps its first name: renaming it would break the previous release in a deployment.
+    trace_context: Mapped[dict[str, str]] = mapped_column("carrier", JSONB)
 
 
 class Schedule(Base):
-    """The last tick of a scheduled job that was taken care of."""
+    """Last claimed tick of a scheduled job."""
 
     __tablename__ = "job_schedules"
 
@@ -100,10 +101,10 @@ STATUS = (
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job to be added. ``delay`` and ``publish_grace`` in seconds.
+    """A job to add.
 
-    ``publish_grace``: how long the scheduler waits before it publishes the job, because whoever
-    adds it is about to do so.
+    ``delay``: seconds until it is due. ``publish_grace``: further seconds until the scheduler
+    publishes it, during which the process that adds the job publishes it itself.
     """
 
     name: str
@@ -111,16 +112,17 @@ class NewJob:
     unique_key: str | None
     owner: str | None
     request_id: str
-    carrier: dict[str, str]
+    trace_context: dict[str, str]
     delay: float = 0
     publish_grace: float = 0
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that this process holds; ``started_at`` tells it from every other attempt at it.
+    """A job claimed by this process.
 
-    ``age``: for how long it has existed.
+    ``started_at`` is the fencing token: it distinguishes this attempt from all others. ``age``:
+    time since the job was enqueued.
     """
 
     id: UUID
@@ -130,16 +132,16 @@ class Claim:
     attempts: int
     started_at: datetime
     request_id: str
-    carrier: dict[str, str]
+    trace_context: dict[str, str]
     age: timedelta
 
 
-def _in(seconds: float) -> Any:
+def _from_now(seconds: float) -> Any:
     return func.now() + timedelta(seconds=seconds)
 
 
 async def add(session: AsyncSession, new: NewJob) -> tuple[JobStatus, bool]:
-    """Add a job, unless its unique key is taken: then return the job that has it, and ``False``."""
+    """Status of the added job and ``True``, or of the job with its unique key and ``False``."""
     statement = (
         insert(Job)
         .values(
@@ -150,11 +152,11 @@ async def add(session: AsyncSession, new: NewJob) -> tuple[JobStatus, bool]:
             attempts=0,
             unique_key=new.unique_key,
             owner=new.owner,
-            due_at=_in(new.delay),
-            publish_at=_in(new.delay + new.publish_grace),
+            due_at=_from_now(new.delay),
+            publish_at=_from_now(new.delay + new.publish_grace),
             created_at=func.now(),
             request_id=new.request_id,
-            carrier=new.carrier,
+            trace_context=new.trace_context,
         )
         .on_conflict_do_nothing(index_elements=[Job.name, Job.unique_key], index_where=ACTIVE)
         .returning(*STATUS)
@@ -163,18 +165,18 @@ async def add(session: AsyncSession, new: NewJob) -> tuple[JobStatus, bool]:
     while True:
         if added := (await session.execute(statement)).first():
             return JobStatus.model_validate(added), True
-        # Between the two statements the other may have finished: then the key is free again.
+        # If that job has just finished, the key is free again: try once more.
         if existing := (await session.execute(holder)).first():
             return JobStatus.model_validate(existing), False
 
 
-def by_id(job_id: UUID, owner: str | None) -> Select[*tuple[Any, ...]]:
-    """Select the status of a job of ``owner``, or of nobody: then knowing its id is enough."""
+def select_status(job_id: UUID, owner: str | None) -> Select[*tuple[Any, ...]]:
+    """Status of a job that belongs to ``owner`` or has no owner."""
     return select(*STATUS).where(Job.id == job_id, or_(Job.owner == owner, Job.owner.is_(None)))
 
 
 async def claim(session: AsyncSession, job_id: UUID, lease: float) -> Claim | None:
-    """Take a job for ``lease`` seconds; ``None`` if it isn't due: done, not yet, or held."""
+    """Claim a job for ``lease`` seconds; ``None`` if it is finished, delayed or already claimed."""
     columns = (
         Job.id,
         Job.name,
@@ -183,7 +185,7 @@ async def claim(session: AsyncSession, job_id: UUID, lease: float) -> Claim | No
         Job.attempts,
         Job.started_at,
         Job.request_id,
-        Job.carrier,
+        Job.trace_context,
         (func.now() - Job.created_at).label("age"),
     )
     statement = (
@@ -193,8 +195,8 @@ async def claim(session: AsyncSession, job_id: UUID, lease: float) -> Claim | No
             status="running",
             attempts=Job.attempts + 1,
             started_at=func.now(),
-            due_at=_in(lease),
-            publish_at=_in(lease),
+            due_at=_from_now(lease),
+            publish_at=_from_now(lease),
         )
         .returning(*columns)
     )
@@ -202,71 +204,74 @@ async def claim(session: AsyncSession, job_id: UUID, lease: float) -> Claim | No
     return Claim(**row._mapping) if row else None
 
 
-def _held(claimed: Claim) -> Update:
+def _update_claimed(claimed: Claim) -> Update:
     return update(Job).where(
         Job.id == claimed.id, Job.status == "running", Job.started_at == claimed.started_at
     )
 
 
-async def _count(session: AsyncSession, statement: Update | Delete) -> int:
+async def _row_count(session: AsyncSession, statement: Update | Delete) -> int:
     result = await session.execute(statement)
     assert isinstance(result, CursorResult)
     return result.rowcount
 
 
 async def renew(session: AsyncSession, claimed: Claim, lease: float) -> bool:
-    """Hold the job for ``lease`` seconds from now; ``False`` if it is no longer ours."""
-    renewed = _held(claimed).values(due_at=_in(lease), publish_at=_in(lease))
-    return await _count(session, renewed) == 1
+    """Extend the lease to ``lease`` seconds from now; ``False`` if it was lost."""
+    renewed = _update_claimed(claimed).values(due_at=_from_now(lease), publish_at=_from_now(lease))
+    return await _row_count(session, renewed) == 1
 
 
 async def succeed(session: AsyncSession, claimed: Claim, result: Any) -> bool:
-    """Keep the result; ``False`` if the job is no longer ours."""
-    done = _held(claimed).values(
+    """Store the result; ``False`` if the lease was lost."""
+    done = _update_claimed(claimed).values(
         status="succeeded", result=result, error=None, finished_at=func.now()
     )
-    return await _count(session, done) == 1
+    return await _row_count(session, done) == 1
 
 
 async def retry(session: AsyncSession, claimed: Claim, error: str, delay: float) -> bool:
-    """Queue the job again, ``delay`` seconds from now; ``False`` if it is no longer ours."""
-    again = _held(claimed).values(
-        status="queued", error=error, due_at=_in(delay), publish_at=_in(delay)
+    """Requeue the job to run in ``delay`` seconds; ``False`` if the lease was lost."""
+    again = _update_claimed(claimed).values(
+        status="queued", error=error, due_at=_from_now(delay), publish_at=_from_now(delay)
     )
-    return await _count(session, again) == 1
+    return await _row_count(session, again) == 1
 
 
 async def postpone(session: AsyncSession, claimed: Claim, error: str, delay: float) -> bool:
-    """Queue the job again, as if it had not been started; ``False`` if it is no longer ours."""
-    again = _held(claimed).values(
+    """Requeue the job without counting this attempt; ``False`` if the lease was lost."""
+    again = _update_claimed(claimed).values(
         status="queued",
         error=error,
         attempts=Job.attempts - 1,
-        due_at=_in(delay),
-        publish_at=_in(delay),
+        due_at=_from_now(delay),
+        publish_at=_from_now(delay),
     )
-    return await _count(session, again) == 1
+    return await _row_count(session, again) == 1
 
 
 async def mark_dead(session: AsyncSession, claimed: Claim, error: str) -> bool:
-    """Give the job up; ``False`` if it is no longer ours."""
-    dead = _held(claimed).values(status="dead", error=error, finished_at=func.now())
-    return await _count(session, dead) == 1
+    """Mark the job as dead; ``False`` if the lease was lost."""
+    dead = _update_claimed(claimed).values(status="dead", error=error, finished_at=func.now())
+    return await _row_count(session, dead) == 1
 
 
 async def release(session: AsyncSession, claimed: Claim) -> bool:
-    """Give back a job that was not finished, as if it had not been started."""
-    back = _held(claimed).values(
+    """Requeue the job at once without counting this attempt; ``False`` if the lease was lost."""
+    back = _update_claimed(claimed).values(
         status="queued", attempts=Job.attempts - 1, due_at=func.now(), publish_at=func.now()
     )
-    return await _count(session, back) == 1
+    return await _row_count(session, back) == 1
 
 
-async def claim_unpublished(session: AsyncSession, limit: int, again: float) -> Sequence[UUID]:
-    """Ids of up to ``limit`` jobs to publish now, which are then left alone for ``again`` seconds.
+async def claim_unpublished(
+    session: AsyncSession, limit: int, republish_after: float
+) -> Sequence[UUID]:
+    """Claim up to ``limit`` jobs to publish now, including those with an expired lease.
 
-    Includes jobs whose lease has expired. The interval grows with the time that a job has waited,
-    up to ``MAX_REPUBLISH_FACTOR`` times ``again``: otherwise a slow queue fills with duplicates.
+    Unless they start, they can be claimed again after ``republish_after`` seconds. That interval
+    grows with the time a job has waited, up to ``MAX_REPUBLISH_FACTOR`` times: otherwise a slow
+    queue fills with duplicates.
     """
     due = (
         select(Job.id)
@@ -276,48 +281,51 @@ async def claim_unpublished(session: AsyncSession, limit: int, again: float) -> 
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    longest = timedelta(seconds=MAX_REPUBLISH_FACTOR * again)
-    waited = func.least(func.now() - Job.due_at, longest)
-    later = func.now() + func.greatest(waited, timedelta(seconds=again))
-    statement = update(Job).where(Job.id.in_(due)).values(publish_at=later).returning(Job.id)
+    shortest = timedelta(seconds=republish_after)
+    longest = shortest * MAX_REPUBLISH_FACTOR
+    interval = func.greatest(func.least(func.now() - Job.due_at, longest), shortest)
+    claimed = update(Job).where(Job.id.in_(due)).values(publish_at=func.now() + interval)
+    statement = claimed.returning(Job.id)
     return (await session.scalars(statement)).all()
 
 
 async def claim_tick(session: AsyncSession, name: str, at: datetime) -> bool:
-    """Claim the tick ``at`` of a schedule: ``True`` for exactly one caller.
+    """Claim the tick ``at`` of a schedule; ``True`` for exactly one caller.
 
-    A schedule that is seen for the first time starts now, not with a tick before its time.
+    A new schedule starts with its next tick, not with the last one before it existed.
     """
     first = insert(Schedule).values(name=name, ticked_at=func.now()).on_conflict_do_nothing()
     await session.execute(first)
     ticked = update(Schedule).where(Schedule.name == name, Schedule.ticked_at < at)
-    return await _count(session, ticked.values(ticked_at=at)) == 1
+    return await _row_count(session, ticked.values(ticked_at=at)) == 1
 
 
-async def prune(session: AsyncSession, days: float, dead_days: float, limit: int) -> int:
-    """Delete up to ``limit`` jobs that were finished so many days ago; return how many."""
+async def prune(
+    session: AsyncSession, retention_days: float, dead_retention_days: float, limit: int
+) -> int:
+    """Delete up to ``limit`` finished jobs whose retention has passed; return how many."""
     old = or_(
-        Job.finished_at < _in(-dead_days * 86_400),
-        (Job.status == "succeeded") & (Job.finished_at < _in(-days * 86_400)),
+        Job.finished_at < _from_now(-dead_retention_days * 86_400),
+        (Job.status == "succeeded") & (Job.finished_at < _from_now(-retention_days * 86_400)),
     )
     expired = select(Job.id).where(old).limit(limit).with_for_update(skip_locked=True)
-    return await _count(session, delete(Job).where(Job.id.in_(expired.scalar_subquery())))
+    return await _row_count(session, delete(Job).where(Job.id.in_(expired.scalar_subquery())))
 
 
-def newest(state: str, limit: int) -> Select[*tuple[Any, ...]]:
-    """Select the newest jobs in a state."""
+def select_newest(state: str, limit: int) -> Select[*tuple[Any, ...]]:
+    """Status of the newest jobs in ``state``."""
     return select(*STATUS).where(Job.status == state).order_by(Job.created_at.desc()).limit(limit)
 
 
 async def replay(session: AsyncSession, job_id: UUID | None = None) -> int:
-    """Queue a dead job again, or all of them, with all attempts anew; return how many.
+    """Requeue one dead job, or all of them, with all retries; return how many.
 
-    Its unique key may be another's by now, so it comes back without one.
+    They lose their unique keys, which other jobs may have taken.
     """
     dead = update(Job).where(Job.status == "dead")
     if job_id:
         dead = dead.where(Job.id == job_id)
-    again = dead.values(
+    requeued = dead.values(
         status="queued",
         attempts=0,
         unique_key=None,
@@ -325,15 +333,15 @@ async def replay(session: AsyncSession, job_id: UUID | None = None) -> int:
         due_at=func.now(),
         publish_at=func.now(),
     )
-    return await _count(session, again)
+    return await _row_count(session, requeued)
 
 
-def depth() -> Select[str, int, int, float]:
-    """Select, for each state that somebody should look at, how many jobs, due ones, longest wait.
+def select_backlog() -> Select[str, int, int, float]:
+    """Per status of unfinished and dead jobs: their number, due jobs, seconds since the oldest due.
 
-    The wait is in seconds, from when the job was due.
+    Jobs that succeeded are not counted.
     """
     due = func.count().filter(Job.due_at <= func.now())
     wait = func.max(func.extract("epoch", func.now() - Job.due_at))
-    watched = select(Job.status, func.count(), due, wait).where(or_(ACTIVE, Job.status == "dead"))
-    return watched.group_by(Job.status)
+    backlog = select(Job.status, func.count(), due, wait).where(or_(ACTIVE, Job.status == "dead"))
+    return backlog.group_by(Job.status)

@@ -1,4 +1,4 @@
-"""What every queue promises to the routes that enqueue, and to the callers who ask."""
+"""Enqueueing from routes and reading the status: the same for every queue."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -29,7 +29,7 @@ async def take_note(
 
 
 @router.post("/conflicts", status_code=202)
-async def change_your_mind(jobs: Jobs) -> None:
+async def conflict(jobs: Jobs) -> None:
     status = await jobs.enqueue(samples.note, text="never")
     raise Conflict(str(status.id))
 
@@ -49,11 +49,11 @@ async def caller(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-async def test_the_answer_says_where_the_status_is(caller: httpx2.AsyncClient) -> None:
-    answer = await caller.post("/notes", params={"text": "hello"})
-    assert answer.status_code == 202
-    assert answer.headers["location"] == f"/api/v1/jobs/{answer.json()['id']}"
-    status = await caller.get(answer.headers["location"])
+async def test_the_response_links_to_the_jobs_status(caller: httpx2.AsyncClient) -> None:
+    response = await caller.post("/notes", params={"text": "hello"})
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/api/v1/jobs/{response.json()['id']}"
+    status = await caller.get(response.headers["location"])
     assert status.status_code == 200
     assert status.json()["name"] == "tests.platform.jobs.samples.note"
     assert status.headers["cache-control"] == "no-store"
@@ -61,62 +61,62 @@ async def test_the_answer_says_where_the_status_is(caller: httpx2.AsyncClient) -
     assert ("retry-after" in status.headers) is not finished
 
 
-async def test_a_job_is_none_of_another_callers_business(
+async def test_another_callers_job_is_not_found(
     service: FastAPI, caller: httpx2.AsyncClient
 ) -> None:
-    where = (await caller.post("/notes", params={"text": "mine"})).headers["location"]
+    url = (await caller.post("/notes", params={"text": "mine"})).headers["location"]
     async with client_for(service) as other:
         other.headers.update(await sign_in(other, "mallory@example.com"))
         same = other.headers.get("authorization") == caller.headers.get("authorization")
-        assert (await other.get(where)).status_code == (200 if same else 404)
+        assert (await other.get(url)).status_code == (200 if same else 404)
 
 
 async def test_an_unknown_job_is_not_found(caller: httpx2.AsyncClient) -> None:
-    answer = await caller.get(f"/api/v1/jobs/{uuid4()}")
-    assert answer.status_code == 404
-    assert answer.json()["code"] == "not_found"
+    response = await caller.get(f"/api/v1/jobs/{uuid4()}")
+    assert response.status_code == 404
+    assert response.json()["code"] == "not_found"
 
 
-async def test_nothing_is_left_of_a_request_that_failed(
+async def test_a_failed_request_enqueues_no_job(
     service: FastAPI, caller: httpx2.AsyncClient
 ) -> None:
-    answer = await caller.post("/conflicts")
-    assert answer.status_code == 409
-    assert (await caller.get(f"/api/v1/jobs/{UUID(answer.json()['detail'])}")).status_code == 404
+    response = await caller.post("/conflicts")
+    assert response.status_code == 409
+    assert (await caller.get(f"/api/v1/jobs/{UUID(response.json()['detail'])}")).status_code == 404
     assert await service.state.redis.lrange("notes", 0, -1) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         ({}, "`text`: Field required"),
         ({"text": 7}, "`text`: Input should be a valid string"),
         ({"text": "a", "colour": "red"}, "`colour`: Extra inputs are not permitted"),
     ],
 )
-async def test_wrong_arguments_are_refused_where_they_are_given(
-    arguments: dict[str, Any], complaint: str
+async def test_invalid_arguments_are_rejected_when_enqueued(
+    arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(TypeError, match=complaint):
-        registry.definition_of(samples.note).to_json(arguments)
+    with pytest.raises(TypeError, match=message):
+        registry.definition_of(samples.note).dump_arguments(arguments)
 
 
-async def test_what_is_no_job_is_refused() -> None:
-    async def plain() -> None: ...
+async def test_an_unregistered_function_is_rejected() -> None:
+    async def unregistered() -> None: ...
 
-    with pytest.raises(TypeError, match=r"is no job: put @job\(\) above it"):
-        registry.definition_of(plain)
+    with pytest.raises(TypeError, match=r"is not a job; decorate it with @job\(\)"):
+        registry.definition_of(unregistered)
 
 
-async def test_two_jobs_may_not_share_a_name() -> None:
-    with pytest.raises(ValueError, match="Two jobs are called"):
+async def test_job_names_are_unique() -> None:
+    with pytest.raises(ValueError, match="Two jobs are named"):
 
         @job(name="tests.platform.jobs.samples.note")
         async def other(context: Any) -> None: ...
 
 
-async def test_a_function_that_blocks_is_no_job() -> None:
-    with pytest.raises(TypeError, match="is no `async def`"):
+async def test_a_synchronous_function_is_rejected() -> None:
+    with pytest.raises(TypeError, match="is not an `async def`"):
 
         @job()
         def blocking(context: Any) -> None: ...

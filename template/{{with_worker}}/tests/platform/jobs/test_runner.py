@@ -1,0 +1,170 @@
+"""Running jobs: attempts, retries, leases and outcomes, on a real database."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import func, update
+
+from app.platform.jobs import runner, store
+from app.platform.jobs.attempt import backoff, error_summary
+from app.platform.jobs.runner import RELEASE_OVERLAP
+from tests.platform.jobs import samples
+from tests.platform.jobs.conftest import Service
+
+
+async def test_a_job_runs_and_its_result_is_stored(service: Service) -> None:
+    enqueued = await service.enqueue(samples.note, text="hello")
+    assert enqueued.status == "queued"
+    await service.runner.run(enqueued.id)
+    status = await service.status(enqueued.id)
+    assert (status.status, status.result, status.attempts) == ("succeeded", "HELLO", 1)
+
+
+async def test_duplicate_messages_run_the_job_once(service: Service) -> None:
+    enqueued = await service.enqueue(samples.note, text="once")
+    await asyncio.gather(*(service.runner.run(enqueued.id) for _ in range(5)))
+    await service.runner.run(enqueued.id)
+    assert await service.app.state.redis.lrange("notes", 0, -1) == ["once"]
+
+
+async def test_a_message_for_an_unknown_job_is_ignored(service: Service) -> None:
+    await service.runner.run(uuid4())
+
+
+async def test_a_failed_job_is_retried_until_it_succeeds(service: Service) -> None:
+    enqueued = await service.enqueue(samples.fail_then_succeed, times=2)
+    await service.runner.run(enqueued.id)
+    failed = await service.status(enqueued.id)
+    assert (failed.status, failed.error) == ("queued", "RuntimeError: attempt 1")
+    await service.run_until_finished(enqueued.id)
+    assert (await service.status(enqueued.id)).result == 3
+
+
+def test_backoff_is_exponential_with_full_jitter() -> None:
+    for failures, maximum in ((1, 5), (2, 10), (4, 40), (12, 600)):
+        delays = [backoff(failures, 5, 600) for _ in range(500)]
+        assert 0 <= min(delays) < maximum * 0.1
+        assert maximum * 0.9 < max(delays) <= maximum
+
+
+async def test_an_attempt_times_out(service: Service) -> None:
+    enqueued = await service.enqueue(samples.slow_job)
+    async with asyncio.timeout(10):
+        await service.runner.run(enqueued.id)
+    status = await service.status(enqueued.id)
+    assert (status.status, status.error) == (
+        "dead",
+        "TimeoutError: The job exceeded its timeout of 0.2 s.",
+    )
+
+
+async def test_a_job_cannot_stop_its_worker(service: Service) -> None:
+    enqueued = await service.enqueue(samples.exits)
+    await service.runner.run(enqueued.id)
+    assert (await service.status(enqueued.id)).error == "RuntimeError: The job raised SystemExit."
+
+
+async def test_a_job_enqueues_another_in_its_transaction(service: Service) -> None:
+    enqueued = await service.enqueue(samples.enqueues_another)
+    await service.runner.run(enqueued.id)
+    first, second = await service.statuses()
+    assert (first.result, second.name) == (str(second.id), "tests.platform.jobs.samples.note")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"name": "newer.job"}, "This release has no job named newer.job."),
+        (
+            {"arguments": {"text": "x", "language": "en"}},
+            "tests.platform.jobs.samples.note of this release does not take",
+        ),
+    ],
+)
+async def test_a_job_of_another_release_costs_no_attempt_during_a_deployment(
+    service: Service, changes: dict[str, Any], error: str
+) -> None:
+    enqueued = await service.enqueue(samples.note, text="from a newer release")
+    async with service.app.state.db.transaction() as session:
+        await session.execute(update(store.Job).values(changes))
+    for _ in range(3):
+        await service.runner.run(enqueued.id)
+        status = await service.status(enqueued.id)
+        assert (status.status, status.attempts) == ("queued", 0)
+        assert (status.error or "").startswith(f"UnknownJobVersion: {error}")
+        await service.backdate(store.Job.due_at, 60)
+    await service.backdate(store.Job.created_at, RELEASE_OVERLAP.total_seconds())
+    await service.runner.run(enqueued.id)
+    assert (await service.status(enqueued.id)).attempts == 1
+
+
+async def test_a_result_that_postgres_cannot_store_fails_the_job(service: Service) -> None:
+    enqueued = await service.enqueue(samples.unstorable_result)
+    async with asyncio.timeout(10):
+        await service.runner.run(enqueued.id)
+    status = await service.status(enqueued.id)
+    error = "UnstorableResult: The result cannot be stored as JSON in Postgres."
+    assert (status.status, status.error) == ("dead", error)
+
+
+def test_an_error_with_invalid_text_is_summarized() -> None:
+    assert error_summary(OSError("caf\udce9\0")) == "OSError: caf?"
+
+
+async def test_a_long_job_keeps_its_lease(service: Service) -> None:
+    enqueued = await service.enqueue(samples.wait_for_gate, gate="open")
+    first = asyncio.create_task(service.runner.run(enqueued.id))
+    await service.wait_for_start("open")
+    await asyncio.sleep(service.settings.jobs_lease * 1.5)
+    await service.runner.run(enqueued.id)  # as another worker would: the job is claimed
+    await service.app.state.redis.set("open", 1)
+    await first
+    assert (await service.status(enqueued.id)).attempts == 1
+
+
+async def test_a_worker_that_lost_its_lease_stops_and_records_nothing(service: Service) -> None:
+    enqueued = await service.enqueue(samples.wait_for_gate, gate="open")
+    first = asyncio.create_task(service.runner.run(enqueued.id))
+    await service.wait_for_start("open")
+    await service.backdate(store.Job.due_at, 3600)
+    second = asyncio.create_task(service.runner.run(enqueued.id))
+    await service.wait_for_start("open")
+    async with asyncio.timeout(10):
+        await first  # cancelled: the gate is closed
+    await service.app.state.redis.set("open", 1)
+    await second
+    status = await service.status(enqueued.id)
+    assert (status.status, status.result, status.attempts) == ("succeeded", 2, 2)
+
+
+async def test_a_job_that_ignores_a_cancellation_ends_before_it_is_released(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "CANCEL_TIMEOUT", 2.0)
+    stops_at_once = service.settings.model_copy(update={"worker_shutdown_timeout": 0.0})
+    worker = runner.Runner(service.app, stops_at_once)
+    enqueued = await service.enqueue(samples.ignores_cancel)
+    running = asyncio.create_task(worker.run(enqueued.id))
+    async with asyncio.timeout(10):
+        await samples.STARTED.wait()
+    worker.stop()
+    await running
+    assert samples.FINISHED.is_set()
+    status = await service.status(enqueued.id)
+    assert (status.status, status.attempts) == ("queued", 0)
+
+
+async def test_a_job_that_kills_its_workers_is_dead(service: Service) -> None:
+    enqueued = await service.enqueue(samples.note, text="deadly")
+    async with service.app.state.db.transaction() as session:
+        claimed = {"status": "running", "attempts": 1, "started_at": func.now()}
+        await session.execute(update(store.Job).values(claimed))
+    await service.runner.run(enqueued.id)
+    status = await service.status(enqueued.id)
+    assert (status.status, status.error) == (
+        "dead",
+        "RuntimeError: The worker died in every attempt.",
+    )
+    assert await service.app.state.redis.lrange("notes", 0, -1) == []

@@ -1,0 +1,142 @@
+"""The scheduler: publishing, cron schedules and retention, on a real database."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from app.platform.jobs import job, registry, schedules, store
+from app.platform.jobs.queue import PUBLISH_GRACE
+from app.platform.jobs.registry import JobDefinition, get_definition
+from app.platform.jobs.scheduler import BATCH_SIZE, Scheduler
+from tests.platform.jobs import samples
+from tests.platform.jobs.conftest import Service
+
+
+async def test_a_delayed_job_is_not_published_before_it_is_due(service: Service) -> None:
+    enqueued = await service.enqueue(samples.note, text="later", delay=60)
+    await service.runner.run(enqueued.id)
+    await service.scheduler.step()
+    assert (await service.status(enqueued.id)).status == "queued"
+    assert await service.app.state.transport.depth() == 0
+    await service.backdate(store.Job.due_at, 61)
+    await service.backdate(store.Job.publish_at, 61)
+    await service.scheduler.step()
+    assert await service.app.state.transport.depth() == 1
+    await service.runner.run(enqueued.id)
+    assert (await service.status(enqueued.id)).status == "succeeded"
+
+
+async def test_jobs_that_redis_lost_are_published_again(service: Service) -> None:
+    await service.enqueue(samples.note, text="survivor")
+    await service.app.state.jobs.flush()
+    assert await service.app.state.transport.depth() == 1
+    await service.app.state.redis.flushdb()
+    await service.scheduler.step()
+    assert await service.app.state.transport.depth() == 0  # not yet: it may have been delivered
+    await service.backdate(store.Job.publish_at, service.settings.jobs_republish_after)
+    await service.scheduler.step()
+    assert await service.app.state.transport.depth() == 1
+
+
+@pytest.mark.parametrize(("waited", "interval"), [(0, 10), (40, 40), (5000, 100)])
+async def test_the_republish_interval_grows_with_the_waiting_time(
+    service: Service, waited: float, interval: float
+) -> None:
+    await service.enqueue(samples.note, text="waiting")
+    await service.backdate(store.Job.due_at, waited)
+    await service.backdate(store.Job.publish_at, PUBLISH_GRACE)
+    async with service.app.state.db.transaction() as session:
+        assert await store.claim_unpublished(session, 1, republish_after=10)
+        actual = await session.scalar(select(store.Job.publish_at - func.now()))
+    assert actual
+    assert actual.total_seconds() == pytest.approx(interval, abs=5)
+
+
+async def test_the_scheduler_stops_publishing_at_the_queue_limit(service: Service) -> None:
+    async with service.app.state.db.transaction() as session:
+        queue = service.app.state.jobs.queue_for(session)
+        for number in range(30):
+            await queue.enqueue(samples.note, text=str(number), delay=0.001)
+    await asyncio.sleep(0.01)
+    settings = service.settings.model_copy(update={"jobs_queue_limit": 10})
+    scheduler = Scheduler(service.app, settings)
+    for _ in range(3):
+        await scheduler.step()
+    assert await service.app.state.transport.depth() == 10 < BATCH_SIZE
+
+
+# Twelve hours from now, so that the next and the last tick are far away whenever this runs.
+NIGHT = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+def scheduled(monkeypatch: pytest.MonkeyPatch) -> JobDefinition:
+    """A nightly job, registered for one test only."""
+    monkeypatch.setattr(registry, "_by_name", dict(registry._by_name))
+
+    @job(name="tests.nightly", cron=f"0 {NIGHT.hour} * * *")
+    async def nightly(context: Any) -> None: ...
+
+    return get_definition("tests.nightly")
+
+
+async def test_concurrent_schedulers_enqueue_a_scheduled_job_once(
+    service: Service, scheduled: JobDefinition
+) -> None:
+    schedulers = [Scheduler(service.app, service.settings) for _ in range(4)]
+    for moment in (NIGHT, NIGHT + timedelta(seconds=1), NIGHT + timedelta(hours=5)):
+        await asyncio.gather(*(scheduler.enqueue_scheduled(moment) for scheduler in schedulers))
+    assert [status.name for status in await service.statuses()] == ["tests.nightly"]
+    await Scheduler(service.app, service.settings).enqueue_scheduled(
+        NIGHT + timedelta(days=1, minutes=1)
+    )
+    assert len(await service.statuses()) == 2
+
+
+async def test_a_new_schedule_does_not_run_past_ticks(
+    service: Service, scheduled: JobDefinition
+) -> None:
+    await service.scheduler.enqueue_scheduled(datetime.now(UTC))
+    assert await service.statuses() == []
+
+
+async def test_missed_ticks_enqueue_a_scheduled_job_once(
+    service: Service, scheduled: JobDefinition
+) -> None:
+    await service.scheduler.enqueue_scheduled(datetime.now(UTC))
+    await Scheduler(service.app, service.settings).enqueue_scheduled(NIGHT + timedelta(days=9))
+    assert len(await service.statuses()) == 1
+
+
+@pytest.mark.parametrize("cron", ["every night", "61 * * * *", "0 0 30 2 *"])
+def test_an_invalid_schedule_is_rejected_at_startup(cron: str) -> None:
+    with pytest.raises(ValueError, match=r"tests.platform.jobs.samples.note: cron=.* is invalid"):
+        schedules.validate([replace(get_definition("tests.platform.jobs.samples.note"), cron=cron)])
+
+
+def test_a_scheduled_job_with_required_arguments_is_rejected() -> None:
+    with pytest.raises(ValueError, match="scheduled jobs run without arguments"):
+        schedules.validate(
+            [replace(get_definition("tests.platform.jobs.samples.note"), cron="* * * * *")]
+        )
+
+
+async def test_finished_jobs_are_deleted_after_their_retention(service: Service) -> None:
+    succeeded = await service.enqueue(samples.note, text="old")
+    dead = await service.enqueue(samples.always_fails)
+    for status in (succeeded, dead):
+        await service.run_until_finished(status.id)
+    fresh = await service.enqueue(samples.note, text="new")
+
+    await service.scheduler.prune()
+    assert len(await service.statuses()) == 3
+    await service.backdate(store.Job.finished_at, 8 * 86_400)
+    await service.scheduler.prune()
+    assert [status.id for status in await service.statuses()] == [dead.id, fresh.id]
+    await service.backdate(store.Job.finished_at, 31 * 86_400)
+    await service.scheduler.prune()
+    assert [status.id for status in await service.statuses()] == [fresh.id]

@@ -20,7 +20,7 @@ def test_check_passes_in_a_working_environment(environment: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "wrong"),
+    ("variable", "value", "failed"),
     [
         ("DATABASE_URL", "postgresql+asyncpg://127.0.0.1:9/app", "database"),
         ("REDIS_URL", "redis://127.0.0.1:9/0", "redis"),
@@ -28,11 +28,11 @@ def test_check_passes_in_a_working_environment(environment: dict[str, str]) -> N
     ],
 )
 def test_check_names_the_failed_check(
-    environment: dict[str, str], variable: str, value: str, wrong: str
+    environment: dict[str, str], variable: str, value: str, failed: str
 ) -> None:
     result = run_command("check", env={**environment, variable: value})
     assert result.returncode == 1
-    assert f"failed  {wrong}" in result.stdout
+    assert f"failed  {failed}" in result.stdout
 
 
 @pytest.mark.skipif(
@@ -56,8 +56,8 @@ def test_an_invalid_environment_starts_nothing(command: str) -> None:
 
 
 def test_a_component_can_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = SimpleNamespace(add_commands=lambda group: group.command("toy")(lambda: None))
-    monkeypatch.setattr(main, "COMPONENTS", (SimpleNamespace(), part))
+    component = SimpleNamespace(add_commands=lambda group: group.command("toy")(lambda: None))
+    monkeypatch.setattr(main, "COMPONENTS", (SimpleNamespace(), component))
     group = click.Group()
     add_commands(group)
 

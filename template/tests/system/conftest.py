@@ -1,4 +1,4 @@
-"""What every test with processes can ask for."""
+"""Fixtures for tests that start processes."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from tests.system.serving import APP, Serve, Server, free_port
 @pytest.fixture
 def serve(environment: dict[str, str], tmp_path: Path) -> Iterator[Serve]:
     (tmp_path / "service_under_test.py").write_text(APP)
-    started: list[Server] = []
+    servers: list[Server] = []
 
     def start(**changes: str) -> Server:
         port = free_port()
@@ -28,12 +28,12 @@ def serve(environment: dict[str, str], tmp_path: Path) -> Iterator[Serve]:
         )  # fmt: skip
         output.close()
         server = Server(process, port, log)
-        started.append(server)
-        server.until(server.answers_or_ended, 60)
+        servers.append(server)
+        server.until(server.is_up_or_has_exited, 60)
         return server
 
     yield start
-    for server in started:
+    for server in servers:
         if server.process.poll() is None:
             server.process.kill()
             server.process.wait()

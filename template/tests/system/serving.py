@@ -1,4 +1,4 @@
-"""The server as in production, and what tests of it need: its log, requests all the time."""
+"""A server process for tests: Gunicorn as in production, its log, and load."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ import pytest
 
 Serve = Callable[..., "Server"]
 
-# Routes that only these tests need, in an app that is otherwise the real one.
+# The real app, with more routes for these tests.
 APP = """
 import asyncio, os, threading
 from pathlib import Path
@@ -69,40 +69,41 @@ def create_app():
 
 
 class Server:
-    """Gunicorn with two workers, and what it wrote."""
+    """A Gunicorn process and its log."""
 
     def __init__(self, process: "subprocess.Popen[str]", port: int, log: Path) -> None:
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        self.asked = 0  # how often /test/pid has answered
+        self.pid_requests = 0  # successful requests to /test/pid
 
     def get(self, path: str, **headers: str) -> httpx2.Response:
-        # Without TLS: what a client of its own reads for that takes longer than the request.
+        # A new client loads the CA certificates unless `verify` is off, which takes longer than
+        # the request.
         return httpx2.get(self.url + path, headers=headers, timeout=10, verify=False)
 
-    def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
-        """Wait until something holds, and fail with the log when it does not."""
+    def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
+        """Wait for a condition; fail with the log when the time is up."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
-                if holds():
+                if condition():
                     return
             except httpx2.TransportError:
                 pass
             time.sleep(0.05)
-        pytest.fail(f"it did not come about; the log is\n{self.log.read_text()}")
+        pytest.fail(f"the condition was not met in {seconds:g} s; log:\n{self.log.read_text()}")
 
-    def answers_or_ended(self) -> bool:
+    def is_up_or_has_exited(self) -> bool:
         return self.process.poll() is not None or self.get("/health/live").is_success
 
     def workers(self) -> set[int]:
-        """The processes that answer."""
+        """The process ids of the workers that respond."""
         return {self.pid() for _ in range(16)}
 
     def pid(self) -> int:
         pid: int = self.get("/test/pid").json()
-        self.asked += 1
+        self.pid_requests += 1
         return pid
 
     def lines(self) -> list[dict[str, object]]:
@@ -122,23 +123,23 @@ def free_port() -> int:
 
 @contextmanager
 def load(server: Server, path: str = "/test/slow?seconds=0.01") -> Iterator["Counter[str]"]:
-    """Ask all the time, over connections that are kept, and count what comes back."""
-    answers: Counter[str] = Counter()
+    """Send requests continuously over keep-alive connections; count statuses and lost requests."""
+    outcomes: Counter[str] = Counter()
     stop = threading.Event()
 
-    def ask() -> None:
+    def send_requests() -> None:
         with httpx2.Client(base_url=server.url, timeout=10, verify=False) as client:
             while not stop.is_set():
                 try:
-                    answers[str(client.get(path).status_code)] += 1
+                    outcomes[str(client.get(path).status_code)] += 1
                 except httpx2.TransportError as error:
-                    answers[f"lost: {error!r}"] += 1
+                    outcomes[f"lost: {error!r}"] += 1
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=send_requests) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:
-        yield answers
+        yield outcomes
     finally:
         stop.set()
         for thread in threads:

@@ -40,7 +40,7 @@ def test_an_invalid_environment_starts_nothing(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("processes", "more", "said"),
+    ("processes", "variables", "message"),
     [
         ("500", {}, "500 processes x 10 connections = 5000, but Postgres allows"),
         ("2", {"MAX_REPLICAS": "50"}, "50 replicas x 2 processes x 10 connections = 1000, but"),
@@ -52,11 +52,11 @@ def test_an_invalid_environment_starts_nothing(command: str) -> None:
     ],
 )
 def test_serve_refuses_more_connections_than_postgres_allows(
-    environment: dict[str, str], processes: str, more: dict[str, str], said: str
+    environment: dict[str, str], processes: str, variables: dict[str, str], message: str
 ) -> None:
-    result = run("serve", env={**environment, "WEB_CONCURRENCY": processes, **more})
+    result = run("serve", env={**environment, "WEB_CONCURRENCY": processes, **variables})
     assert result.returncode != 0
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -65,8 +65,8 @@ def test_concurrent_migrations_run_once(
 ) -> None:
     url = create_database().render_as_string(hide_password=False)
     command = [sys.executable, "-m", "app", "migrate"]
-    both = [
+    processes = [
         subprocess.Popen(command, env={**environment, "DATABASE_URL": url}, cwd=ROOT)
         for _ in range(2)
     ]
-    assert [process.wait(60) for process in both] == [0, 0]
+    assert [process.wait(60) for process in processes] == [0, 0]

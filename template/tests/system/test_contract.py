@@ -1,4 +1,4 @@
-"""The API keeps what its document says, whatever it is sent: schemathesis calls a real process."""
+"""The API conforms to its OpenAPI document: Schemathesis sends generated requests to a process."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 # For a deep run: SCHEMATHESIS_EXAMPLES=500 uv run pytest tests/system/test_contract.py
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "15")
-# They end the session that the run itself needs. The tests of auth have them.
+# It would end the session of the run itself; the tests of auth cover it.
 LOGOUT = "/logout"
 
 
@@ -29,26 +29,26 @@ def free_port() -> int:
 
 @pytest.fixture
 async def service(environment: dict[str, str]) -> AsyncIterator[str]:
-    """The address of the service, served as in production, without limits on how often."""
+    """The URL of the service, served as in production, without rate limits."""
     port = free_port()
     env = {**environment, "PORT": str(port), "WEB_CONCURRENCY": "1", "RATE_LIMIT": "off"}
     process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=env, cwd=ROOT)  # noqa: ASYNC220
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until_it_answers(f"{address}/health/ready")
+        wait_until_ready(f"{address}/health/ready")
         yield address
     finally:
         process.terminate()
         process.wait(60)
 
 
-def wait_until_it_answers(url: str, seconds: float = 60) -> None:
+def wait_until_ready(url: str, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while True:
         try:
             httpx2.get(url).raise_for_status()
         except httpx2.HTTPError:
-            assert time.monotonic() < end, f"{url} does not answer"
+            assert time.monotonic() < end, f"no response from {url}"
             time.sleep(0.1)
         else:
             return

@@ -1,4 +1,4 @@
-"""The server as in production: Gunicorn, several workers, signals, a kill."""
+"""Gunicorn as in production: several workers, signals, and a killed worker."""
 
 import os
 import signal
@@ -24,35 +24,37 @@ def test_two_workers_serve_and_all_log_lines_share_their_fields(serve: Serve) ->
 
 def test_sigterm_loses_no_request(serve: Serve) -> None:
     server = serve(DRAIN_SECONDS="3")
-    with load(server) as answers:
-        server.until(lambda: answers["200"] > 20)
+    with load(server) as outcomes:
+        server.until(lambda: outcomes["200"] > 20)
         server.process.send_signal(signal.SIGTERM)
         server.until(lambda: server.get("/health/ready").status_code == 503, 3)
         assert server.get("/test/pid").headers["connection"] == "close"
-        time.sleep(1)  # until a load balancer has noticed
+        time.sleep(1)  # as long as a load balancer takes to notice
     assert server.process.poll() is None
-    assert set(answers) == {"200"}, answers
+    assert set(outcomes) == {"200"}, outcomes
     assert server.process.wait(20) == 0
 
 
 def test_a_request_in_flight_finishes_after_sigterm(serve: Serve, tmp_path: Path) -> None:
     server = serve()
-    found: list[httpx2.Response] = []
-    asking = threading.Thread(target=lambda: found.append(server.get("/test/gate?name=in-flight")))
-    asking.start()
+    responses: list[httpx2.Response] = []
+    client = threading.Thread(
+        target=lambda: responses.append(server.get("/test/gate?name=in-flight"))
+    )
+    client.start()
     server.until((tmp_path / "in-flight-reached").exists)
     server.process.send_signal(signal.SIGTERM)
     server.until(lambda: server.log.read_text().count('"Shutting down"') == 2)
     (tmp_path / "in-flight-open").touch()
     assert server.process.wait(20) == 0
-    asking.join()
-    assert found[0].status_code == 200
+    client.join()
+    assert responses[0].status_code == 200
 
 
 def test_an_endless_stream_does_not_prevent_a_clean_shutdown(serve: Serve) -> None:
-    server = serve(GUNICORN_CMD_ARGS="--graceful-timeout 8")  # one second for what is in flight
-    with httpx2.stream("GET", server.url + "/test/stream") as answer:
-        next(answer.iter_bytes())
+    server = serve(GUNICORN_CMD_ARGS="--graceful-timeout 8")  # 1 s of it for requests in flight
+    with httpx2.stream("GET", server.url + "/test/stream") as response:
+        next(response.iter_bytes())
         assert server.stop() == 0
     events = [line["event"] for line in server.lines()]
     assert events.count("Application shutdown complete.") == 2
@@ -63,43 +65,43 @@ def test_sighup_replaces_the_workers_and_loses_no_request(serve: Serve) -> None:
     server = serve(DRAIN_SECONDS="1")
     server.until(lambda: len(server.workers()) == 2)
     before = server.workers()
-    with load(server) as answers:
-        server.until(lambda: answers["200"] > 20)
+    with load(server) as outcomes:
+        server.until(lambda: outcomes["200"] > 20)
         server.process.send_signal(signal.SIGHUP)
         server.until(lambda: len(server.workers() - before) == 2, 40)
         server.until(lambda: not server.workers() & before, 40)
-    assert set(answers) == {"200"}, answers
+    assert set(outcomes) == {"200"}, outcomes
     assert server.stop() == 0
 
 
 def test_a_killed_worker_is_replaced_and_its_counters_remain(serve: Serve) -> None:
     server = serve()
     server.until(lambda: len(server.workers()) == 2)
-    victim = server.pid()
-    server.until(lambda: requests_counted(server) == server.asked)
-    os.kill(victim, signal.SIGKILL)
-    server.until(lambda: len(server.workers() - {victim}) == 2)
-    server.until(lambda: requests_counted(server) == server.asked)
-    assert len({requests_counted(server) for _ in range(10)}) == 1, "each worker answers for all"
+    killed = server.pid()
+    server.until(lambda: request_count(server) == server.pid_requests)
+    os.kill(killed, signal.SIGKILL)
+    server.until(lambda: len(server.workers() - {killed}) == 2)
+    server.until(lambda: request_count(server) == server.pid_requests)
+    assert len({request_count(server) for _ in range(10)}) == 1, "each worker reports the sum"
     assert server.stop() == 0
 
 
-def requests_counted(server: Server) -> float:
-    """How often /test/pid was answered, as /metrics says."""
+def request_count(server: Server) -> float:
+    """The number of successful requests to /test/pid, from /metrics."""
     text = server.get("/metrics").text
-    wanted = 'request_duration_seconds_count{method="GET",route="/test/pid",status="200"} '
-    return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if wanted in line)
+    sample = 'request_duration_seconds_count{method="GET",route="/test/pid",status="200"} '
+    return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if sample in line)
 
 
 def test_gauges_cover_running_workers_only(serve: Serve) -> None:
     server = serve(DB_POOL_SIZE="3", DB_MAX_OVERFLOW="1")
     server.until(lambda: len(server.workers()) == 2)
-    victims: set[int] = set()
+    killed: set[int] = set()
     for _ in range(2):
         server.until(lambda: "db_pool_connections 8.0" in server.get("/metrics").text)
-        victims.add(victim := server.pid())
-        os.kill(victim, signal.SIGKILL)
-        server.until(lambda: len(server.workers() - victims) == 2)
+        killed.add(pid := server.pid())
+        os.kill(pid, signal.SIGKILL)
+        server.until(lambda: len(server.workers() - killed) == 2)
 
 
 def test_metrics_can_have_a_separate_port(serve: Serve) -> None:

@@ -276,7 +276,7 @@ def serving(environment: dict[str, str], folder: Path, **changes: str) -> Iterat
         )  # fmt: skip
     server = Server(process, port, log)
     try:
-        server.until(server.answers_or_ended, PATIENCE)
+        server.until(server.is_up_or_has_exited, PATIENCE)
         assert process.poll() is None, log.read_text()
         yield server
     finally:

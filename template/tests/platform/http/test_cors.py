@@ -1,3 +1,5 @@
+"""CORS: preflight responses, and which origins can read a response."""
+
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -9,15 +11,15 @@ from app.platform.settings import SettingsError
 from app.settings import Settings, get_settings
 from tests.conftest import client_for, running_app
 
-OURS = "https://app.example.com"
-THEIRS = "https://evil.test"
+ALLOWED = "https://app.example.com"
+OTHER = "https://evil.test"
 URL = "/health/live"
 
 
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    changed = settings.model_copy(update={"cors_origins": [OURS], "cors_allow_credentials": True})
-    async with running_app(changed) as app, client_for(app) as client:
+    changes = {"cors_origins": [ALLOWED], "cors_allow_credentials": True}
+    async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
         yield client
 
 
@@ -30,66 +32,66 @@ def preflight(origin: str, method: str = "POST", headers: str = "authorization")
 
 
 async def test_an_allowed_origin_may_call_and_caches_preflights(client: httpx2.AsyncClient) -> None:
-    asked = await client.options(URL, headers=preflight(OURS))
-    answer = await client.get(URL, headers={"Origin": OURS})
+    preflight_response = await client.options(URL, headers=preflight(ALLOWED))
+    response = await client.get(URL, headers={"Origin": ALLOWED})
 
-    assert asked.status_code == 200
-    assert asked.headers["Access-Control-Max-Age"] == "600"
-    assert answer.headers["Access-Control-Allow-Origin"] == OURS
-    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
-    assert "ETag" in answer.headers["Access-Control-Expose-Headers"]
-    assert "Origin" in answer.headers["Vary"]
+    assert preflight_response.status_code == 200
+    assert preflight_response.headers["Access-Control-Max-Age"] == "600"
+    assert response.headers["Access-Control-Allow-Origin"] == ALLOWED
+    assert response.headers["Access-Control-Allow-Credentials"] == "true"
+    assert "ETag" in response.headers["Access-Control-Expose-Headers"]
+    assert "Origin" in response.headers["Vary"]
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "headers",
     [
-        preflight(THEIRS),
+        preflight(OTHER),
         preflight("null"),
-        preflight(OURS, "TRACE"),
-        preflight(OURS, headers="x-a"),
+        preflight(ALLOWED, "TRACE"),
+        preflight(ALLOWED, headers="x-a"),
     ],
 )
 async def test_other_origins_methods_and_headers_are_refused(
-    client: httpx2.AsyncClient, asked: dict[str, str]
+    client: httpx2.AsyncClient, headers: dict[str, str]
 ) -> None:
-    assert (await client.options(URL, headers=asked)).status_code == 400
+    assert (await client.options(URL, headers=headers)).status_code == 400
 
 
 async def test_a_component_can_allow_another_request_header(settings: Settings) -> None:
-    changed = settings.model_copy(update={"cors_origins": [OURS]})
-    service = FastAPI()
-    cors.allow(service, "X-One")
-    cors.allow(service, "X-Two")
-    cors.setup(service, changed)
-    async with client_for(service) as client:
-        asked = await client.options(URL, headers=preflight(OURS, headers="x-one,x-two,if-match"))
+    app = FastAPI()
+    cors.allow(app, "X-One")
+    cors.allow(app, "X-Two")
+    cors.setup(app, settings.model_copy(update={"cors_origins": [ALLOWED]}))
+    headers = preflight(ALLOWED, headers="x-one,x-two,if-match")
+    async with client_for(app) as client:
+        response = await client.options(URL, headers=headers)
 
-    assert asked.status_code == 200
+    assert response.status_code == 200
 
 
 async def test_other_origins_cannot_read_a_response(client: httpx2.AsyncClient) -> None:
-    answer = await client.get(URL, headers={"Origin": THEIRS})
+    response = await client.get(URL, headers={"Origin": OTHER})
 
-    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert "Access-Control-Allow-Origin" not in response.headers
 
 
 async def test_an_allowed_origin_can_read_errors_of_the_middleware(settings: Settings) -> None:
-    changes = {"cors_origins": [OURS], "max_in_flight": 0}
+    changes = {"cors_origins": [ALLOWED], "max_in_flight": 0}
     async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
-        answer = await client.get("/api/v1/no-such-thing", headers={"Origin": OURS})
+        response = await client.get("/api/v1/unknown", headers={"Origin": ALLOWED})
 
-    assert answer.status_code == 503
-    assert answer.headers["Access-Control-Allow-Origin"] == OURS
+    assert response.status_code == 503
+    assert response.headers["Access-Control-Allow-Origin"] == ALLOWED
 
 
 async def test_no_origin_is_allowed_by_default(settings: Settings) -> None:
     async with running_app(settings) as app, client_for(app) as client:
-        asked = await client.options(URL, headers=preflight(OURS))
-        answer = await client.get(URL, headers={"Origin": OURS})
+        preflight_response = await client.options(URL, headers=preflight(ALLOWED))
+        response = await client.get(URL, headers={"Origin": ALLOWED})
 
-    assert asked.status_code == 405
-    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert preflight_response.status_code == 405
+    assert "Access-Control-Allow-Origin" not in response.headers
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ async def test_an_invalid_origin_fails_at_startup(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CORS_ORIGINS", f"{OURS}, {origin}")
+    monkeypatch.setenv("CORS_ORIGINS", f"{ALLOWED}, {origin}")
 
     with pytest.raises(SettingsError, match=r"CORS_ORIGINS: .* is no origin"):
         get_settings()

@@ -1,4 +1,4 @@
-"""The probes: what they say when all is well, and when something is away."""
+"""Health probes, with all dependencies up and with one unavailable."""
 
 import asyncio
 
@@ -9,23 +9,26 @@ from app.platform.http.health import Readiness
 from app.settings import Settings
 from tests.conftest import client_for, running_app
 
-# Nothing listens there: port 9 is "discard", and below what anyone may bind.
-AWAY = {"redis_url": "redis://127.0.0.1:9/0", "database_url": "postgresql+asyncpg://127.0.0.1:9/x"}
+# Nothing listens on port 9 (discard), which is a privileged port.
+UNREACHABLE = {
+    "redis_url": "redis://127.0.0.1:9/0",
+    "database_url": "postgresql+asyncpg://127.0.0.1:9/x",
+}
 
 
-async def ready(app: FastAPI) -> httpx2.Response:
+async def get_ready(app: FastAPI) -> httpx2.Response:
     async with client_for(app) as client:
         return await client.get("/health/ready")
 
 
-def without(settings: Settings, name: str) -> Settings:
-    return Settings.model_validate({**settings.model_dump(), name: AWAY[name]})
+def with_unreachable(settings: Settings, name: str) -> Settings:
+    return Settings.model_validate({**settings.model_dump(), name: UNREACHABLE[name]})
 
 
 async def test_the_service_is_ready_when_every_dependency_is_up(client: httpx2.AsyncClient) -> None:
-    answer = await client.get("/health/ready")
-    assert (answer.status_code, answer.json()["status"]) == (200, "ready")
-    checks = answer.json()["checks"]
+    response = await client.get("/health/ready")
+    assert (response.status_code, response.json()["status"]) == (200, "ready")
+    checks = response.json()["checks"]
     assert {"postgres", "redis"} <= set(checks)
     assert all(check["status"] == "up" and check["latency_ms"] >= 0 for check in checks.values())
     assert (await client.get("/health/live")).json() == {"status": "alive"}
@@ -33,38 +36,38 @@ async def test_the_service_is_ready_when_every_dependency_is_up(client: httpx2.A
 
 
 async def test_without_postgres_the_service_is_live_but_not_ready(settings: Settings) -> None:
-    async with running_app(without(settings, "database_url")) as app:
-        answer = await ready(app)
-        assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
-        assert answer.json()["checks"]["postgres"]["status"] == "down"
-        assert "127.0.0.1" not in answer.text
+    async with running_app(with_unreachable(settings, "database_url")) as app:
+        response = await get_ready(app)
+        assert (response.status_code, response.json()["status"]) == (503, "not_ready")
+        assert response.json()["checks"]["postgres"]["status"] == "down"
+        assert "127.0.0.1" not in response.text
         async with client_for(app) as client:
             assert (await client.get("/health/live")).status_code == 200
 
 
 async def test_without_redis_the_service_is_degraded(settings: Settings) -> None:
-    async with running_app(without(settings, "redis_url")) as app:
-        answer = await ready(app)
-        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    async with running_app(with_unreachable(settings, "redis_url")) as app:
+        response = await get_ready(app)
+        assert (response.status_code, response.json()["status"]) == (200, "degraded")
 
 
 async def test_a_draining_service_is_not_ready(settings: Settings) -> None:
     async with running_app(settings) as app:
         app.state.draining = True
-        answer = await ready(app)
-        assert (answer.status_code, answer.json()["draining"]) == (503, True)
+        response = await get_ready(app)
+        assert (response.status_code, response.json()["draining"]) == (503, True)
 
 
 async def test_a_hanging_dependency_is_down_and_concurrent_probes_share_one_check() -> None:
-    asked = 0
+    pings = 0
 
     async def hang() -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal pings
+        pings += 1
         await asyncio.sleep(60)
 
     readiness = Readiness(timeout=0.05)
     readiness.add("slow", hang, critical=True)
-    answers = await asyncio.gather(*(readiness.checks() for _ in range(20)))
-    assert asked == 1
-    assert all(answer["slow"].status == "down" for answer in answers)
+    results = await asyncio.gather(*(readiness.checks() for _ in range(20)))
+    assert pings == 1
+    assert all(checks["slow"].status == "down" for checks in results)

@@ -1,4 +1,4 @@
-"""The layer around every request: ids, headers, limits, the last resort."""
+"""The request middleware: ids, headers, limits, unhandled errors."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,13 +13,13 @@ from app.platform.http import routing
 from app.settings import Settings
 from tests.conftest import client_for, running_app
 
-SLOW = 0.4  # seconds: longer than the deadline of these tests
+DEADLINE = 0.2  # seconds
 
 
 @pytest.fixture
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    """An app with a short deadline, room for two requests, and routes that misbehave."""
-    changes = {"request_timeout": 0.2, "max_in_flight": 2, "max_body_size": 1000}
+    """An app with low limits and with routes that wait, fail or stream."""
+    changes = {"request_timeout": DEADLINE, "max_in_flight": 2, "max_body_size": 1000}
     async with running_app(settings.model_copy(update=changes)) as app:
         app.state.release = asyncio.Event()
 
@@ -39,12 +39,12 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
         async def stream() -> StreamingResponse:
             async def parts() -> AsyncIterator[str]:
                 yield "first "
-                await asyncio.sleep(SLOW)
+                await asyncio.sleep(2 * DEADLINE)
                 yield "last"
 
             return StreamingResponse(parts())
 
-        async def restless() -> StreamingResponse:
+        async def stream_without_waiting() -> StreamingResponse:
             async def parts() -> AsyncIterator[str]:
                 for _ in range(100):
                     yield "part "
@@ -54,8 +54,8 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
         async def length(request: Request) -> int:
             return len(await request.body())
 
-        for path in (ids, wait, fail, own_headers, stream, restless):
-            app.add_api_route(f"/test/{path.__name__}", path, response_model=None)
+        for route in (ids, wait, fail, own_headers, stream, stream_without_waiting):
+            app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
         app.add_api_route("/test/length", length, methods=["POST"])
         routing.install_index(app)
         yield app
@@ -68,19 +68,19 @@ async def client(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 async def test_the_callers_request_id_is_kept(client: httpx2.AsyncClient) -> None:
-    answer = await client.get("/test/ids", headers={"X-Request-ID": "order-7.retry_1"})
-    assert answer.headers["x-request-id"] == "order-7.retry_1"
-    assert answer.json() == {"request_id": "order-7.retry_1"}
+    response = await client.get("/test/ids", headers={"X-Request-ID": "order-7.retry_1"})
+    assert response.headers["x-request-id"] == "order-7.retry_1"
+    assert response.json() == {"request_id": "order-7.retry_1"}
 
 
 @pytest.mark.parametrize("given", ["", "a" * 65, "two words", 'quote"', "näive", "a\\nb"])
 async def test_an_unsafe_request_id_is_replaced(client: httpx2.AsyncClient, given: str) -> None:
-    answer = await client.get("/test/ids", headers={"X-Request-ID": given.encode()})
-    assert answer.headers["x-request-id"] != given
-    assert len(answer.headers["x-request-id"]) == 32
+    response = await client.get("/test/ids", headers={"X-Request-ID": given.encode()})
+    assert response.headers["x-request-id"] != given
+    assert len(response.headers["x-request-id"]) == 32
 
 
-@pytest.mark.parametrize("path", ["/test/ids", "/nowhere", "/test/fail"])
+@pytest.mark.parametrize("path", ["/test/ids", "/unknown", "/test/fail"])
 async def test_every_response_has_the_security_headers(
     client: httpx2.AsyncClient, path: str
 ) -> None:
@@ -88,7 +88,7 @@ async def test_every_response_has_the_security_headers(
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert headers["referrer-policy"] == "no-referrer"
-    assert "strict-transport-security" not in headers  # that is for production
+    assert "strict-transport-security" not in headers  # only in production
     assert len(headers["x-request-id"]) == 32
 
 
@@ -110,20 +110,20 @@ async def test_a_route_can_override_a_default_header(client: httpx2.AsyncClient)
 async def test_an_unhandled_error_is_logged_but_not_revealed(
     client: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    answer = await client.get("/test/fail")
-    assert answer.status_code == 500
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["request_id"] == answer.headers["x-request-id"]
-    assert "hunter2" not in answer.text
+    response = await client.get("/test/fail")
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+    assert "hunter2" not in response.text
     assert "RuntimeError" in capfd.readouterr().out
 
 
 async def test_a_request_past_its_deadline_is_cancelled(
     client: httpx2.AsyncClient, service: FastAPI
 ) -> None:
-    answer = await asyncio.wait_for(client.get("/test/wait"), 2)
-    assert answer.status_code == 504
-    assert answer.json()["code"] == "timeout"
+    response = await asyncio.wait_for(client.get("/test/wait"), 2)
+    assert response.status_code == 504
+    assert response.json()["code"] == "timeout"
     assert not service.state.in_flight
     assert (await client.get("/test/ids")).status_code == 200
 
@@ -135,19 +135,19 @@ async def test_a_started_response_has_no_deadline(client: httpx2.AsyncClient) ->
 async def test_a_stream_that_never_waits_does_not_block_other_requests(
     client: httpx2.AsyncClient,
 ) -> None:
-    turns = 0
+    iterations = 0
 
-    async def others() -> None:
-        nonlocal turns
+    async def run_beside() -> None:
+        nonlocal iterations
         while True:
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
 
-    task = asyncio.create_task(others())
-    answer = await client.get("/test/restless")
+    task = asyncio.create_task(run_beside())
+    response = await client.get("/test/stream_without_waiting")
     task.cancel()
-    assert answer.text == "part " * 100
-    assert turns > 100
+    assert response.text == "part " * 100
+    assert iterations > 100
 
 
 async def test_requests_above_max_in_flight_are_refused_but_probes_are_served(
@@ -155,13 +155,13 @@ async def test_requests_above_max_in_flight_are_refused_but_probes_are_served(
 ) -> None:
     waiting = [asyncio.create_task(client.get("/test/wait")) for _ in range(2)]
     await asyncio.sleep(0.05)
-    turned_away = await client.get("/test/ids")
-    assert turned_away.status_code == 503
-    assert turned_away.headers["retry-after"] == "1"
-    assert turned_away.json()["code"] == "overloaded"
+    refused = await client.get("/test/ids")
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["code"] == "overloaded"
     assert (await client.get("/health/live")).status_code == 200
     service.state.release.set()
-    assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200, 200]
+    assert [response.status_code for response in await asyncio.gather(*waiting)] == [200, 200]
     assert (await client.get("/test/ids")).status_code == 200
 
 
@@ -174,16 +174,16 @@ async def _chunks() -> AsyncIterator[bytes]:
         yield b"x" * 100
 
 
-@pytest.mark.parametrize("path", ["/test/length", "/nowhere"])
+@pytest.mark.parametrize("path", ["/test/length", "/unknown"])
 async def test_a_too_large_content_length_is_refused(client: httpx2.AsyncClient, path: str) -> None:
-    answer = await client.post(path, content=b"x" * 1001)
-    assert answer.status_code == 413
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["status"] == 413
-    assert answer.headers["x-content-type-options"] == "nosniff"
+    response = await client.post(path, content=b"x" * 1001)
+    assert response.status_code == 413
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["status"] == 413
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_a_too_large_chunked_body_is_refused(client: httpx2.AsyncClient) -> None:
-    answer = await client.post("/test/length", content=_chunks())
-    assert answer.status_code == 413
-    assert answer.headers["content-type"] == "application/problem+json"
+    response = await client.post("/test/length", content=_chunks())
+    assert response.status_code == 413
+    assert response.headers["content-type"] == "application/problem+json"

@@ -1,4 +1,4 @@
-"""The API document, and the page that shows it without the internet."""
+"""The OpenAPI document, and Swagger UI without internet access."""
 
 import re
 
@@ -19,7 +19,7 @@ async def test_swagger_ui_works_offline(client: httpx2.AsyncClient) -> None:
         assert asset.startswith("/docs/"), asset
         assert (await client.get(asset)).status_code == 200
     policy = page.headers["content-security-policy"]
-    assert "script-src 'self' 'unsafe-inline'" in policy  # else a browser shows an empty page
+    assert "script-src 'self' 'unsafe-inline'" in policy  # otherwise browsers show an empty page
     assert "connect-src 'self'" in policy
 
 
@@ -33,9 +33,8 @@ async def test_swagger_ui_is_off_in_production(settings: Settings) -> None:
 async def test_errors_are_documented_as_problems(app: FastAPI) -> None:
     document = app.openapi()
     assert "HTTPValidationError" not in document["components"]["schemas"]
-    api = [o for path, o in document["paths"].items() if path.startswith("/api/")]
-    operations = [operation for path in api for operation in path.values()]
-    for operation in operations:
+    paths = [item for path, item in document["paths"].items() if path.startswith("/api/")]
+    for operation in (operation for path in paths for operation in path.values()):
         assert set(operation["responses"]["default"]["content"]) == {"application/problem+json"}
 
 

@@ -1,4 +1,4 @@
-"""Every error is a problem document, and tells nothing that is nobody's business."""
+"""Every error response is a problem document, and reveals no internals."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ class Body(BaseModel):
     count: int
 
 
-async def take(body: Body) -> int:
+async def accept(body: Body) -> int:
     return body.count
 
 
@@ -40,14 +40,14 @@ async def query(session: SessionDep, sql: str) -> None:
     await session.execute(text(sql))
 
 
-async def remember(cache: RedisDep) -> None:
-    await cache.set("key", "value")
+async def set_key(redis: RedisDep) -> None:
+    await redis.set("key", "value")
 
 
 @pytest.fixture(scope="module")
-async def routes(settings: Settings) -> AsyncIterator[FastAPI]:
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
     async with running_app(settings) as app:
-        app.add_api_route("/take", take, methods=["POST"])
+        app.add_api_route("/accept", accept, methods=["POST"])
         app.add_api_route("/refuse", refuse)
         app.add_api_route("/fail", fail)
         app.add_api_route("/query", query)
@@ -55,16 +55,16 @@ async def routes(settings: Settings) -> AsyncIterator[FastAPI]:
 
 
 @pytest.fixture
-async def client(routes: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client_for(routes) as client:
+async def client(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_for(service) as client:
         yield client
 
 
-def problem(answer: httpx2.Response) -> Problem:
-    assert answer.headers["Content-Type"] == PROBLEM, answer.text
-    document = Problem.model_validate(answer.json())
-    assert document.status == answer.status_code
-    assert document.request_id == answer.headers["X-Request-ID"]
+def problem(response: httpx2.Response) -> Problem:
+    assert response.headers["Content-Type"] == PROBLEM, response.text
+    document = Problem.model_validate(response.json())
+    assert document.status == response.status_code
+    assert document.request_id == response.headers["X-Request-ID"]
     return document
 
 
@@ -76,11 +76,11 @@ async def test_an_invalid_body_is_described_but_not_repeated(
     client: httpx2.AsyncClient, content: bytes
 ) -> None:
     headers = {"Content-Type": "application/json"}
-    answer = await client.post("/take", content=content, headers=headers)
-    document = problem(answer)
+    response = await client.post("/accept", content=content, headers=headers)
+    document = problem(response)
     assert (document.status, document.code) == (422, "invalid")
     assert document.errors
-    assert "hunter2" not in answer.text
+    assert "hunter2" not in response.text
 
 
 async def test_an_app_error_becomes_a_problem(client: httpx2.AsyncClient) -> None:
@@ -92,34 +92,34 @@ async def test_an_app_error_becomes_a_problem(client: httpx2.AsyncClient) -> Non
 async def test_an_unknown_route_and_a_wrong_method_are_problems(
     client: httpx2.AsyncClient,
 ) -> None:
-    assert problem(await client.get("/nowhere")).status == 404
-    answer = await client.get("/take")
-    assert problem(answer).status == 405
-    assert answer.headers["Allow"] == "POST"
+    assert problem(await client.get("/unknown")).status == 404
+    response = await client.get("/accept")
+    assert problem(response).status == 405
+    assert response.headers["Allow"] == "POST"
 
 
 async def test_a_trailing_slash_is_not_redirected(client: httpx2.AsyncClient) -> None:
-    answer = await client.get("/fail/", headers={"Host": "evil.test"})
-    assert problem(answer).status == 404
-    assert "evil.test" not in str(answer.headers)
+    response = await client.get("/fail/", headers={"Host": "evil.test"})
+    assert problem(response).status == 404
+    assert "evil.test" not in str(response.headers)  # a redirect would go there
 
 
-@pytest.mark.parametrize("announced", [True, False])
-async def test_a_too_large_body_is_refused(client: httpx2.AsyncClient, announced: bool) -> None:
+@pytest.mark.parametrize("with_length", [True, False])
+async def test_a_too_large_body_is_refused(client: httpx2.AsyncClient, with_length: bool) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b"x" * 1_048_576
 
-    headers = {"Content-Length": str(20 * 1_048_576)} if announced else {}
-    answer = await client.post("/take", content=body(), headers=headers)
-    assert problem(answer).status == 413
+    headers = {"Content-Length": str(20 * 1_048_576)} if with_length else {}
+    response = await client.post("/accept", content=body(), headers=headers)
+    assert problem(response).status == 413
 
 
 async def test_a_bug_is_a_500_without_details(client: httpx2.AsyncClient) -> None:
-    answer = await client.get("/fail")
-    assert problem(answer).code == "internal_error"
-    assert "hunter2" not in answer.text
-    assert "Traceback" not in answer.text
+    response = await client.get("/fail")
+    assert problem(response).code == "internal_error"
+    assert "hunter2" not in response.text
+    assert "Traceback" not in response.text
 
 
 @pytest.mark.parametrize(
@@ -137,32 +137,32 @@ async def test_a_bug_is_a_500_without_details(client: httpx2.AsyncClient) -> Non
 async def test_database_errors_are_mapped_and_their_messages_hidden(
     client: httpx2.AsyncClient, sql: str, status: int
 ) -> None:
-    answer = await client.get("/query", params={"sql": sql})
-    assert problem(answer).status == status
-    assert not any(word in answer.text for word in ("SELECT", "SQLSTATE", "asyncpg", "sqlalche"))
+    response = await client.get("/query", params={"sql": sql})
+    assert problem(response).status == status
+    assert not any(word in response.text for word in ("SELECT", "SQLSTATE", "asyncpg", "sqlalche"))
 
 
 @pytest.fixture
-async def silent() -> AsyncIterator[int]:
-    """The port of a server that takes connections and says nothing."""
+async def silent_port() -> AsyncIterator[int]:
+    """The port of a server that accepts connections and never responds."""
 
-    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()  # until the other side gives up
+    async def never_respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client disconnects
         writer.close()
 
-    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    server = await asyncio.start_server(never_respond, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
 
-@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("accepts", [False, True])
 async def test_an_unavailable_redis_is_a_503(
-    settings: Settings, silent: int, answers: bool
+    settings: Settings, silent_port: int, accepts: bool
 ) -> None:
-    address = f"redis://127.0.0.1:{silent if answers else 1}/0"
-    changes = {"redis_url": SecretStr(address), "redis_timeout": 0.2}
+    url = f"redis://127.0.0.1:{silent_port if accepts else 1}/0"
+    changes = {"redis_url": SecretStr(url), "redis_timeout": 0.2}
     async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
-        app.add_api_route("/remember", remember)
-        answer = await client.get("/remember")
-    assert (problem(answer).status, answer.headers["Retry-After"]) == (503, "1")
-    assert "127.0.0.1" not in answer.text
+        app.add_api_route("/set-key", set_key)
+        response = await client.get("/set-key")
+    assert (problem(response).status, response.headers["Retry-After"]) == (503, "1")
+    assert "127.0.0.1" not in response.text

@@ -1,3 +1,5 @@
+"""Rate limits: the default one, those of routes, and their behaviour without Redis."""
+
 import asyncio
 import socket
 import time
@@ -23,7 +25,7 @@ URL = "/api/v1/counted"
 
 
 async def counted() -> None:
-    """A route like any other."""
+    """A route that does nothing."""
 
 
 @asynccontextmanager
@@ -67,8 +69,8 @@ async def test_an_exceeded_limit_is_a_429_with_retry_after(empty_redis: Settings
 
 async def test_error_responses_count_and_have_the_headers(empty_redis: Settings) -> None:
     async with limited(empty_redis, rate_limit=Rate(1, 60)) as app, calling(app) as client:
-        missing = await client.get("/api/v1/no-such-thing")
-        refused = await client.get("/api/v1/no-such-thing")
+        missing = await client.get("/api/v1/unknown")
+        refused = await client.get("/api/v1/unknown")
 
     assert missing.status_code == 404
     assert missing.headers["RateLimit"] == '"default";r=0;t=60'
@@ -77,16 +79,16 @@ async def test_error_responses_count_and_have_the_headers(empty_redis: Settings)
 
 async def test_probes_are_not_limited(empty_redis: Settings) -> None:
     async with limited(empty_redis, rate_limit=Rate(1, 60)) as app, calling(app) as client:
-        answers = [await client.get("/health/live") for _ in range(5)]
+        responses = [await client.get("/health/live") for _ in range(5)]
 
-    assert {answer.status_code for answer in answers} == {200}
+    assert {response.status_code for response in responses} == {200}
 
 
 async def test_a_limit_refills_evenly(empty_redis: Settings) -> None:
     async with limited(empty_redis, rate_limit=Rate(4, 3600)) as app, calling(app) as client:
         assert await statuses(client, 5) == [200, 200, 200, 200, 429]
-        [bucket] = await app.state.redis.keys("limit:*")
-        await app.state.redis.decrby(bucket, 900 * 1_000_000)  # as if 900 s had passed
+        [key] = await app.state.redis.keys("limit:*")
+        await app.state.redis.decrby(key, 900 * 1_000_000)  # as if 900 s had passed
         assert await statuses(client, 2) == [200, 429]
 
 
@@ -105,11 +107,11 @@ async def test_an_ipv6_network_is_one_client(empty_redis: Settings) -> None:
         limited(empty_redis, rate_limit=Rate(1, 60)) as app,
         calling(app, "2001:db8:1:1::1") as one,
         calling(app, "2001:db8:1:1:ffff::9") as neighbour,
-        calling(app, "2001:db8:1:2::1") as stranger,
+        calling(app, "2001:db8:1:2::1") as other,
     ):
         assert await statuses(one, 1) == [200]
         assert await statuses(neighbour, 1) == [429]
-        assert await statuses(stranger, 1) == [200]
+        assert await statuses(other, 1) == [200]
 
 
 async def test_ipv4_mapped_addresses_are_separate_clients(empty_redis: Settings) -> None:
@@ -132,49 +134,50 @@ async def test_processes_share_one_limit(empty_redis: Settings) -> None:
         calling(app) as client,
         calling(other) as client_of_other,
     ):
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(c.get(URL) for _ in range(50) for c in (client, client_of_other))
         )
 
-    assert [answer.status_code for answer in answers].count(200) == 30
-    assert {answer.status_code for answer in answers} == {200, 429}
+    codes = [response.status_code for response in responses]
+    assert codes.count(200) == 30
+    assert set(codes) == {200, 429}
 
 
 async def test_requests_during_a_round_trip_are_counted(settings: Settings) -> None:
     async with limited(settings) as app:
         limiter: RateLimiter = app.state.limiter
 
-        async def later(turns: int) -> bool:
-            for _ in range(turns):
+        async def hit_after(iterations: int) -> bool:
+            for _ in range(iterations):
                 await asyncio.sleep(0)
             return (await limiter.hit("late", Rate(100, 3600), "x")).allowed
 
         async with asyncio.timeout(20):
-            answers = await asyncio.gather(*(later(turns) for turns in range(200)))
+            allowed = await asyncio.gather(*(hit_after(iterations) for iterations in range(200)))
 
-    assert answers.count(True) == 100
+    assert allowed.count(True) == 100
 
 
 async def test_a_cancelled_request_does_not_affect_others_in_its_batch(settings: Settings) -> None:
     async with limited(settings) as app:
         limiter: RateLimiter = app.state.limiter
-        given_up, other = (
-            asyncio.create_task(limiter.hit("given up", Rate(9, 3600), name)) for name in "ab"
+        cancelled, other = (
+            asyncio.create_task(limiter.hit("cancelled", Rate(9, 3600), key)) for key in "ab"
         )
         await asyncio.sleep(0)
-        given_up.cancel()
+        cancelled.cancel()
         async with asyncio.timeout(20):
-            spent = await other
+            result = await other
 
-    assert spent.remaining == 8
+    assert result.remaining == 8
 
 
 async def test_the_default_limit_can_be_disabled(empty_redis: Settings) -> None:
     async with limited(empty_redis, rate_limit=None) as app, calling(app) as client:
-        answer = await client.get(URL)
+        response = await client.get(URL)
 
-    assert answer.status_code == 200
-    assert "RateLimit" not in answer.headers
+    assert response.status_code == 200
+    assert "RateLimit" not in response.headers
 
 
 async def test_a_route_limit_counts_by_the_key_of_a_dependency(empty_redis: Settings) -> None:
@@ -213,11 +216,11 @@ async def test_without_redis_requests_are_refused_if_limits_fail_closed(
         limited(empty_redis, rate_limit_fail_open=False, redis_url=dead_redis) as app,
         calling(app) as client,
     ):
-        answer = await client.get(URL)
+        response = await client.get(URL)
 
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"] == "5"
-    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "5"
+    assert response.headers["Content-Type"] == "application/problem+json"
 
 
 async def test_a_hanging_redis_delays_requests_only_once(
@@ -228,15 +231,15 @@ async def test_a_hanging_redis_delays_requests_only_once(
         calling(app) as client,
     ):
         start = time.monotonic()
-        answers = await asyncio.gather(*(client.get(URL) for _ in range(10)))
-        assert {answer.status_code for answer in answers} == {200}
-        waited = time.monotonic() - start
+        responses = await asyncio.gather(*(client.get(URL) for _ in range(10)))
+        assert {response.status_code for response in responses} == {200}
+        first_seconds = time.monotonic() - start
         start = time.monotonic()
         assert set(await statuses(client, 50)) == {200}
-        waited_then = time.monotonic() - start
+        later_seconds = time.monotonic() - start
 
-    assert waited >= 0.3
-    assert waited_then < 50 * 0.3 / 10
+    assert first_seconds >= 0.3
+    assert later_seconds < 50 * 0.3 / 10
 
 
 async def test_redis_is_used_again_after_it_recovers(
@@ -250,16 +253,16 @@ async def test_redis_is_used_again_after_it_recovers(
         limited(empty_redis, rate_limit=Rate(1, 3600), redis_url=dead_redis) as app,
         calling(app) as client,
     ):
-        assert await statuses(client, 2) == [200, 429]  # by the process's own count
+        assert await statuses(client, 2) == [200, 429]  # counted by the process
         async with forwarding(silent_port, empty_redis.redis_url):
             await asyncio.sleep(0.06)
-            assert await statuses(client, 2) == [200, 429]  # by that of Redis
+            assert await statuses(client, 2) == [200, 429]  # counted in Redis
 
 
 @asynccontextmanager
 async def forwarding(source: socket.socket, target: SecretStr) -> AsyncIterator[None]:
-    """Let what comes to ``source`` through to ``target``."""
-    to = httpx2.URL(target.get_secret_value())
+    """Forward connections to ``source`` to the server at ``target``."""
+    url = httpx2.URL(target.get_secret_value())
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(4096):
@@ -267,8 +270,8 @@ async def forwarding(source: socket.socket, target: SecretStr) -> AsyncIterator[
         writer.close()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(to.host, to.port)
-        await asyncio.gather(copy(reader, back), copy(there, writer))
+        target_reader, target_writer = await asyncio.open_connection(url.host, url.port)
+        await asyncio.gather(copy(reader, target_writer), copy(target_reader, writer))
 
     server = await asyncio.start_server(forward, sock=source)
     try:
@@ -308,7 +311,7 @@ async def test_the_setting_is_read_from_the_environment(
 
 @pytest.fixture
 def silent_port() -> Iterator[socket.socket]:
-    """A port that nobody else gets, and where nobody listens."""
+    """A reserved port on which nothing listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound
@@ -316,13 +319,13 @@ def silent_port() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def dead_redis(silent_port: socket.socket) -> SecretStr:
-    """The URL of a Redis that is away."""
+    """The URL of a Redis that is unreachable."""
     return SecretStr(f"redis://127.0.0.1:{silent_port.getsockname()[1]}/0")
 
 
 @pytest.fixture
 async def hanging_redis() -> AsyncIterator[SecretStr]:
-    """The URL of a Redis that takes connections and never answers."""
+    """The URL of a Redis that accepts connections and never responds."""
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

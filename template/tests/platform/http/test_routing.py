@@ -1,4 +1,4 @@
-"""The index of routes decides nothing that the framework's own search would not."""
+"""The route index finds the same routes as the framework's linear search."""
 
 from typing import Annotated, Any
 
@@ -14,27 +14,27 @@ from app.settings import Settings
 from tests.conftest import client_for
 
 
-def _answer(name: str) -> Any:
-    async def answer() -> str:
+def _endpoint(name: str) -> Any:
+    async def endpoint() -> str:
         return name
 
-    answer.__name__ = name.replace(" ", "_")
-    return answer
+    endpoint.__name__ = name.replace(" ", "_")
+    return endpoint
 
 
-def build() -> FastAPI:
-    """An app with whatever makes the order of routes matter."""
+def build_app() -> FastAPI:
+    """An app with overlapping routes, so that their order matters."""
     app = FastAPI(openapi_url=None)
     problems.setup(app, offline_settings(Settings))
     things, parts = APIRouter(prefix="/things"), APIRouter(prefix="/{thing}/parts")
-    things.add_api_route("/new", _answer("new"))
-    things.add_api_route("/{thing:int}", _answer("by number"))
-    things.add_api_route("/{thing}", _answer("by name"))
-    things.add_api_route("/{thing}", _answer("deleted"), methods=["DELETE"])
-    things.add_api_route("/latest", _answer("never reached"))
-    things.add_api_route("", _answer("list"))
-    things.add_api_route("", _answer("created"), methods=["POST"])
-    parts.add_api_route("/{part}", _answer("part"))
+    things.add_api_route("/new", _endpoint("new"))
+    things.add_api_route("/{thing:int}", _endpoint("by number"))
+    things.add_api_route("/{thing}", _endpoint("by name"))
+    things.add_api_route("/{thing}", _endpoint("deleted"), methods=["DELETE"])
+    things.add_api_route("/latest", _endpoint("never reached"))
+    things.add_api_route("", _endpoint("list"))
+    things.add_api_route("", _endpoint("created"), methods=["POST"])
+    parts.add_api_route("/{part}", _endpoint("part"))
     things.include_router(parts)
 
     async def form(name: str = Form()) -> str:
@@ -42,11 +42,11 @@ def build() -> FastAPI:
 
     things.add_api_route("/form/{thing}", form, methods=["POST"])
     app.include_router(things, prefix="/api/v1")
-    app.add_api_route("/api/{version}/things/{thing}/notes", _answer("notes"))
+    app.add_api_route("/api/{version}/things/{thing}/notes", _endpoint("notes"))
     app.router.routes.append(Mount("/api/v1/mounted", app=PlainTextResponse("mounted")))
-    app.add_api_route("/api/v1/mounted/{thing}", _answer("hidden by the mount"))
-    app.add_api_route("/", _answer("root"))
-    app.add_api_route("/{anything:path}", _answer("anything"), methods=["PUT"])
+    app.add_api_route("/api/v1/mounted/{thing}", _endpoint("hidden by the mount"))
+    app.add_api_route("/", _endpoint("root"))
+    app.add_api_route("/{anything:path}", _endpoint("anything"), methods=["PUT"])
     return app
 
 
@@ -70,33 +70,33 @@ REQUESTS = [
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
 async def test_the_index_matches_as_the_linear_search_does(method: str, path: str) -> None:
-    searched, indexed = build(), build()
+    plain, indexed = build_app(), build_app()
     routing.install_index(indexed)
-    one, other = [await _ask(app, method, path) for app in (searched, indexed)]
-    assert (one.status_code, one.text) == (other.status_code, other.text)
-    assert one.headers.get("location") == other.headers.get("location")
+    expected, response = [await _request(app, method, path) for app in (plain, indexed)]
+    assert (response.status_code, response.text) == (expected.status_code, expected.text)
+    assert response.headers.get("location") == expected.headers.get("location")
 
 
-async def _ask(app: FastAPI, method: str, path: str) -> httpx2.Response:
+async def _request(app: FastAPI, method: str, path: str) -> httpx2.Response:
     async with client_for(app) as client:
         return await client.request(method, path)
 
 
 async def test_a_405_lists_every_allowed_method() -> None:
-    app = build()
+    app = build_app()
     routing.install_index(app)
-    answer = await _ask(app, "PATCH", "/api/v1/things")
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == "GET, POST, PUT"
+    response = await _request(app, "PATCH", "/api/v1/things")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET, POST, PUT"
 
 
 async def test_a_route_added_later_is_found_before_and_after_reindexing() -> None:
-    app = build()
+    app = build_app()
     routing.install_index(app)
-    app.add_api_route("/api/v1/later", _answer("later"))
-    assert (await _ask(app, "GET", "/api/v1/later")).json() == "later"
+    app.add_api_route("/api/v1/later", _endpoint("later"))
+    assert (await _request(app, "GET", "/api/v1/later")).json() == "later"
     routing.install_index(app)
-    assert (await _ask(app, "GET", "/api/v1/later")).json() == "later"
+    assert (await _request(app, "GET", "/api/v1/later")).json() == "later"
     assert sum(isinstance(route, routing.RouteIndex) for route in app.router.routes) == 1
 
 
@@ -113,21 +113,21 @@ async def test_dependency_overrides_apply_to_indexed_routes() -> None:
     app = FastAPI(openapi_url=None)
     app.include_router(router, prefix="/api/v1")
     routing.install_index(app)
-    assert (await _ask(app, "GET", "/api/v1/show")).json() == "real"
+    assert (await _request(app, "GET", "/api/v1/show")).json() == "real"
     app.dependency_overrides[real] = lambda: "override"
-    assert (await _ask(app, "GET", "/api/v1/show")).json() == "override"
+    assert (await _request(app, "GET", "/api/v1/show")).json() == "override"
 
 
 def test_the_index_does_not_change_the_openapi_document() -> None:
-    plain, indexed = build(), build()
+    plain, indexed = build_app(), build_app()
     routing.install_index(indexed)
     assert plain.openapi() == indexed.openapi()
 
 
 async def test_the_index_finds_routes_without_the_linear_search() -> None:
-    app = build()
+    app = build_app()
     routing.install_index(app)
     del app.router.routes[1:]
-    assert (await _ask(app, "GET", "/api/v1/things/x/parts/y")).json() == "part"
-    assert (await _ask(app, "GET", "/")).json() == "root"
-    assert (await _ask(app, "GET", "/api/v2/things/x/notes")).json() == "notes"
+    assert (await _request(app, "GET", "/api/v1/things/x/parts/y")).json() == "part"
+    assert (await _request(app, "GET", "/")).json() == "root"
+    assert (await _request(app, "GET", "/api/v2/things/x/notes")).json() == "notes"

@@ -1,4 +1,4 @@
-"""A deprecated version of the API says so in every answer and in the API document."""
+"""API versions and the marks of a deprecated one."""
 
 from datetime import UTC, datetime
 
@@ -19,9 +19,9 @@ async def thing() -> int:
     return 1
 
 
-@router.get("/gone")
-async def gone() -> int:
-    raise NotFound("Gone.")
+@router.get("/missing")
+async def missing() -> int:
+    raise NotFound("There is no such thing.")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def two_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_versions")
 async def test_a_deprecated_version_is_marked_in_responses_and_openapi(settings: Settings) -> None:
     async with running_app(settings) as app, client_for(app) as client:
-        for path in ("thing", "gone", "nowhere"):
+        for path in ("thing", "missing", "unknown"):
             old = await client.get(f"/api/v1/{path}")
             assert old.headers["Deprecation"] == "@1767225600"
             assert old.headers["Sunset"] == "Fri, 01 Jan 2027 00:00:00 GMT"

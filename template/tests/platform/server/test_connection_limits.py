@@ -1,3 +1,5 @@
+"""Connection time-outs, pipelining, eviction at capacity, and the limit of WebSockets."""
+
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,17 +23,17 @@ from app.settings import Settings
 from tests.conftest import running_app
 
 KEEP_ALIVE = 75
-ALIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
+PROBE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
 SLOW = b"GET /test/slow HTTP/1.1\r\nHost: test\r\n\r\n"
 LARGE = b"GET /test/large HTTP/1.1\r\nHost: test\r\n\r\n"
-BODY = b"POST /test/take HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
+INCOMPLETE_BODY = b"POST /test/echo HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
 
 
 async def slow() -> None:
     await asyncio.sleep(60)
 
 
-async def take(request: Request) -> str:
+async def echo(request: Request) -> str:
     return (await request.body()).decode()
 
 
@@ -43,13 +45,13 @@ async def large() -> StreamingResponse:
     return StreamingResponse(parts())
 
 
-async def talk(websocket: WebSocket) -> None:
+async def receive_once(websocket: WebSocket) -> None:
     await websocket.accept()
     await websocket.receive()
 
 
 class Listener:
-    """The app behind connections of ours, without a process around it."""
+    """The app behind real connections, served in this process."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
@@ -63,22 +65,23 @@ class Listener:
         self.clients: list[asyncio.StreamWriter] = []
 
     async def connect(self, data: bytes = b"") -> asyncio.StreamReader:
-        """Open a connection and send something; wait until it has arrived."""
-        known = set(self.state.connections)
+        """Open a connection and send ``data``; wait until the server has received it."""
+        previous = set(self.state.connections)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.clients.append(writer)
         writer.write(data)
         for _ in range(500):
-            if self.state.connections - known or reader.at_eof():
+            if self.state.connections - previous or reader.at_eof():
                 break
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         return reader
 
-    def pass_time(self, seconds: float) -> None:
+    def sweep_after(self, seconds: float) -> None:
+        """Sweep now, and as if ``seconds`` had passed."""
         now = asyncio.get_running_loop().time()
-        for later in (0, seconds):
-            self.reaper.sweep(self.state.connections, now + later)
+        for offset in (0, seconds):
+            self.reaper.sweep(self.state.connections, now + offset)
 
 
 @asynccontextmanager
@@ -94,28 +97,27 @@ async def listening(settings: Settings, **changes: object) -> AsyncIterator[List
 async def served(app: FastAPI) -> AsyncIterator[Listener]:
     for route in (slow, large):
         app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
-    app.add_api_route("/test/take", take, methods=["POST"])
-    app.add_api_websocket_route("/test/talk", talk)
+    app.add_api_route("/test/echo", echo, methods=["POST"])
+    app.add_api_websocket_route("/test/receive", receive_once)
     routing.install_index(app)
     listener = Listener(app)
 
-    def connection() -> BoundedHttpProtocol:
-        return BoundedHttpProtocol(
-            listener.config, listener.state, {"settings": app.state.settings}
-        )
+    def create_protocol() -> BoundedHttpProtocol:
+        state = {"settings": app.state.settings}
+        return BoundedHttpProtocol(listener.config, listener.state, state)
 
-    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(create_protocol, "127.0.0.1", 0)
     listener.port = server.sockets[0].getsockname()[1]
     try:
         yield listener
     finally:
         server.close()
-        for task in (cut := set(listener.state.tasks)):
+        for task in (cancelled := set(listener.state.tasks)):
             task.cancel()
-        if cut:  # they answer, while there is somebody to answer to
-            await asyncio.wait(cut)
-        for left in list(listener.state.connections):
-            left.transport.abort()
+        if cancelled:  # they respond before their connections close
+            await asyncio.wait(cancelled)
+        for connection in list(listener.state.connections):
+            connection.transport.abort()
         for client in listener.clients:
             client.close()
         await asyncio.sleep(0.05)
@@ -128,50 +130,50 @@ async def listener(settings: Settings) -> AsyncIterator[Listener]:
         yield listener
 
 
-async def answer(reader: asyncio.StreamReader) -> bytes:
-    """Return what comes until the connection is closed."""
+async def read_to_end(reader: asyncio.StreamReader) -> bytes:
+    """Read until the server closes the connection."""
     try:
         return await asyncio.wait_for(reader.read(), 10)
     except ConnectionResetError:
         return b"reset"
 
 
-async def status(reader: asyncio.StreamReader) -> bytes:
+async def read_status(reader: asyncio.StreamReader) -> bytes:
     return (await asyncio.wait_for(reader.readline(), 10)).split()[1]
 
 
 async def test_incomplete_headers_time_out_with_408(listener: Listener) -> None:
-    reader = await listener.connect(ALIVE[:20])
-    listener.pass_time(HEADER_TIMEOUT - 1)
+    reader = await listener.connect(PROBE[:20])
+    listener.sweep_after(HEADER_TIMEOUT - 1)
     assert listener.state.connections
-    listener.pass_time(HEADER_TIMEOUT + 1)
-    given_up = await answer(reader)
-    assert given_up.startswith(b"HTTP/1.1 408")
-    assert b"application/problem+json" in given_up
+    listener.sweep_after(HEADER_TIMEOUT + 1)
+    response = await read_to_end(reader)
+    assert response.startswith(b"HTTP/1.1 408")
+    assert b"application/problem+json" in response
 
 
 async def test_a_silent_connection_is_closed(listener: Listener) -> None:
     reader = await listener.connect()
-    listener.pass_time(KEEP_ALIVE - 1)
+    listener.sweep_after(KEEP_ALIVE - 1)
     assert listener.state.connections
-    listener.pass_time(KEEP_ALIVE + 1)
-    assert await answer(reader) in (b"", b"reset")
+    listener.sweep_after(KEEP_ALIVE + 1)
+    assert await read_to_end(reader) in (b"", b"reset")
 
 
 async def test_an_idle_keep_alive_connection_is_not_closed_as_stalled(listener: Listener) -> None:
-    reader = await listener.connect(ALIVE)
-    assert await status(reader) == b"200"
-    listener.pass_time(HEADER_TIMEOUT + 1)
+    reader = await listener.connect(PROBE)
+    assert await read_status(reader) == b"200"
+    listener.sweep_after(HEADER_TIMEOUT + 1)
     assert len(listener.state.connections) == 1
 
 
 async def test_too_many_pipelined_requests_abort_the_connection(listener: Listener) -> None:
-    reader = await listener.connect(SLOW + ALIVE * 1000)
-    assert await answer(reader) in (b"", b"reset")
+    reader = await listener.connect(SLOW + PROBE * 1000)
+    assert await read_to_end(reader) in (b"", b"reset")
 
 
 async def test_pipelined_requests_end_when_the_client_disconnects(listener: Listener) -> None:
-    await listener.connect(LARGE + ALIVE)
+    await listener.connect(LARGE + PROBE)
     [request] = listener.app.state.in_flight
     listener.clients[-1].transport.abort()
     for _ in range(500):
@@ -196,11 +198,11 @@ async def test_an_unread_response_times_out(
 
 async def test_a_silent_connection_is_evicted_at_capacity(listener: Listener) -> None:
     silent = await listener.connect()
-    kept = [await listener.connect(ALIVE) for _ in range(3)]
-    late = await listener.connect(ALIVE)
-    assert await status(late) == b"200"
-    assert await answer(silent) in (b"", b"reset")
-    assert [await status(reader) for reader in kept] == [b"200"] * 3
+    idle = [await listener.connect(PROBE) for _ in range(3)]
+    latest = await listener.connect(PROBE)
+    assert await read_status(latest) == b"200"
+    assert await read_to_end(silent) in (b"", b"reset")
+    assert [await read_status(reader) for reader in idle] == [b"200"] * 3
 
 
 async def test_at_capacity_probes_are_served_and_others_get_503(
@@ -208,24 +210,24 @@ async def test_at_capacity_probes_are_served_and_others_get_503(
 ) -> None:
     for _ in range(4):
         await listener.connect(SLOW)
-    assert await status(await listener.connect(ALIVE)) == b"200"
-    refused = await answer(await listener.connect(SLOW))
+    assert await read_status(await listener.connect(PROBE)) == b"200"
+    refused = await read_to_end(await listener.connect(SLOW))
     assert refused.startswith(b"HTTP/1.1 503")
     assert b"retry-after: 1" in refused
 
 
 async def test_slow_clients_do_not_count_towards_max_in_flight(settings: Settings) -> None:
     async with listening(settings, max_in_flight=1) as listener:
-        for slowly in (BODY, BODY, LARGE):
-            await listener.connect(slowly)
+        for request in (INCOMPLETE_BODY, INCOMPLETE_BODY, LARGE):
+            await listener.connect(request)
         working = await listener.connect(SLOW)
         assert len(listener.app.state.in_flight) == 4
-        assert await status(await listener.connect(SLOW)) == b"503"
+        assert await read_status(await listener.connect(SLOW)) == b"503"
         assert not working.at_eof()
 
 
 async def test_websockets_are_limited(listener: Listener) -> None:
-    url = f"ws://127.0.0.1:{listener.port}/test/talk"
+    url = f"ws://127.0.0.1:{listener.port}/test/receive"
     async with connect(url) as first:
         with pytest.raises(InvalidStatus) as refused:
             await connect(url)
@@ -239,5 +241,5 @@ async def test_websockets_are_limited(listener: Listener) -> None:
 
 async def test_a_late_body_is_a_408(settings: Settings) -> None:
     async with listening(settings, request_timeout=0.2) as listener:
-        late = await answer(await listener.connect(BODY))
-    assert late.startswith(b"HTTP/1.1 408")
+        response = await read_to_end(await listener.connect(INCOMPLETE_BODY))
+    assert response.startswith(b"HTTP/1.1 408")

@@ -132,15 +132,15 @@ def test_two_features_may_not_own_one_path(template: Path) -> None:
 
 def test_what_several_options_share_may_own_what_the_others_own(template: Path) -> None:
     manifest(template / "{{queue_fast}}", provides=["worker"])
-    own(manifest(template / "{{with_worker}}"), "src/app/ledger.py")
-    own(template / "{{queue_none}}", "src/app/ledger.py")
+    own(manifest(template / "{{with_worker}}"), "src/app/store.py")
+    own(template / "{{queue_none}}", "src/app/store.py")
     assert len(load(template)) == 3
 
 
 def test_what_an_option_provides_may_not_own_its_paths(template: Path) -> None:
-    own(manifest(template / "{{queue_fast}}", provides=["worker"]), "src/app/ledger.py")
-    own(manifest(template / "{{with_worker}}"), "src/app/ledger.py")
-    assert "queue_fast and with_worker both own src/app/ledger.py" in refused(template)
+    own(manifest(template / "{{queue_fast}}", provides=["worker"]), "src/app/store.py")
+    own(manifest(template / "{{with_worker}}"), "src/app/store.py")
+    assert "queue_fast and with_worker both own src/app/store.py" in refused(template)
 
 
 def test_two_defaults_of_one_preset(template: Path) -> None:

@@ -12,7 +12,7 @@ class JobsSettings(BaseSettings):
     renamed: ClassVar = {"jobs_keep_days": "jobs_retention_days"}
 
     jobs_backoff: float = Field(
-        5, gt=0, description="Seconds, at most, until the first retry; doubled for each one after"
+        5, gt=0, description="Maximum seconds until the first retry; doubles with each retry"
     )
-    jobs_backoff_max: float = Field(600, gt=0, description="Seconds, at most, until any retry")
+    jobs_backoff_max: float = Field(600, gt=0, description="Maximum seconds until any retry")
     jobs_retention_days: float = Field(7, gt=0, description="Days that a job's status is kept")

@@ -75,7 +75,7 @@ class Publisher:
 
 
 class StoreQueue:
-    """A queue whose jobs are rows of the ledger."""
+    """A queue that adds jobs to the store."""
 
     def __init__(self, session: AsyncSession, publisher: Publisher) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""The job ledger and the schedules."""
+"""Tables of jobs and their schedules."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ def upgrade() -> None:
         ["finished_at"],
         postgresql_where=sa.text("finished_at IS NOT NULL"),
     )
-    # Rows change several times in a short life: leave room in the page, and clean up early.
+    # Rows are short-lived and updated several times: leave room for HOT updates, and vacuum early.
     op.execute("ALTER TABLE jobs SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02)")
     op.create_table(
         "job_schedules",

@@ -246,7 +246,7 @@ def test_what_an_option_calls_and_keeps_secret_is_in_the_manifests(tmp_path: Pat
         root / "template" / "{{feature_toy}}",
         egress={8443: "the toy shop"},
         env=[{"name": "TOY_KEY", "comment": "Opens the shop", "secret": True}],
-        companions={"toy-maker": "makes the toys"},
+        processes={"toy-maker": "makes the toys"},
     )
     service = generator.render(
         root, tmp_path / "service", deploy="kubernetes", features=["toy"], preset="minimal"

@@ -22,6 +22,7 @@ from extensions import options
 
 ANSWERS = Path(".copier-answers.yml")
 MARKER = "<<<<<<< before updating"
+REVIEW = "You need to review these changes."  # `.ci/update.sh` of services starts to copy here
 SIMILAR = "50%"  # of a file's content, from which on Git calls it renamed
 
 Answers = dict[str, Any]
@@ -163,7 +164,7 @@ def _report(moved: dict[str, str], kept: list[str]) -> None:
     grep = ("grep", "--name-only", "--untracked", "--fixed-strings", MARKER)
     conflicts = _git(*grep, check=False).splitlines()
     if lines := [*_moved(moved), *_conflicts(conflicts), *_gone(kept)]:
-        sys.stderr.write("\n".join(["", *lines, ""]))
+        sys.stderr.write("\n".join(["", REVIEW, *lines, ""]))
 
 
 def _moved(paths: dict[str, str]) -> Iterator[str]:
@@ -182,7 +183,8 @@ def _gone(paths: list[str]) -> Iterator[str]:
     if paths:
         yield "The template removed files that you had changed. Your changes are kept as patches:"
         yield from (f"    {path}.rej" for path in paths)
-        yield "Apply them where they belong now, and delete the patches. To restore a whole file:"
+        yield "Apply them to the files that replaced these, and delete the patches; the template's"
+        yield "CHANGELOG.md lists what moved. To restore a whole file:"
         yield f"    git checkout HEAD -- {paths[0]}"
 
 

@@ -1,7 +1,7 @@
-"""What happens when: each case of an update, done for real, with what it is said to come to.
+"""The cases of an update, each run for real and compared with the outcome that is documented.
 
-The table in ``docs/updating.md`` is made of these: ``make table``. The template that they update to
-has, besides this one, the changes of ``next_version``.
+``make tables`` writes the table in ``docs/updating.md`` from them. They update to this template
+with the changes of ``next_version``.
 """
 
 import shutil
@@ -21,7 +21,7 @@ CASES: list["Happening"] = []
 
 @dataclass(frozen=True)
 class Happening:
-    """A case: what is done, what comes of it, and the function that does it and says so."""
+    """A case: what happens, the documented outcome, and a function that returns the real one."""
 
     what: str
     comes_to: str
@@ -64,17 +64,17 @@ def _commit_and_update(service: Service, *options: str, **given: str) -> Output:
     return done
 
 
-@case("you and the template changed different lines of a file", "both are in it")
+@case("you and the template changed different lines of a file", "it has both changes")
 def _apart(service: Service) -> str:
     service.write("src/app/main.py", service.read("src/app/main.py") + MINE)
     _commit_and_update(service)
     text = service.read("src/app/main.py")
-    return "both are in it" if MINE in text and "Really nothing" in text else text
+    return "it has both changes" if MINE in text and "Really nothing" in text else text
 
 
 @case(
     "you and the template changed the same lines",
-    "both are in the file, marked as a conflict; the update lists it, and exits with 0",
+    "the file has both, marked as a conflict; the update lists it, and exits with 0",
 )
 def _overlapping(service: Service) -> str:
     service.change("src/app/main.py", "Nothing happens at import", "My own words")
@@ -85,19 +85,19 @@ def _overlapping(service: Service) -> str:
     assert "UU src/app/main.py" in service.status()
     assert all(part in text for part in ("<<<<<<<", "My own words", "Really nothing", ">>>>>>>"))
     return (
-        "both are in the file, marked as a conflict; the update lists it, and exits with "
+        "the file has both, marked as a conflict; the update lists it, and exits with "
         f"{done.returncode}"
     )
 
 
-@case("the template deleted a file that you left as it was", "it is gone")
+@case("the template deleted a file that you had not changed", "it is deleted")
 def _deleted(service: Service) -> str:
     done = _commit_and_update(service)
     assert "removed files" not in done.stdout
-    return "it is still there" if service.has("src/app/platform/base/cpus.py") else "it is gone"
+    return "it is still there" if service.has("src/app/platform/base/cpus.py") else "it is deleted"
 
 
-LOST = "your changes are kept beside it, in a `.rej` file; the update lists it and how to undo that"
+LOST = "your changes are kept as a patch, `<file>.rej`; the update lists it, and how to undo that"
 
 
 def _kept_beside(service: Service, done: Output, path: str) -> str:
@@ -111,7 +111,7 @@ def _kept_beside(service: Service, done: Output, path: str) -> str:
     return LOST
 
 
-@case("the template deleted a file that you changed", LOST)
+@case("the template deleted a file that you had changed", LOST)
 def _deleted_and_changed(service: Service) -> str:
     service.write(
         "src/app/platform/base/cpus.py", service.read("src/app/platform/base/cpus.py") + MINE
@@ -120,8 +120,8 @@ def _deleted_and_changed(service: Service) -> str:
 
 
 @case(
-    "the template renamed a file that you changed",
-    "your changes are in the file with the new name; the update lists both names",
+    "the template renamed a file that you had changed",
+    "your changes are merged into the renamed file; the update lists both names",
 )
 def _renamed_and_changed(service: Service) -> str:
     old, new = "src/app/platform/http/hosts.py", "src/app/platform/http/host_names.py"
@@ -130,30 +130,30 @@ def _renamed_and_changed(service: Service) -> str:
     assert f"\n    {old} -> {new}\n" in done.stdout
     assert not service.has(old)
     assert MINE in service.read(new)
-    return "your changes are in the file with the new name; the update lists both names"
+    return "your changes are merged into the renamed file; the update lists both names"
 
 
-@case("you changed a file of an answer, and answer otherwise", LOST)
+@case("you changed a file of an option, and then chose another option", LOST)
 def _answered_otherwise(service: Service) -> str:
     path = "src/app/platform/jobs/celery_worker.py"
     service.write(path, service.read(path) + MINE)
     return _kept_beside(service, _commit_and_update(service, queue="none"), path)
 
 
-@case("you changed a file that both answers have, and answer otherwise", "your change is in it")
+@case("you changed a file that both options have, and then chose the other", "it has your change")
 def _both_have_it(service: Service) -> str:
     service.write("src/app/api.py", service.read("src/app/api.py") + MINE)
     done = _commit_and_update(service, queue="none", auth="none", tracing="none")
     assert "changed the same lines" not in done.stdout
-    return "your change is in it" if MINE in service.read("src/app/api.py") else "it is not"
+    return "it has your change" if MINE in service.read("src/app/api.py") else "it does not"
 
 
-@case("you deleted a file", "it stays deleted, also when the template changed it")
+@case("you deleted a file", "it stays deleted, even if the template changed it")
 def _you_deleted(service: Service) -> str:
     (service.folder / "src/app/platform/http/pagination.py").unlink()
     _commit_and_update(service)
     assert not service.has("src/app/platform/http/pagination.py")
-    return "it stays deleted, also when the template changed it"
+    return "it stays deleted, even if the template changed it"
 
 
 @case("you deleted the example, and the template added a file to it", "it stays deleted")
@@ -175,7 +175,7 @@ def _folder_deleted(service: Service) -> str:
 
 @case(
     "you and the template added a file of the same name",
-    "both are in it, marked as a conflict; the update lists it",
+    "the file has both, marked as a conflict; the update lists it",
 )
 def _both_added(service: Service) -> str:
     service.write("src/app/news.py", '"""My own news."""\n')
@@ -184,27 +184,27 @@ def _both_added(service: Service) -> str:
     assert "My own news" in text
     assert "News of the template" in text
     assert "\n    src/app/news.py\n" in done.stdout
-    return "both are in it, marked as a conflict; the update lists it"
+    return "the file has both, marked as a conflict; the update lists it"
 
 
-@case("you added lines where comments say `Your own`, and answer all otherwise", "they are there")
+@case("you added lines below `Your own` comments, and then changed every answer", "they are kept")
 def _own_places(service: Service) -> str:
     changes = edits.edit(service)
     given = {"queue": "none", "auth": "none", "tracing": "none", "ci": "gitlab", "example": "false"}
     done = _commit_and_update(service, **given)
     assert "changed the same lines" not in done.stdout, done.stdout
-    return "\n".join(edits.lost(service, changes)) or "they are there"
+    return "\n".join(edits.lost(service, changes)) or "they are kept"
 
 
-@case("you have a `uv.lock`", "it is yours: an update leaves it alone, whatever it brings")
+@case("you have a `uv.lock`", "it is not touched, even if the dependencies change")
 def _lock(service: Service) -> str:
     service.write("uv.lock", "# mine\n")
     _commit_and_update(service, queue="none")
     assert service.read("uv.lock") == "# mine\n"
-    return "it is yours: an update leaves it alone, whatever it brings"
+    return "it is not touched, even if the dependencies change"
 
 
-@case("you have changes that are not committed", "the update is refused, and nothing is changed")
+@case("you have uncommitted changes", "the update is refused, and nothing is changed")
 def _dirty(service: Service) -> str:
     service.write("src/app/main.py", service.read("src/app/main.py") + MINE)
     before = service.tree()
@@ -222,14 +222,14 @@ def _nothing_new(service: Service) -> str:
     return changed + _changed(service, "--vcs-ref", ":current:") or "nothing is changed"
 
 
-@case("you update twice", "the second time changes nothing")
+@case("you update twice", "the second update changes nothing")
 def _twice(service: Service) -> str:
     edited = service.copy(service.folder.with_name("edited"))
     edits.edit(edited)
     for each in (service, edited):
         _commit_and_update(each)
         commit(each.folder)
-    return "".join(map(_changed, (service, edited))) or "the second time changes nothing"
+    return "".join(map(_changed, (service, edited))) or "the second update changes nothing"
 
 
 def _changed(service: Service, *options: str) -> str:

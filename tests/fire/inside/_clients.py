@@ -1,4 +1,4 @@
-"""Clients that ask all the time, each in a thread, and count what became of what they sent."""
+"""HTTP clients in threads that send requests continuously and count the outcomes."""
 
 import http.client
 import socket
@@ -16,81 +16,86 @@ SLOW = "/test/slow?seconds=0.01"
 
 
 def add_routes(folder: Path, code: str) -> None:
-    """Put code into the application that `serve` has written to ``folder`` and will run."""
-    application = folder / "service_under_test.py"
-    before, last, after = application.read_text().partition("    routing.install_index(app)")
-    assert last
-    application.write_text(before + code + last + after)
+    """Add code to the app that the `serve` fixture has written to ``folder``."""
+    file = folder / "service_under_test.py"
+    before, last_line, after = file.read_text().partition("    routing.install_index(app)")
+    assert last_line
+    file.write_text(before + code + last_line + after)
 
 
 class Clients:
-    """Some keep their connections, some take a new one for each request.
+    """Clients of one server, with keep-alive or with a new connection for each request.
 
-    ``answers`` counts statuses. What was sent and not answered is ``cut``; who finds no listener
-    any more is ``refused``, and goes.
+    ``statuses`` counts responses. ``lost``: errors of requests that were sent and got no complete
+    response. ``refused``: connections refused because nothing listens; such a client stops.
     """
 
     def __init__(self, port: int, path: str = SLOW) -> None:
         self.port = port
         self.path = path
-        self.answers: Counter[str] = Counter()
-        self.cut: list[str] = []
+        self.statuses: Counter[str] = Counter()
+        self.lost: list[str] = []
         self.refused = 0
         self.stop = threading.Event()
-        self.no_more_new = threading.Event()
+        self.stop_new = threading.Event()
 
     @property
-    def answered(self) -> int:
-        return self.answers.total()
+    def responses(self) -> int:
+        return self.statuses.total()
 
-    def keep(self, pause: float = 0) -> None:
-        """Ask over one connection for as long as the server keeps it, then over the next."""
+    def run_keep_alive(self, pause: float = 0) -> None:
+        """Send requests over one connection; open another when the server closes it."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        while not self.stop.is_set() and self._ask(connection):
+        while not self.stop.is_set() and self._request(connection):
             self.stop.wait(pause)
         connection.close()
 
-    def renew(self) -> None:
-        """Ask over a new connection each time."""
-        while not self.stop.is_set() and not self.no_more_new.is_set():
+    def run_new_connections(self) -> None:
+        """Send each request over a new connection."""
+        while not self.stop.is_set() and not self.stop_new.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-            if not self._ask(connection):
+            if not self._request(connection):
                 return
             connection.close()
 
-    def _ask(self, connection: http.client.HTTPConnection) -> bool:
+    def _request(self, connection: http.client.HTTPConnection) -> bool:
+        """Send a request; return ``False`` if the connection was refused."""
         try:
             connection.request("GET", self.path)
-            answer = connection.getresponse()
-            answer.read()
+            response = connection.getresponse()
+            response.read()
         except ConnectionRefusedError:
             self.refused += 1
             return False
         except (OSError, http.client.HTTPException) as error:
-            self.cut.append(repr(error))
+            self.lost.append(repr(error))
             connection.close()
         else:
-            self.answers[str(answer.status)] += 1
+            self.statuses[str(response.status)] += 1
         return True
 
 
 @contextmanager
-def asking(
-    port: int, kept: int = 4, new: int = 4, rare: int = 0, path: str = SLOW
+def running_clients(
+    port: int, keep_alive: int = 4, new: int = 4, infrequent: int = 0, path: str = SLOW
 ) -> Iterator[Clients]:
-    """Run clients until the block ends, or until they find nobody.
+    """Run clients until the block ends, or until nothing listens on the port.
 
-    ``rare``: of those who keep their connection, and ask every other second.
+    ``infrequent``: keep-alive clients that send a request every two seconds.
     """
     clients = Clients(port, path)
-    rarely = partial(clients.keep, 2.0)
-    work: list[Callable[[], None]] = [clients.keep] * kept + [clients.renew] * new + [rarely] * rare
-    threads = [threading.Thread(target=client) for client in work]
+    run_infrequent = partial(clients.run_keep_alive, 2.0)
+    targets: list[Callable[[], None]] = [
+        *[clients.run_keep_alive] * keep_alive,
+        *[clients.run_new_connections] * new,
+        *[run_infrequent] * infrequent,
+    ]
+    threads = [threading.Thread(target=target) for target in targets]
     for thread in threads:
         thread.start()
     try:
         end = time.monotonic() + 30
-        while clients.answered < 20 and time.monotonic() < end:
+        while clients.responses < 20 and time.monotonic() < end:
             time.sleep(0.05)
         yield clients
     finally:
@@ -104,21 +109,21 @@ Send = Callable[..., socket.socket]
 
 @pytest.fixture
 def send() -> Iterator[Send]:
-    """Open a connection and send something; all are closed in the end."""
-    opened: list[socket.socket] = []
+    """A function that opens a connection and sends data; all are closed at the end."""
+    connections: list[socket.socket] = []
 
     def send(port: int, data: bytes = b"", seconds: float = 60) -> socket.socket:
-        opened.append(socket.create_connection(("127.0.0.1", port), timeout=seconds))
-        opened[-1].sendall(data)
-        return opened[-1]
+        connections.append(socket.create_connection(("127.0.0.1", port), timeout=seconds))
+        connections[-1].sendall(data)
+        return connections[-1]
 
     yield send
-    for connection in opened:
+    for connection in connections:
         connection.close()
 
 
-def rest(connection: socket.socket) -> bytes:
-    """Read until the other side closes."""
+def read_to_end(connection: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
     parts = []
     try:
         while part := connection.recv(65536):
@@ -128,7 +133,7 @@ def rest(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def head(method: str, path: str, *lines: str) -> bytes:
+def request_head(method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: test", *lines, "", ""]).encode()
 
 

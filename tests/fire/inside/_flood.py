@@ -1,4 +1,4 @@
-"""The job of which very many wait."""
+"""The job of which a test enqueues very many."""
 
 from app.platform.jobs import JobContext, job
 

@@ -1,4 +1,4 @@
-"""HTTP by hand: a client that costs little, and one that sends whatever it is told."""
+"""A cheap HTTP client on asyncio streams, and raw bytes for invalid requests."""
 
 import asyncio
 import subprocess
@@ -14,38 +14,38 @@ def request(
     path: str,
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
-    kind: str = "application/json",
+    content_type: str = "application/json",
 ) -> bytes:
-    """Write a request."""
-    given = {"Host": "test", **(headers or {})}
+    """The bytes of a request."""
+    fields = {"Host": "test", **(headers or {})}
     if body:
-        given |= {"Content-Type": kind, "Content-Length": str(len(body))}
-    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {of}" for name, of in given.items())]
+        fields |= {"Content-Type": content_type, "Content-Length": str(len(body))}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-class Caller:
-    """One connection, kept: a request, its answer, the next one."""
+class KeepAliveClient:
+    """A client with one connection; ``body`` is that of the last response."""
 
     def __init__(self, server: Server) -> None:
         self._port = port_of(server)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.body = b""
 
-    async def ask(self, sent: bytes) -> int:
-        """Return the status; raise ``OSError`` or ``EOFError`` when there was no answer."""
+    async def send(self, data: bytes) -> int:
+        """Send a request and return the status; without a response, ``OSError`` or ``EOFError``."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         try:
-            writer.write(sent)
+            writer.write(data)
             async with asyncio.timeout(60):
-                return await self._answer(reader)
+                return await self._read_response(reader)
         except (OSError, EOFError):
             self.close()
             raise
 
-    async def _answer(self, reader: asyncio.StreamReader) -> int:
+    async def _read_response(self, reader: asyncio.StreamReader) -> int:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         status = int(head[9:12])
         length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
@@ -66,12 +66,12 @@ class Caller:
             self._streams = None
 
 
-async def exchange(server: Server, sent: bytes, patience: float = 60) -> bytes:
-    """Send bytes on a connection of their own; return all that came until it was closed."""
+async def exchange(server: Server, sent: bytes, seconds: float = 60) -> bytes:
+    """Send bytes on a new connection; return what arrives until it closes or the time is up."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
     received = b""
     with suppress(OSError, TimeoutError):
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(seconds):
             with suppress(OSError):
                 writer.write(sent)
                 await writer.drain()
@@ -86,13 +86,13 @@ def port_of(server: Server) -> int:
 
 
 def resident(pid: int) -> float:
-    """Return the memory of a process that is really there, in MB."""
+    """The resident memory of a process, in MB."""
     listed = subprocess.check_output(["ps", "-o", "rss=", "-p", str(pid)], text=True)
     return int(listed) / 1024
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started: the workers of Gunicorn."""
+    """The child processes of a process, such as Gunicorn's workers."""
     listed = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid="], text=True)
     pairs = (line.split() for line in listed.splitlines())
     return [int(child) for child, parent in pairs if int(parent) == pid]

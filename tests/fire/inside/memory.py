@@ -1,4 +1,4 @@
-"""An hour of requests, by their number: what a worker holds does not grow with them."""
+"""Memory leaks: a worker's memory does not grow with the number of requests (an hour's worth)."""
 
 import asyncio
 import json
@@ -15,40 +15,40 @@ from sqlalchemy import make_url, text
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.conftest import open_connection
-from tests.fire._wire import Caller, children, request, resident
+from tests.fire._wire import KeepAliveClient, children, request, resident
 from tests.fire.conftest import FULL, Note
 from tests.system.conftest import serve
 from tests.system.serving import Serve, Server
 
 __all__ = ["serve"]
 
-WORKERS, CALLERS = 2, 8
+WORKERS, CLIENTS = 2, 8
 REQUESTS = (180_000 if FULL else 4_000) * WORKERS
 WINDOWS = 10  # of which the first half is the warm-up
-# MB: Python's and the allocator's own ups and downs. A leak of 250 bytes a request is 13 MB at full
-# size; a small run finds what leaks 8 KB.
-ALLOWED = 12.0 if FULL else 8.0
+# MB; more than the allocator fluctuates. A leak of 250 bytes per request is 13 MB at full size;
+# a small run finds leaks of 8 KB.
+MAX_GROWTH = 12.0 if FULL else 8.0
 
 
 class Client:
-    """One of many: somebody else each time, from elsewhere, who asks for all sorts of things."""
+    """A client that sends random requests, each with other ids and from another address."""
 
-    mine: dict[str, str]
+    auth_headers: dict[str, str]
 
     def __init__(self, server: Server, seed: int) -> None:
-        self.caller = Caller(server)
+        self.client = KeepAliveClient(server)
         self.random = random.Random(seed)
         self.statuses: Counter[int] = Counter()
         self.items: list[str] = []
 
     async def run(self, requests: Iterator[int]) -> None:
         for _ in requests:
-            self.statuses[await self.caller.ask(self._next())] += 1
-            if b'"description":' in self.caller.body and b'"items":' not in self.caller.body:
-                self.items = [*self.items[-3:], json.loads(self.caller.body)["id"]]
+            self.statuses[await self.client.send(self._random_request())] += 1
+            if b'"description":' in self.client.body and b'"items":' not in self.client.body:
+                self.items = [*self.items[-3:], json.loads(self.client.body)["id"]]
 
-    def _next(self) -> bytes:
-        """Return a request that nobody made before, of a kind that many make."""
+    def _random_request(self) -> bytes:
+        """A typical request with unique values."""
         unique = secrets.token_hex(8)
         fresh = {
             "X-Request-ID": unique,
@@ -56,9 +56,9 @@ class Client:
             "User-Agent": unique,
             "traceparent": f"00-{secrets.token_hex(16)}-{unique}-0{self.random.randrange(2)}",
         }
-        mine = fresh | self.mine
+        signed_in = fresh | self.auth_headers
         item = f"/api/v1/items/{self.random.choice(self.items or [unique])}"
-        named = json.dumps({"name": unique, "description": unique * 20}).encode()
+        item_body = json.dumps({"name": unique, "description": unique * 20}).encode()
         account = json.dumps({"email": f"{unique}@example.com", "password": unique}).encode()
         login = f"username={unique}@example.com&password={unique}".encode()
         form = "application/x-www-form-urlencoded"
@@ -66,15 +66,15 @@ class Client:
             (
                 request("GET", f"/{unique}/{unique}.php?{unique}", fresh),
                 request("GET", f"/api/v1/{unique}", fresh),
-                request("POST", "/api/v1/items", mine, named),
-                request("GET", item, mine),
-                request("GET", item, {**mine, "If-None-Match": f'"{unique}"'}),
-                request("PATCH", item, mine, named),
-                request("DELETE", item, mine),
-                request("GET", "/api/v1/items?limit=2", mine),
-                request("GET", f"/api/v1/items?cursor={unique}", mine),
+                request("POST", "/api/v1/items", signed_in, item_body),
+                request("GET", item, signed_in),
+                request("GET", item, {**signed_in, "If-None-Match": f'"{unique}"'}),
+                request("PATCH", item, signed_in, item_body),
+                request("DELETE", item, signed_in),
+                request("GET", "/api/v1/items?limit=2", signed_in),
+                request("GET", f"/api/v1/items?cursor={unique}", signed_in),
                 request("GET", item, {**fresh, "Authorization": f"Bearer {unique}"}),
-                request("POST", "/api/v1/items", mine, unique.encode()),
+                request("POST", "/api/v1/items", signed_in, unique.encode()),
                 request("PUT", "/api/v1/items", fresh),
                 request("POST", "/api/v1/auth/register", fresh, account),
                 request("POST", "/api/v1/auth/login", fresh, login, form),
@@ -86,7 +86,7 @@ class Client:
 
 
 async def connections(settings: Settings) -> int:
-    """Count the connections to the database of this test, but for the one that counts."""
+    """The number of connections to the test's database, without the one of this query."""
     url = make_url(settings.database_url.get_secret_value())
     statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
     async with open_connection(url) as connection:
@@ -98,37 +98,37 @@ async def test_memory_does_not_grow_with_the_number_of_requests(
 ) -> None:
     server = serve(
         WEB_CONCURRENCY=str(WORKERS),
-        # Not one of them is replaced on the way, as they would be after 100 000.
+        # Workers would otherwise restart after 100,000 requests.
         GUNICORN_CMD_ARGS="--max-requests 0",
         DB_POOL_SIZE="5",
         RATE_LIMIT="100000/second",
     )
     workers = children(server.process.pid)
     assert len(workers) == WORKERS
-    clients = [Client(server, seed) for seed in range(CALLERS)]
+    clients = [Client(server, seed) for seed in range(CLIENTS)]
     sizes: list[list[float]] = []
     for window in range(WINDOWS):
         async with httpx2.AsyncClient(base_url=server.url, timeout=60) as client:
-            mine = await sign_in(client, f"memory-{window}@example.com")
+            auth_headers = await sign_in(client, f"memory-{window}@example.com")
         for each in clients:
-            each.mine = mine
-        together = iter(range(REQUESTS // WINDOWS))  # so that nobody's connection waits for others
-        await asyncio.gather(*(each.run(together) for each in clients))
+            each.auth_headers = auth_headers
+        shared = iter(range(REQUESTS // WINDOWS))  # one iterator, so that all finish together
+        await asyncio.gather(*(each.run(shared) for each in clients))
         sizes.append([resident(pid) for pid in workers])
     for each in clients:
-        each.caller.close()
+        each.client.close()
     statuses = sum((each.statuses for each in clients), Counter[int]())
-    grown = max(_growth(worker) for worker in zip(*sizes, strict=True))
+    growth = max(_growth(worker) for worker in zip(*sizes, strict=True))
     note(
         requests=statuses.total(),
         megabytes_after_warm_up=round(max(sizes[WINDOWS // 2 - 1])),
         megabytes_at_the_end=round(max(sizes[-1])),
-        answers=dict(sorted(statuses.items())),
+        statuses=dict(sorted(statuses.items())),
     )
     assert children(server.process.pid) == workers
-    assert grown < ALLOWED, sizes
+    assert growth < MAX_GROWTH, sizes
     assert not [status for status in statuses if status >= 500], statuses
-    assert statuses[401] < statuses.total() / 5, "most of them may ask what they ask"
+    assert statuses[401] < statuses.total() / 5, "most requests are authenticated"
     assert await connections(fresh_settings) <= WORKERS * 5
     with Redis.from_url(fresh_settings.redis_url.get_secret_value()) as redis:
         assert not [key for key in redis.scan_iter("limit:*") if redis.ttl(key) == -1]
@@ -136,6 +136,6 @@ async def test_memory_does_not_grow_with_the_number_of_requests(
 
 
 def _growth(sizes: tuple[float, ...]) -> float:
-    """Compare the end with the time after the warm-up, each by the middle of three looks."""
+    """The growth from the warm-up to the end, each the median of three windows."""
     half = len(sizes) // 2
     return median(sizes[-3:]) - median(sizes[half - 1 : half + 2])

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from app.platform.observability import metrics
-from tests.fire._wire import Caller, children, request, resident
+from tests.fire._wire import KeepAliveClient, children, request, resident
 from tests.fire.conftest import FULL, Note
 from tests.platform.observability.tracing.receiver import Collector
 from tests.system.conftest import serve
@@ -64,17 +64,17 @@ def bring_about(trouble: str, collector: Slow) -> None:
         collector.away()
 
 
-async def batch(caller: Caller) -> list[float]:
+async def batch(caller: KeepAliveClient) -> list[float]:
     """Ask for a while; return how long each answer took, in milliseconds."""
     taken = []
     for _ in range(BATCH_SIZE):
         started = time.perf_counter()
-        assert await caller.ask(request("GET", "/test/pid")) == 200
+        assert await caller.send(request("GET", "/test/pid")) == 200
         taken.append((time.perf_counter() - started) * 1000)
     return taken
 
 
-async def compare(healthy: Caller, troubled: Caller) -> tuple[float, float]:
+async def compare(healthy: KeepAliveClient, troubled: KeepAliveClient) -> tuple[float, float]:
     """Ask both in turns, so that a busy machine is as busy for both; return the usual times."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
@@ -98,7 +98,7 @@ async def test_a_collector_in_trouble_costs_neither_time_nor_memory(
     ]
     [healthy], [troubled] = (children(server.process.pid) for server in servers)
     ratios = {}
-    async with Caller(servers[0]) as one, Caller(servers[1]) as other:
+    async with KeepAliveClient(servers[0]) as one, KeepAliveClient(servers[1]) as other:
         await compare(one, other)
         for trouble in ("slow", "hangs", "has no time", "refuses", "away"):
             bring_about(trouble, collectors[1])
@@ -122,11 +122,11 @@ class Load:
         self.stopped = False
 
     async def one(self) -> None:
-        async with Caller(self.server) as caller:
+        async with KeepAliveClient(self.server) as caller:
             while not self.stopped:
                 self.sent += 1
                 try:
-                    assert await caller.ask(request("GET", self.path)) == 200
+                    assert await caller.send(request("GET", self.path)) == 200
                     self.answered += 1
                 except (OSError, EOFError):
                     await asyncio.sleep(0.02)
@@ -134,10 +134,10 @@ class Load:
 
 async def scrape(server: Server) -> dict[str, float]:
     """Return every sample, by its name and labels as they are written."""
-    async with Caller(server) as caller:
+    async with KeepAliveClient(server) as caller:
         while True:
             try:
-                assert await caller.ask(request("GET", "/metrics")) == 200
+                assert await caller.send(request("GET", "/metrics")) == 200
                 break
             except (OSError, EOFError):
                 await asyncio.sleep(0.02)
@@ -221,11 +221,11 @@ async def test_strangers_make_no_series_of_their_own(serve: Serve, note: Note) -
     methods = ["GET", "POST", "PUT", "DELETE", "TRACE", "PROPFIND", "LINK", "M-SEARCH", "SOURCE"]
     sizes = []
     requests = 20_000 if FULL else 1_500
-    async with Caller(server) as caller:
+    async with KeepAliveClient(server) as caller:
         for share in (200, requests):
             for number in range(share):
                 path = f"/{'api/v1/' * (number % 2)}{secrets.token_hex(8)}"
-                assert await caller.ask(request(methods[number % len(methods)], path)) == 404
+                assert await caller.send(request(methods[number % len(methods)], path)) == 404
             await asyncio.sleep(1)  # until it is written down
             sizes.append(len([name for name in await scrape(server) if _counts(name)]))
     note(requests=requests, series=sizes[1])

@@ -88,9 +88,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer an invalid request with a problem document, and close the connection."""
         with context.bind_request_context(request_id=uuid4().hex):
             self.logger.warning("request refused: %s", detail)
-            answer = problem(status, code, detail)
-        headers = [*self.server_state.default_headers, *answer.raw_headers]
+            response = problem(status, code, detail)
+        headers = [*self.server_state.default_headers, *response.raw_headers]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        lines += [b"connection: close\r\n\r\n", bytes(answer.body)]
+        lines += [b"connection: close\r\n\r\n", bytes(response.body)]
         self.transport.write(STATUS_LINE[status] + b"".join(lines))
         self.transport.close()

@@ -1,4 +1,4 @@
-"""A worker and a scheduler whose clock is wrong by ``WRONG_BY`` seconds, wherever it is asked."""
+"""A worker and a scheduler whose clock is off by ``CLOCK_OFFSET`` seconds."""
 
 import datetime
 import os
@@ -10,39 +10,39 @@ import app.main
 import tests.platform.jobs.samples
 from app.platform.jobs import JobContext, job
 
-Right = datetime.datetime
-true_time = time.time
+RealDatetime = datetime.datetime
+real_time = time.time
 
 
-class Kind(type):
+class InstanceCheck(type):
     def __instancecheck__(cls, value: object) -> bool:
-        return isinstance(value, Right)
+        return isinstance(value, RealDatetime)
 
 
-class Wrong(Right, metaclass=Kind):
+class WrongDatetime(RealDatetime, metaclass=InstanceCheck):
     @classmethod
     def now(cls, tz: datetime.tzinfo | None = None) -> Any:
-        return Right.fromtimestamp(wrong_time(), tz)
+        return RealDatetime.fromtimestamp(wrong_time(), tz)
 
 
 def wrong_time() -> float:
-    return true_time() + float(os.environ["WRONG_BY"])
+    return real_time() + float(os.environ["CLOCK_OFFSET"])
 
 
 @job(cron="* * * * * *")
 async def tick(context: JobContext) -> None:
-    """Run each second."""
+    """Do nothing, every second."""
 
 
 assert app.main
 assert tests.platform.jobs.samples
 time.time = wrong_time
-datetime.datetime = Wrong  # type: ignore[misc]
-# Those that have their own name for it already; what is imported from now on gets the wrong one.
+datetime.datetime = WrongDatetime  # type: ignore[misc]
+# Modules that have already imported the class; later imports get the patched one.
 for module in list(sys.modules.values()):
     if module.__name__.startswith(
         ("app.", "arq.", "taskiq.", "taskiq_redis.", "celery.", "kombu.")
     ):
         for name, value in list(vars(module).items()):
-            if value is Right:
-                setattr(module, name, Wrong)
+            if value is RealDatetime:
+                setattr(module, name, WrongDatetime)

@@ -1,7 +1,8 @@
-"""Jobs, and a worker and scheduler that are killed at a given point of their own code, once.
+"""Workers and schedulers that are killed, once, at a given point of their own code.
 
-A file in the folder ``DEATHS`` says who is to die, and where: it is named after a job's id, or
-after a stage of the scheduler. Whoever comes to that point takes the file away, and is killed.
+A file in the folder ``DEATHS`` plans a kill: its name is a job's id or a stage of the scheduler,
+and its content is the stage and the victim. A process that reaches that point renames the file and
+is killed.
 """
 
 import os
@@ -17,19 +18,19 @@ from app.platform.jobs import JobContext, job, store
 from app.platform.jobs.runner import Runner
 from app.platform.jobs.transport import Transport
 
-# Where a worker dies on the way of one job, and how often the job's work is committed then.
+# Points at which a worker is killed, and how often the job's work has been committed in the end.
 STAGES = {
     "before the claim": 1,
     "before the claim's commit": 1,
     "after the claim": 1,
     "in the work": 1,
     "after the work's commit": 2,
-    "before the mark": 2,
-    "before the mark's commit": 2,
-    "after the mark": 1,
+    "before the outcome": 2,
+    "before the outcome's commit": 2,
+    "after the outcome": 1,
 }
-WHO = ("one process", "the whole worker")
-SCHEDULER_STAGES = ("ticked", "taken", "published")
+VICTIMS = ("one process", "the whole worker")
+SCHEDULER_STAGES = ("ticked", "claimed", "published")
 
 TABLES = (
     "CREATE TABLE effects (job uuid PRIMARY KEY)",
@@ -37,90 +38,92 @@ TABLES = (
 )
 
 
-def doom(folder: Path, who: str, stage: str, victim: str) -> None:
-    """Decide that ``who`` works on ``victim`` is killed at ``stage``."""
-    (folder / victim).write_text(f"{stage}\n{who}")
+def plan(folder: Path, victim: str, stage: str, name: str) -> None:
+    """Plan to kill ``victim`` when it reaches ``stage`` of the job or scheduler step ``name``."""
+    (folder / name).write_text(f"{stage}\n{victim}")
 
 
-def dead(folder: Path) -> int:
-    """Return how many were killed."""
+def count(folder: Path) -> int:
+    """Number of kills so far."""
     return len(list(folder.glob("*.dead")))
 
 
-def here(stage: str, victim: UUID | str) -> None:
-    """Be killed here, if that was decided."""
-    mark = Path(os.environ.get("DEATHS", "/nowhere"), str(victim))
+def kill_point(stage: str, name: UUID | str) -> None:
+    """Kill this process if that is planned for ``stage`` of ``name``."""
+    file = Path(os.environ.get("DEATHS", "/nonexistent"), str(name))
     try:
-        wanted, who = mark.read_text().split("\n")
-        if wanted != stage:
+        planned, victim = file.read_text().split("\n")
+        if planned != stage:
             return
-        mark.rename(mark.with_suffix(".dead"))
+        file.rename(file.with_suffix(".dead"))
     except FileNotFoundError:
         return
-    if who == "one process":
+    if victim == "one process":
         os.kill(os.getpid(), signal.SIGKILL)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 @job(retries=5)
 async def work(context: JobContext) -> None:
-    """Do what must be done once, and count how often it was done."""
+    """An idempotent effect, and a count of how often the work was done."""
     async with context.transaction() as session:
         values = {"job": context.job_id}
         await session.execute(text("INSERT INTO works VALUES (:job)"), values)
         once = text("INSERT INTO effects VALUES (:job) ON CONFLICT DO NOTHING")
         await session.execute(once, values)
-        here("in the work", context.job_id)
-    here("after the work's commit", context.job_id)
+        kill_point("in the work", context.job_id)
+    kill_point("after the work's commit", context.job_id)
 
 
-def around(
+def with_kill_points(
     function: Callable[..., Awaitable[Any]],
-    victim: Callable[..., UUID | str],
+    name: Callable[..., UUID | str],
     before: str = "",
     after: str = "",
 ) -> Callable[..., Awaitable[Any]]:
-    """Let processes die before and after a call of ``function``."""
+    """``function`` with kill points before and after each call."""
 
-    async def called(*args: Any, **named: Any) -> Any:
-        here(before, victim(*args, **named))
-        result = await function(*args, **named)
-        here(after, victim(*args, **named))
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        kill_point(before, name(*args, **kwargs))
+        result = await function(*args, **kwargs)
+        kill_point(after, name(*args, **kwargs))
         return result
 
-    return called
+    return wrapper
 
 
-def deadly(owner: Any, name: str, victim: Callable[..., UUID | str], *stages: str) -> None:
-    setattr(owner, name, around(getattr(owner, name), victim, *stages))
+def add_kill_points(
+    owner: Any, function: str, name: Callable[..., UUID | str], *stages: str
+) -> None:
+    setattr(owner, function, with_kill_points(getattr(owner, function), name, *stages))
 
 
-deadly(
+add_kill_points(
     store,
     "claim",
     lambda session, id_, lease: id_,
     *("before the claim", "before the claim's commit"),
 )
-deadly(Runner, "_run", lambda runner, claim, current: claim.id, "after the claim")
-deadly(
+add_kill_points(Runner, "_run", lambda runner, claim, current: claim.id, "after the claim")
+add_kill_points(
     store,
     "succeed",
     lambda session, claimed, result: claimed.id,
-    *("before the mark", "before the mark's commit"),
+    *("before the outcome", "before the outcome's commit"),
 )
-deadly(Runner, "run", lambda runner, id_: id_, "", "after the mark")
+add_kill_points(Runner, "run", lambda runner, id_: id_, "", "after the outcome")
 
 
 @job()
-async def errand(context: JobContext) -> None:
-    """Be something to publish."""
+async def no_op(context: JobContext) -> None:
+    """Do nothing; it only has to be published."""
 
 
 @job(cron="* * * * * *")
 async def tick(context: JobContext) -> None:
-    """Run each second."""
+    """Do nothing, every second."""
 
 
-deadly(store, "claim_tick", lambda *_: "ticked", "", "ticked")
-deadly(store, "claim_unpublished", lambda *_: "taken", "", "taken")
-deadly(Transport, "publish", lambda *_: "published", "", "published")
+add_kill_points(store, "claim_tick", lambda *_: "ticked", "", "ticked")
+add_kill_points(store, "claim_unpublished", lambda *_: "claimed", "", "claimed")
+add_kill_points(Transport, "publish", lambda *_: "published", "", "published")

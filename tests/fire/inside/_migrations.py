@@ -1,4 +1,4 @@
-"""A copy of the service with migrations of its own, and the processes that run them."""
+"""A copy of the service with additional migrations, and processes that run them."""
 
 import shutil
 import subprocess
@@ -20,11 +20,11 @@ depends_on = {depends!r}
 
 
 def upgrade() -> None:
-    {up}
+    {upgrade}
 
 
 def downgrade() -> None:
-    {down_by}
+    {downgrade}
 """
 EXPAND = 'op.add_column("items", sa.Column("size", sa.Integer(), nullable=True))'
 CONTRACT = 'op.drop_column("items", "size")'
@@ -36,7 +36,7 @@ SLOW = """op.create_table("slow", sa.Column("id", sa.Integer(), primary_key=True
 
 
 class Release:
-    """What the next release brings to the database."""
+    """The next release of the service, with its migrations."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,8 +46,8 @@ class Release:
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)
 
-    def add(self, up: str, down_by: str = "pass") -> None:
-        """Add a migration to the service's own branch."""
+    def add(self, upgrade: str, downgrade: str = "pass") -> None:
+        """Add a migration to the branch ``app``."""
         number = len(list(self._versions.glob("own_*.py"))) + 1
         revision = f"own_{number}"
         (self._versions / f"{revision}.py").write_text(
@@ -56,18 +56,18 @@ class Release:
                 down=self._last,
                 labels=None if self._last else ("app",),
                 depends=None if self._last else ("items_0001",),
-                up=up,
-                down_by=down_by,
+                upgrade=upgrade,
+                downgrade=downgrade,
             )
         )
         self._last = revision
 
-    def replace_last(self, up: str) -> None:
-        """Mend the last migration."""
+    def replace_last(self, upgrade: str) -> None:
+        """Replace the last migration."""
         file = self._versions / f"{self._last}.py"
         head, _, rest = file.read_text().partition("def upgrade() -> None:\n    ")
         _, _, tail = rest.partition("\n\n\ndef downgrade")
-        file.write_text(f"{head}def upgrade() -> None:\n    {up}\n\n\ndef downgrade{tail}")
+        file.write_text(f"{head}def upgrade() -> None:\n    {upgrade}\n\n\ndef downgrade{tail}")
 
     def run(self, environment: dict[str, str], *command: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(

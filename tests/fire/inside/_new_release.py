@@ -1,4 +1,4 @@
-"""The jobs of the release that replaces it: a new job, a new argument, and one that changed."""
+"""Jobs of the new release: a new job, a new argument, and a changed argument."""
 
 from app.platform.jobs import JobContext, job
 

@@ -1,4 +1,4 @@
-"""The jobs of a release that is being replaced."""
+"""Jobs of the release that is being replaced."""
 
 from app.platform.jobs import JobContext, job
 

@@ -1,4 +1,4 @@
-"""Servers that can be killed, hung and restarted, ways to them that can break, and the load."""
+"""Servers and proxies with injectable faults, and a load generator."""
 
 import asyncio
 import os
@@ -22,12 +22,12 @@ from app.platform.dev.plan import ServerType
 from tests.conftest import ROOT
 from tests.system.serving import Server, free_port
 
-PATIENCE = 60.0  # seconds; the machine may be busy
-# Seconds that no answer may take: the time-outs of the pool, of a statement and of its connection's
-# end are 18 by default, and the machine may stall.
-BOUND = 29.0
+TIMEOUT = 60.0  # seconds, for a busy machine
+# Maximum seconds of any response: the timeouts of the pool, a statement and closing its connection
+# add up to 18 by default, and the machine may stall.
+MAX_SECONDS = 29.0
 
-# Routes that only these tests need, in an app that is otherwise the real one.
+# The service's app with additional routes for these tests.
 APP = """
 from app import main
 from app.platform.http import routing
@@ -70,8 +70,8 @@ def create_app():
 """
 
 
-class Machine:
-    """A server on a port of its own, whose data outlive it."""
+class ServerProcess:
+    """A server on its own port, which keeps its data when it is restarted."""
 
     def __init__(self, kind: ServerType, *options: str, durable: bool = True) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
@@ -82,11 +82,11 @@ class Machine:
         self.url = ""
 
     def start(self) -> None:
-        """Start it, again if it was killed: on the same port, with the same data."""
-        end = time.monotonic() + PATIENCE
+        """Start the server; after it was killed, on the same port and with the same data."""
+        end = time.monotonic() + TIMEOUT
         while not self._started():
             assert time.monotonic() < end, f"{self._kind.name} does not start"
-            self.kill()  # what was killed before may be going still
+            self.kill()  # a killed predecessor may still be exiting
 
     def _started(self) -> bool:
         data = self.folder if self._durable else None
@@ -111,7 +111,7 @@ class Machine:
         return False
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server and all of its processes."""
+        """Send a signal to the server and its child processes."""
         if not self._pid:
             return
         children = Path(f"/proc/{self._pid}/task/{self._pid}/children")
@@ -121,33 +121,33 @@ class Machine:
                     os.kill(int(pid), number)
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         return self._pid != 0
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Send SIGKILL, which has the effect of a power failure."""
         self.signal(signal.SIGKILL)
         self._wait()
 
     def shut_down(self) -> None:
-        """Ask it to end, and who is connected to leave."""
+        """Shut down and disconnect all clients."""
         os.kill(self._pid, signal.SIGINT)
         self._wait()
 
     def _wait(self) -> None:
-        self._pid = 0  # may be another's soon
+        self._pid = 0  # the id may be reused
         if self._guard:
             assert self._guard.stdin
             assert self._guard.stdout
             self._guard.stdin.close()
-            self._guard.wait(PATIENCE)
+            self._guard.wait(TIMEOUT)
             self._guard.stdout.close()
 
 
 @contextmanager
-def machine(kind: ServerType, *options: str, durable: bool = True) -> Iterator[Machine]:
-    """Run a server that a test may do anything to."""
-    server = Machine(kind, *options, durable=durable)
+def run_server(kind: ServerType, *options: str, durable: bool = True) -> Iterator[ServerProcess]:
+    """A running server for one test."""
+    server = ServerProcess(kind, *options, durable=durable)
     try:
         server.start()
         yield server
@@ -156,50 +156,50 @@ def machine(kind: ServerType, *options: str, durable: bool = True) -> Iterator[M
         subprocess.run(["rm", "-rf", str(server.folder)], check=False)
 
 
-class Way:
-    """A way to a server: it can be slow, be cut, fall silent, and lead elsewhere from now on."""
+class Proxy:
+    """A TCP proxy that can delay, break, discard and redirect connections."""
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = free_port()
-        self.delay = 0.0  # seconds, on the way back
-        self._silent: set[asyncio.Task[None]] = set()
+        self.delay = 0.0  # seconds, for data from the server
+        self._blackholed: set[asyncio.Task[None]] = set()
         self._flows: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self.mend()
+        self.start()
 
-    def mend(self) -> None:
-        """Let clients through."""
-        self._do(self._mend())
+    def start(self) -> None:
+        """Accept connections."""
+        self._do(self._start())
 
-    def cut(self) -> None:
-        """Break what is open, and let nobody through."""
-        self._do(self._cut())
+    def stop(self) -> None:
+        """Break open connections and refuse new ones."""
+        self._do(self._stop_listening())
 
-    def fall_silent(self) -> None:
-        """Lose what is sent on the open connections, as when the other machine is gone."""
-        self._do(self._fall_silent())
+    def blackhole(self) -> None:
+        """Discard all data on open connections, as if the server's machine were gone."""
+        self._do(self._blackhole())
 
-    def end(self) -> None:
-        self.cut()
+    def close(self) -> None:
+        self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def _do(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(TIMEOUT)
 
-    async def _fall_silent(self) -> None:
-        self._silent |= self._flows
+    async def _blackhole(self) -> None:
+        self._blackholed |= self._flows
 
-    async def _mend(self) -> None:
+    async def _start(self) -> None:
         if self._server is None:
             self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
 
-    async def _cut(self) -> None:
+    async def _stop_listening(self) -> None:
         if self._server:
             self._server.close()
             self._server = None
@@ -212,60 +212,63 @@ class Way:
         assert flow
         self._flows.add(flow)
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self.target)
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target)
             try:
-                copies = (self._copy(reader, back, flow), self._copy(there, writer, flow, True))
+                copies = (
+                    self._copy(reader, server_writer, flow),
+                    self._copy(server_reader, writer, flow, True),
+                )
                 await asyncio.gather(*copies)
             finally:
-                back.transport.abort()
+                server_writer.transport.abort()
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()
             self._flows.discard(flow)
-            self._silent.discard(flow)
+            self._blackholed.discard(flow)
 
     async def _copy(
         self,
         source: asyncio.StreamReader,
         to: asyncio.StreamWriter,
         flow: "asyncio.Task[None]",
-        answers: bool = False,
+        from_server: bool = False,
     ) -> None:
         while data := await source.read(65536):
-            if flow in self._silent:
+            if flow in self._blackholed:
                 continue
-            if answers and self.delay:
+            if from_server and self.delay:
                 await asyncio.sleep(self.delay)
             to.write(data)
-        raise ConnectionResetError  # ends the other direction, too
+        raise ConnectionResetError  # closes the other direction
 
 
 @contextmanager
-def way(to: int) -> Iterator[Way]:
-    """Open a way to a port of this machine."""
-    opened = Way(to)
+def run_proxy(to: int) -> Iterator[Proxy]:
+    """A proxy to a local port."""
+    proxy = Proxy(to)
     try:
-        yield opened
+        yield proxy
     finally:
-        opened.end()
+        proxy.close()
 
 
-def eventually(
-    holds: Callable[[], bool],
-    why: Callable[[], str] = lambda: "too late",
-    seconds: float = PATIENCE,
+def wait_until(
+    condition: Callable[[], bool],
+    message: Callable[[], str] = lambda: "timed out",
+    seconds: float = TIMEOUT,
 ) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, why()
+    while not condition():
+        assert time.monotonic() < end, message()
         time.sleep(0.05)
 
 
 @contextmanager
-def serving(environment: dict[str, str], folder: Path, **changes: str) -> Iterator[Server]:
-    """Run Gunicorn with two workers and the routes above."""
+def running_service(environment: dict[str, str], folder: Path, **changes: str) -> Iterator[Server]:
+    """Gunicorn with two workers and the additional routes."""
     (folder / "service_under_fire.py").write_text(APP)
     port, log = free_port(), folder / "log"
     own = {"PORT": str(port), "WEB_CONCURRENCY": "2", "PYTHONPATH": str(folder)}
@@ -276,7 +279,7 @@ def serving(environment: dict[str, str], folder: Path, **changes: str) -> Iterat
         )  # fmt: skip
     server = Server(process, port, log)
     try:
-        server.until(server.is_up_or_has_exited, PATIENCE)
+        server.until(server.is_up_or_has_exited, TIMEOUT)
         assert process.poll() is None, log.read_text()
         yield server
     finally:
@@ -286,8 +289,8 @@ def serving(environment: dict[str, str], folder: Path, **changes: str) -> Iterat
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of one request; ``status`` is 0 where the connection broke."""
+class Result:
+    """Outcome of one request."""
 
     status: int
     code: str
@@ -298,80 +301,80 @@ class Answer:
 
 
 class Load:
-    """Clients that write, and read, all the time."""
+    """A load generator with several clients, each in a thread."""
 
     def __init__(self, server: Server, paths: tuple[str, ...], clients: int) -> None:
-        self.answers: list[Answer] = []
-        self.bad: list[str] = []
+        self.results: list[Result] = []
+        self.invalid: list[str] = []
         self._server, self._paths = server, paths
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
 
-    def _ask(self, number: int) -> None:
+    def _run(self, number: int) -> None:
         count = 0
-        with httpx2.Client(base_url=self._server.url, timeout=PATIENCE) as client:
+        with httpx2.Client(base_url=self._server.url, timeout=TIMEOUT) as client:
             while not self._stop.is_set():
                 count += 1
                 path = self._paths[count % len(self._paths)]
-                self._note(client, path, f"{number}-{count}")
+                self._send(client, path, f"{number}-{count}")
                 time.sleep(0.01)
 
-    def _note(self, client: httpx2.Client, path: str, name: str) -> None:
+    def _send(self, client: httpx2.Client, path: str, name: str) -> None:
         start = time.monotonic()
         try:
-            answer = client.post(path, params={"name": name})
+            response = client.post(path, params={"name": name})
         except httpx2.TransportError as error:
-            self.bad.append(repr(error))
+            self.invalid.append(repr(error))
             return
         seconds = time.monotonic() - start
-        code = "" if answer.is_success else str(answer.json()["code"])
-        if not (answer.is_success or is_clear(answer)):
-            self.bad.append(f"{answer.status_code} {answer.text}")
-        self.answers.append(Answer(answer.status_code, code, seconds, start, path, name))
+        code = "" if response.is_success else str(response.json()["code"])
+        if not (response.is_success or is_retryable(response)):
+            self.invalid.append(f"{response.status_code} {response.text}")
+        self.results.append(Result(response.status_code, code, seconds, start, path, name))
 
-    def recovers(self) -> float:
-        """Wait until 20 requests in turn went well; return after how many seconds."""
+    def wait_for_recovery(self) -> float:
+        """Wait until 20 consecutive requests succeed; return the seconds that took."""
         start = time.monotonic()
 
-        def well() -> bool:
-            last = [a for a in self.answers[-20:] if a.at > start]
-            return len(last) == 20 and all(a.status == 200 for a in last)
+        def recovered() -> bool:
+            last = [result for result in self.results[-20:] if result.at > start]
+            return len(last) == 20 and all(result.status == 200 for result in last)
 
-        eventually(well, lambda: f"it does not recover: {self.answers[-5:]}")
+        wait_until(recovered, lambda: f"no recovery: {self.results[-5:]}")
         return round(time.monotonic() - start, 1)
 
-    def fails(self) -> None:
-        """Wait until a request is answered with an error."""
-        eventually(lambda: any(a.status != 200 for a in self.answers[-20:]))
+    def wait_for_failure(self) -> None:
+        """Wait until a recent request has failed."""
+        wait_until(lambda: any(result.status != 200 for result in self.results[-20:]))
 
     @property
     def longest(self) -> float:
-        return round(max(answer.seconds for answer in self.answers), 1)
+        return round(max(result.seconds for result in self.results), 1)
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What a load is described by."""
-        answered = {f"answered {what}": count for what, count in sorted(self.outcomes.items())}
+        """Figures of this load for the tables."""
+        answered = {f"answered {key}": count for key, count in sorted(self.outcomes.items())}
         longest = {"longest answer, s": self.longest}
-        return {"requests": len(self.answers), **answered, "lost": len(self.bad), **longest}
+        return {"requests": len(self.results), **answered, "lost": len(self.invalid), **longest}
 
     @property
     def outcomes(self) -> Counter[str]:
-        return Counter(f"{answer.status} {answer.code}".strip() for answer in self.answers)
+        return Counter(f"{result.status} {result.code}".strip() for result in self.results)
 
 
-def is_clear(answer: httpx2.Response) -> bool:
-    """Whether an answer says that it is not for now, and when to come back."""
+def is_retryable(response: httpx2.Response) -> bool:
+    """Whether a response is a 503 problem document with a Retry-After header."""
     return (
-        answer.status_code == 503
-        and answer.headers["Content-Type"] == "application/problem+json"
-        and int(answer.headers["Retry-After"]) >= 1
+        response.status_code == 503
+        and response.headers["Content-Type"] == "application/problem+json"
+        and int(response.headers["Retry-After"]) >= 1
     )
 
 
 @contextmanager
-def load(server: Server, *paths: str, clients: int = 6) -> Iterator[Load]:
-    """Send requests from ``clients`` threads, over connections that are kept."""
+def run_load(server: Server, *paths: str, clients: int = 6) -> Iterator[Load]:
+    """Requests from ``clients`` threads over persistent connections."""
     running = Load(server, paths, clients)
     for thread in running._threads:
         thread.start()
@@ -383,6 +386,6 @@ def load(server: Server, *paths: str, clients: int = 6) -> Iterator[Load]:
             thread.join()
 
 
-def ready(server: Server) -> str:
-    """Return what readiness says."""
+def readiness(server: Server) -> str:
+    """Status reported by /health/ready."""
     return str(server.get("/health/ready").json()["status"])

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, in front of whatever listens on a port."""
+"""PgBouncer in transaction mode, in front of a local port."""
 
 import os
 import shutil
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fire._outages import PATIENCE, eventually
+from tests.fire._outages import TIMEOUT, wait_until
 from tests.system.serving import free_port
 
-# It waits a second, and not 15, until it tries a Postgres again that it could not reach.
+# It retries an unreachable Postgres after one second instead of 15.
 CONFIGURATION = """
 [databases]
 * = host=127.0.0.1 port={target} user=postgres
@@ -33,9 +33,9 @@ query_wait_timeout = 5
 
 
 class PgBouncer:
-    """One that is started again whenever it ends, as by whatever runs it in production.
+    """A PgBouncer that is restarted whenever it exits, as by a supervisor in production.
 
-    1.18 needs that: it may end when requests to cancel a statement are not answered.
+    Version 1.18 can exit when requests to cancel a statement are not answered.
     """
 
     def __init__(self, folder: Path, target: int, size: int) -> None:
@@ -44,43 +44,43 @@ class PgBouncer:
         file.write_text(CONFIGURATION.format(target=target, port=self.port, size=size))
         folder.chmod(0o755)
         self._command = [_program(), "-q", str(file)]
-        if os.geteuid() == 0:  # which it refuses to run as
+        if os.geteuid() == 0:  # PgBouncer refuses to run as root
             self._command[1:1] = ["-u", "nobody"]
-        self._changing = threading.Lock()
-        self._over = False
+        self._lock = threading.Lock()
+        self._closed = False
         self._process = self._start()
-        self._keeper = threading.Thread(target=self._keep)
-        self._keeper.start()
-        eventually(self._listens)
+        self._supervisor = threading.Thread(target=self._supervise)
+        self._supervisor.start()
+        wait_until(self._is_listening)
 
     def restart(self) -> None:
-        """End it, and with it all of its connections; it is started again."""
+        """Kill the process and with it all connections; the supervisor restarts it."""
         self._process.kill()
 
-    def end(self) -> None:
-        with self._changing:
-            self._over = True
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
             self._process.kill()
-        self._keeper.join(PATIENCE)
+        self._supervisor.join(TIMEOUT)
 
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
 
-    def _keep(self) -> None:
+    def _supervise(self) -> None:
         while True:
             self._process.wait()
-            with self._changing:
-                if self._over:
+            with self._lock:
+                if self._closed:
                     return
                 self._process = self._start()
 
-    def _listens(self) -> bool:
+    def _is_listening(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def _program() -> str:
-    """Find PgBouncer, or install it; skip the test where neither can be done."""
+    """Path of PgBouncer, which is installed if possible; otherwise the test is skipped."""
     if not (found := shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")):
         if os.geteuid() != 0 or not shutil.which("apt-get"):
             pytest.skip("PgBouncer is not installed, and can't be installed by this user here")
@@ -92,10 +92,10 @@ def _program() -> str:
 
 @contextmanager
 def pgbouncer(target: int, size: int) -> Iterator[PgBouncer]:
-    """Run PgBouncer with ``size`` connections to the Postgres that is at a port."""
+    """PgBouncer with ``size`` connections to the Postgres on port ``target``."""
     with tempfile.TemporaryDirectory() as folder:
         bouncer = PgBouncer(Path(folder), target, size)
         try:
             yield bouncer
         finally:
-            bouncer.end()
+            bouncer.close()

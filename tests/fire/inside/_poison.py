@@ -1,4 +1,4 @@
-"""Jobs that harm whoever runs them."""
+"""Jobs that harm their worker or the job store."""
 
 import math
 import os
@@ -14,7 +14,7 @@ async def kill(context: JobContext) -> None:
 
 @job(retries=1)
 async def return_nul(context: JobContext) -> str:
-    return "no text of Postgres: \0"
+    return "invalid text in Postgres: \0"
 
 
 @job(retries=1)

@@ -1,4 +1,4 @@
-"""Migrations that meet data, traffic, long transactions, each other and their own end."""
+"""Migrations with data, under load, during long transactions, concurrent and killed."""
 
 import asyncio
 import subprocess
@@ -24,8 +24,8 @@ from tests.platform.data.test_migrations import lint
 from tests.system.conftest import serve as serve
 from tests.system.serving import Serve, Server
 
-PATIENCE = 120.0  # seconds
-HELD = 20 if FULL else 8  # seconds that somebody's transaction is in the way
+TIMEOUT = 120.0  # seconds
+TRANSACTION_SECONDS = 20 if FULL else 8  # a transaction blocks the migration for this long
 ITEMS = "/api/v1/items"
 
 
@@ -39,11 +39,11 @@ def release(tmp_path: Path) -> Release:
     return Release(tmp_path / "release")
 
 
-async def ended(process: "subprocess.Popen[str]") -> str:
-    """Wait until a migrator has ended well, and return what it said."""
-    said, _ = await asyncio.to_thread(process.communicate, None, PATIENCE)
-    assert process.returncode == 0, said
-    return said
+async def output_of(process: "subprocess.Popen[str]") -> str:
+    """Wait until a migrator has succeeded, and return its output."""
+    output, _ = await asyncio.to_thread(process.communicate, None, TIMEOUT)
+    assert process.returncode == 0, output
+    return output
 
 
 async def select(url: URL, statement: str) -> Any:
@@ -52,16 +52,16 @@ async def select(url: URL, statement: str) -> Any:
 
 
 async def until(url: URL, statement: str) -> Any:
-    """Wait until a statement finds something."""
-    end = time.monotonic() + PATIENCE
-    while not (found := await select(url, statement)):
-        assert time.monotonic() < end, f"nothing found: {statement}"
+    """Wait until a statement returns rows."""
+    end = time.monotonic() + TIMEOUT
+    while not (rows := await select(url, statement)):
+        assert time.monotonic() < end, f"no rows: {statement}"
         await asyncio.sleep(0.1)
-    return found
+    return rows
 
 
-async def counted(connection: AsyncConnection) -> dict[str, int]:
-    """Return how many rows each table has."""
+async def row_counts(connection: AsyncConnection) -> dict[str, int]:
+    """Number of rows per table."""
     return {
         name: (await connection.execute(text(f'SELECT count(*) FROM "{name}"'))).scalar_one()
         for name in Base.metadata.tables
@@ -69,8 +69,8 @@ async def counted(connection: AsyncConnection) -> dict[str, int]:
 
 
 @asynccontextmanager
-async def user_of(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client that did a little of everything, so that there is something in each table."""
+async def active_user(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
+    """A signed-in client that has created rows in every table."""
     async with httpx2.AsyncClient(base_url=server.url, timeout=60) as client:
         client.headers.update(await sign_in(client, "ada@example.com"))
         for number in range(20):
@@ -79,7 +79,7 @@ async def user_of(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-async def test_down_and_up_again_with_data_in_every_table(
+async def test_downgrades_keep_the_data_of_other_branches(
     serve: Serve,
     url: URL,
     release: Release,
@@ -88,21 +88,21 @@ async def test_down_and_up_again_with_data_in_every_table(
     note: Note,
 ) -> None:
     server = serve(RATE_LIMIT="off")
-    async with user_of(server), open_connection(url) as connection:
+    async with active_user(server), open_connection(url) as connection:
         await connection.execute(text("INSERT INTO job_schedules VALUES ('nightly', now())"))
         await connection.commit()
-        before = await counted(connection)
-    assert all(before.values()), f"not in each table: {before}"
+        before = await row_counts(connection)
+    assert all(before.values()), f"an empty table: {before}"
     assert server.stop() == 0
 
     release.add(_migrations.EXPAND, _migrations.CONTRACT)
     release.add(_migrations.INDEX, _migrations.NO_INDEX)
     for _ in range(2):
-        await ended(release.run(environment))
+        await output_of(release.run(environment))
         await select(url, "UPDATE items SET size = 3 RETURNING size")
-        await ended(release.run(environment, "alembic", "downgrade", "app@base"))
+        await output_of(release.run(environment, "alembic", "downgrade", "app@base"))
     async with open_connection(url) as connection:
-        assert await counted(connection) == before
+        assert await row_counts(connection) == before
 
     branches = ["jobs", "items", "auth"]
     emptied: list[str] = []
@@ -111,14 +111,14 @@ async def test_down_and_up_again_with_data_in_every_table(
         await migrate(copy, f"{branch}@base", down=True)
         await migrate(copy)
         async with open_connection(copy) as connection:
-            now = await counted(connection)
+            now = await row_counts(connection)
         assert all(rows in (0, before[name]) for name, rows in now.items())
         emptied += [name for name, rows in now.items() if not rows]
     assert sorted(emptied) == sorted(before), "each table belongs to one branch"
     note(tables=len(before), branches=len(branches), rows_of_others_lost=0)
 
 
-async def test_two_migrators_at_once_make_an_index_together(
+async def test_concurrent_migrators_run_one_at_a_time(
     url: URL, release: Release, environment: dict[str, str], note: Note
 ) -> None:
     release.add(_migrations.EXPAND)
@@ -127,26 +127,28 @@ async def test_two_migrators_at_once_make_an_index_together(
     async with open_connection(url) as reader:
         await reader.execute(text("SELECT count(*) FROM items"))
         migrators = [release.run(environment) for _ in range(many)]
-        # Until the reader has ended none of them can change the table, so all of them meet.
-        there = "FROM pg_stat_activity WHERE datname = current_database()"
-        await until(url, f"SELECT 1 {there} HAVING count(*) = {many} + 2  -- the reader, and this")
+        # No migrator can change the table before the reader has finished, so all of them wait.
+        sessions = "FROM pg_stat_activity WHERE datname = current_database()"
+        await until(
+            url, f"SELECT 1 {sessions} HAVING count(*) = {many} + 2  -- the reader, and this"
+        )
         trying = "FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE items%' AND state = 'active'"
         await until(url, f"SELECT 1 {trying}")
         for _ in range(20):
-            assert len(await select(url, f"SELECT 1 {trying}")) <= 1, "one at a time"
+            assert len(await select(url, f"SELECT 1 {trying}")) <= 1, "several migrators at a time"
             await asyncio.sleep(0.1)
     for migrator in migrators:
-        await ended(migrator)
+        await output_of(migrator)
     assert await valid_indexes(url) == 1
     note(migrators=many, indexes=1)
 
 
 async def valid_indexes(url: URL) -> int:
-    of_items = "SELECT indexrelid::regclass::text name FROM pg_index WHERE indisvalid"
-    return [row.name for row in await select(url, of_items)].count("ix_items_size")
+    names = "SELECT indexrelid::regclass::text name FROM pg_index WHERE indisvalid"
+    return [row.name for row in await select(url, names)].count("ix_items_size")
 
 
-async def test_a_migrator_killed_in_the_middle_leaves_nothing_half_done(
+async def test_a_killed_migration_is_rolled_back(
     url: URL, release: Release, environment: dict[str, str], note: Note
 ) -> None:
     release.add(_migrations.SLOW)
@@ -156,15 +158,15 @@ async def test_a_migrator_killed_in_the_middle_leaves_nothing_half_done(
     first.kill()
     first.communicate()
     assert await select(url, "SELECT 1 FROM pg_tables WHERE tablename = 'slow'") == []
-    # Postgres notices when the statement has ended. Nobody needs to wait for that here.
+    # Postgres would only notice after the statement has finished.
     await select(url, f"SELECT pg_terminate_backend(pid) {sleeping}")
     release.replace_last(_migrations.SLOW.replace("30", "0"))
-    await ended(release.run(environment))
+    await output_of(release.run(environment))
     assert len(await select(url, "SELECT 1 FROM slow")) == 1
     note(kills=1, half_done=0)
 
 
-async def test_a_migrator_killed_while_it_makes_an_index_can_be_run_again(
+async def test_an_interrupted_index_build_can_be_repeated(
     url: URL, release: Release, environment: dict[str, str], note: Note
 ) -> None:
     release.add(_migrations.EXPAND)
@@ -174,23 +176,23 @@ async def test_a_migrator_killed_while_it_makes_an_index_can_be_run_again(
         "AND pid <> pg_backend_pid()"
     )
     async with open_connection(url, isolation_level="REPEATABLE READ") as others:
-        await others.execute(text("SELECT 1"))  # from here on it sees things as they are now
+        await others.execute(text("SELECT 1"))  # takes the snapshot
         first = release.run(environment)
         await until(url, f"SELECT 1 {making} AND wait_event_type = 'Lock'")
-        await asyncio.sleep(1.5)  # longer than a migration may wait for a table
-        assert await select(url, f"SELECT 1 {making}"), "it waits, for it keeps nobody waiting"
+        await asyncio.sleep(1.5)  # longer than the lock timeout of a migration
+        assert await select(url, f"SELECT 1 {making}"), "the concurrent index build was given up"
         first.kill()
         first.communicate()
         await select(url, f"SELECT pg_terminate_backend(pid) {making}")
     assert await valid_indexes(url) == 0
-    await ended(release.run(environment))
+    await output_of(release.run(environment))
     assert await valid_indexes(url) == 1
     note(kills=1, invalid_indexes_left=0)
 
 
 @asynccontextmanager
 async def traffic(client: httpx2.AsyncClient) -> AsyncIterator[tuple[Counter[int], list[float]]]:
-    """Read and write items all the time; count the answers, and say how long each took."""
+    """Continuous reads and writes of items: responses by status, and their durations."""
     answers: Counter[int] = Counter()
     seconds: list[float] = []
 
@@ -214,37 +216,37 @@ async def traffic(client: httpx2.AsyncClient) -> AsyncIterator[tuple[Counter[int
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_the_old_release_serves_while_the_new_one_migrates(
+async def test_the_old_release_serves_requests_during_a_migration(
     serve: Serve, url: URL, release: Release, environment: dict[str, str], note: Note
 ) -> None:
     release.add(_migrations.EXPAND)
     release.add(_migrations.INDEX)
     server = serve(RATE_LIMIT="off")
-    async with user_of(server) as client, traffic(client) as (answers, seconds):
-        async with open_connection(url) as report:  # reads items, and takes its time
+    async with active_user(server) as client, traffic(client) as (answers, seconds):
+        async with open_connection(url) as report:  # a long transaction that reads items
             await report.execute(text("SELECT count(*) FROM items"))
             migrator = release.run(environment)
             await until(url, "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE items%'")
             before = answers.total()
-            await asyncio.sleep(HELD)
+            await asyncio.sleep(TRANSACTION_SECONDS)
             assert migrator.poll() is None
-            assert answers.total() > before, "traffic goes on while the migrator waits"
-        said = await ended(migrator)
+            assert answers.total() > before, "requests hang while the migrator waits"
+        output = await output_of(migrator)
         await asyncio.sleep(0.5)
     assert set(answers) == {200, 201}, answers
-    assert max(seconds) < HELD / 2
-    assert "Retrying the migration in" in said
+    assert max(seconds) < TRANSACTION_SECONDS / 2
+    assert "Retrying the migration in" in output
     assert await valid_indexes(url) == 1
     note(
         requests=answers.total(),
         failed=0,
-        long_transaction_s=HELD,
+        long_transaction_s=TRANSACTION_SECONDS,
         slowest_request_s=round(max(seconds), 1),
-        tries=said.count("Retrying the migration") + 1,
+        tries=output.count("Retrying the migration") + 1,
     )
 
 
-# What each of them is in SQL, which squawk shows where it has something against it.
+# Blocking operations, and the SQL that squawk reports for them.
 BLOCKING = {
     'op.create_index("ix", "items", ["name"])': "CREATE INDEX ix ON items",
     'op.add_column("items", sa.Column("size", sa.Integer(), nullable=False))': "ADD COLUMN size",
@@ -257,7 +259,7 @@ BLOCKING = {
 }
 
 
-def test_what_would_lock_a_table_for_long_is_flagged_before_it_is_run(
+def test_blocking_migrations_are_reported(
     tmp_path: Path, environment: dict[str, str], note: Note
 ) -> None:
     good, bad = Release(tmp_path / "good"), Release(tmp_path / "bad")
@@ -265,17 +267,17 @@ def test_what_would_lock_a_table_for_long_is_flagged_before_it_is_run(
     good.add(_migrations.INDEX)
     for operation in BLOCKING:
         bad.add(operation)
-    assert flagged(good, environment) == ""
-    found = flagged(bad, environment)
+    assert reported(good, environment) == ""
+    report = reported(bad, environment)
     for operation, sql in BLOCKING.items():
-        assert sql in found, operation
-    note(flagged=len(BLOCKING), passed=2)
+        assert sql in report, operation
+    note(reported=len(BLOCKING), passed=2)
 
 
-def flagged(release: Release, environment: dict[str, str]) -> str:
-    """Return what squawk says of the SQL that ``app migrate`` would run."""
+def reported(release: Release, environment: dict[str, str]) -> str:
+    """Report of squawk on the SQL of ``app migrate``."""
     migrator = release.run(environment, "app", "migrate", "--sql")
-    sql, _ = migrator.communicate(timeout=PATIENCE)
+    sql, _ = migrator.communicate(timeout=TIMEOUT)
     assert migrator.returncode == 0, sql
-    found = lint(sql, release.folder)
-    return found.stdout if found.returncode else ""
+    report = lint(sql, release.folder)
+    return report.stdout if report.returncode else ""

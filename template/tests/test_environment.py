@@ -1,4 +1,4 @@
-""".env.example tells the truth about the settings."""
+""".env.example: it lists settings with their real defaults."""
 
 import re
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 from app.settings import Settings
 from tests.required import REQUIRED
 
-GIVEN: dict[str, Any] = {name.lower(): value for name, value in REQUIRED.items()}
+REQUIRED_VALUES: dict[str, Any] = {name.lower(): value for name, value in REQUIRED.items()}
 LINES = (Path(__file__).parents[1] / ".env.example").read_text().splitlines()
-SHOWN = {
+EXAMPLES = {
     match[1]: match[2]
     for line in LINES
     if (match := re.fullmatch(r"#([A-Z][A-Z0-9_]*)=(.*)", line))
@@ -24,20 +24,20 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def test_copying_it_changes_nothing() -> None:
+def test_an_unchanged_copy_sets_nothing() -> None:
     assert [line for line in LINES if line and not line.startswith("#")] == []
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_what_is_shown_is_a_setting_and_its_default(name: str) -> None:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_a_setting_with_its_default(name: str) -> None:
     field = name.lower()
     assert field in Settings.model_fields
-    if value := SHOWN[name]:
-        shown = Settings(**{**GIVEN, field: value})
+    if value := EXAMPLES[name]:
+        settings = Settings(**{**REQUIRED_VALUES, field: value})
         if not Settings.model_fields[field].is_required():
-            assert getattr(shown, field) == getattr(Settings(**GIVEN), field)
+            assert getattr(settings, field) == getattr(Settings(**REQUIRED_VALUES), field)
 
 
-def test_what_has_to_be_set_is_shown() -> None:
+def test_every_required_setting_is_listed() -> None:
     required = {n.upper() for n, field in Settings.model_fields.items() if field.is_required()}
-    assert required - set(SHOWN) == set()
+    assert required - set(EXAMPLES) == set()

@@ -1,4 +1,4 @@
-"""The settings of this service: yours here, the platform's in ``app.platform.settings``."""
+"""Settings of this service: yours here, the platform's in ``app.platform.settings``."""
 
 from functools import cache
 
@@ -6,10 +6,9 @@ from app.platform.settings import PlatformSettings, load_settings
 
 
 class Settings(PlatformSettings):
-    """Your settings, one typed and described line each.
+    """Your settings: each field is read from the environment variable of the same name.
 
-    The environment variable has the field's name, in capitals. A field of type ``SecretStr`` can
-    also be given as a file, by ``<NAME>_FILE``:
+    A ``SecretStr`` can also be given as ``<NAME>_FILE``, the path of a file that holds it:
 
         stripe_key: SecretStr = Field(description="Secret key of the Stripe account")
     """
@@ -21,6 +20,6 @@ class Settings(PlatformSettings):
 def get_settings() -> Settings:
     """The settings of this process, read once.
 
-    Raises ``SettingsError`` with one line for each variable that is missing or invalid.
+    Raises ``SettingsError`` with one line per variable that is missing or invalid.
     """
     return load_settings(Settings)

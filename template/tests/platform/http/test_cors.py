@@ -104,5 +104,5 @@ async def test_an_invalid_origin_fails_at_startup(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CORS_ORIGINS", f"{ALLOWED}, {origin}")
 
-    with pytest.raises(SettingsError, match=r"CORS_ORIGINS: .* is no origin"):
+    with pytest.raises(SettingsError, match=r"CORS_ORIGINS: .* is not an origin"):
         get_settings()

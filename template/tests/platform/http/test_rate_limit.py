@@ -305,7 +305,7 @@ async def test_the_setting_is_read_from_the_environment(
     assert get_settings().rate_limit is None
     get_settings.cache_clear()
     monkeypatch.setenv("RATE_LIMIT", "a lot")
-    with pytest.raises(SettingsError, match=r"RATE_LIMIT: is no rate; write it as 100/minute"):
+    with pytest.raises(SettingsError, match=r"RATE_LIMIT: is not a rate; write it as 100/minute"):
         get_settings()
 
 

@@ -1,4 +1,4 @@
-"""Renamed settings: the old variable keeps working for one version, and says what to rename."""
+"""Renamed settings: the old variable keeps working for one version, with a warning."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.required import REQUIRED
 
 
 class Renamed(Settings):
-    """Settings of which three had other names in the version before."""
+    """Settings of which three have old names."""
 
     renamed: ClassVar = {
         "old_hosts": "allowed_hosts",
@@ -70,13 +70,13 @@ def test_the_new_variable_wins_even_from_a_dotenv_file(
 
 def test_an_invalid_value_of_an_old_variable_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLD_TIMEOUT", "soon")
-    with pytest.raises(SettingsError) as refusal:
+    with pytest.raises(SettingsError) as error:
         load_settings(Renamed)
-    assert "  HTTP_TIMEOUT: " in str(refusal.value)
-    assert "  OLD_TIMEOUT is deprecated: rename it to HTTP_TIMEOUT" in str(refusal.value)
+    assert "  HTTP_TIMEOUT: " in str(error.value)
+    assert "  OLD_TIMEOUT is deprecated: rename it to HTTP_TIMEOUT" in str(error.value)
 
 
-def test_the_log_says_what_to_rename_when_the_service_starts(
+def test_a_warning_in_the_startup_log_says_what_to_rename(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OLD_TIMEOUT", "2.5")
@@ -94,9 +94,9 @@ def test_app_check_says_what_to_rename(environment: dict[str, str]) -> None:
     assert f"warning  settings     {hint}" in result.stdout
 
 
-def test_the_table_leads_from_names_that_are_gone_to_fields() -> None:
+def test_old_names_are_gone_and_new_names_are_settings() -> None:
     fields = Settings.model_fields
-    for base in Settings.__mro__:
-        for old, new in vars(base).get("renamed", {}).items():
+    for cls in Settings.__mro__:
+        for old, new in vars(cls).get("renamed", {}).items():
             assert old not in fields
             assert new in fields

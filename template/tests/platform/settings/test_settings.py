@@ -1,4 +1,4 @@
-"""A wrong environment is refused, with one line for each wrong variable."""
+"""Settings: where values come from, and how an invalid environment is refused."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.required import REQUIRED
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _required_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
         monkeypatch.delenv(f"{name.upper()}_FILE", raising=False)
@@ -19,19 +19,19 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def refused() -> str:
-    with pytest.raises(SettingsError) as refusal:
+def settings_error() -> str:
+    with pytest.raises(SettingsError) as error:
         get_settings()
-    return str(refusal.value)
+    return str(error.value)
 
 
-def test_a_right_environment_is_read() -> None:
+def test_a_valid_environment_is_read() -> None:
     settings = get_settings()
     assert settings.environment == "production"
     assert settings.database_url.get_secret_value() == REQUIRED["DATABASE_URL"]
 
 
-def test_every_wrong_variable_is_named_at_once_and_no_secret_is_shown(
+def test_all_invalid_variables_are_listed_without_their_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("SECRET_KEY")
@@ -40,9 +40,9 @@ def test_every_wrong_variable_is_named_at_once_and_no_secret_is_shown(
     monkeypatch.setenv("PORT", "eighty")
     monkeypatch.setenv("CORS_ORIGINS", "https://a.example, *")
     monkeypatch.setenv("CORS_ALLOW_CREDENTIALS", "true")
-    message = refused()
-    wrong = re.findall(r"^  (\w+): ", message, flags=re.MULTILINE)
-    assert sorted(wrong) == [
+    message = settings_error()
+    invalid = re.findall(r"^  (\w+): ", message, flags=re.MULTILINE)
+    assert sorted(invalid) == [
         "CORS_ALLOW_CREDENTIALS",
         "DATABASE_URL",
         "PORT",
@@ -57,7 +57,7 @@ def test_every_wrong_variable_is_named_at_once_and_no_secret_is_shown(
 )
 def test_a_weak_secret_is_refused(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
     monkeypatch.setenv("SECRET_KEY", secret)
-    assert "SECRET_KEY" in refused()
+    assert "SECRET_KEY" in settings_error()
 
 
 def test_a_secret_can_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -68,12 +68,10 @@ def test_a_secret_can_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert get_settings().secret_key.get_secret_value() == REQUIRED["SECRET_KEY"]
 
 
-def test_a_secret_file_that_is_missing_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_secret_file_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SECRET_KEY")
     monkeypatch.setenv("SECRET_KEY_FILE", str(tmp_path / ("missing" * 10)))
-    assert "can't be read: No such file" in refused()
+    assert "can't be read: No such file" in settings_error()
 
 
 def test_secrets_are_not_shown() -> None:
@@ -84,12 +82,12 @@ def test_secrets_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
-def test_the_usual_ways_to_write_the_database_mean_asyncpg(
+def test_common_database_schemes_select_asyncpg(
     monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"{scheme}://app:pa%2Fss@db/app")
     assert get_settings().database_url.get_secret_value() == REQUIRED["DATABASE_URL"]
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [n for n, field in Settings.model_fields.items() if not field.description] == []

@@ -57,7 +57,7 @@ async def test_a_key_is_made_replaced_and_ended(
 async def test_a_key_expires_unless_it_is_made_to_last(
     client: httpx2.AsyncClient, environment: dict[str, str]
 ) -> None:
-    usual = keys({**environment, "API_KEY_DAYS": "1"}, "create", "one")
+    usual = keys({**environment, "API_KEY_LIFETIME_DAYS": "1"}, "create", "one")
     forever = keys(environment, "create", "two", "--expires", "never")
 
     assert "expires 20" in usual.stderr

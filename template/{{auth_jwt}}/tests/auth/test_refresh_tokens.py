@@ -127,7 +127,7 @@ async def test_use_keeps_a_session_but_never_past_its_end(
     async with app.state.db.transaction() as db:
         at_the_end = await db.scalar(select(LoginSession.expires_at))
 
-    assert moved_on > soon + timedelta(seconds=settings.session_idle - 120)
+    assert moved_on > soon + timedelta(seconds=settings.session_idle_timeout - 120)
     assert at_the_end == soon
 
 

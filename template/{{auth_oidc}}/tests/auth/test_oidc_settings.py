@@ -1,4 +1,4 @@
-"""Settings of the provider that would let the wrong people in, or nobody, start nothing."""
+"""Settings of the identity provider: insecure or incomplete ones are refused at startup."""
 
 from typing import Any
 
@@ -8,57 +8,57 @@ from pydantic import ValidationError
 from app.settings import Settings
 from tests.required import REQUIRED
 
-GIVEN: dict[str, Any] = {name.lower(): value for name, value in REQUIRED.items()}
+REQUIRED_VALUES: dict[str, Any] = {name.lower(): value for name, value in REQUIRED.items()}
 
-WRONG = {
-    "no issuer": ({"oidc_issuer": ""}, "is missing: the address of the provider"),
-    "an issuer without TLS": ({"oidc_issuer": "http://login.example.com"}, "begin with https"),
-    "an issuer that is a name": ({"oidc_issuer": "login.example.com"}, "is no issuer"),
-    "another kind of address": ({"oidc_issuer": "file:///etc/passwd"}, "is no issuer"),
-    "an issuer with a query": ({"oidc_issuer": "https://a.example?x=1"}, "is no issuer"),
-    "an issuer with a login": ({"oidc_issuer": "https://me:x@a.example"}, "is no issuer"),
-    "no audience": ({"oidc_audience": ""}, "is missing: the name of this API"),
-    "no algorithm": ({"oidc_algorithms": ""}, "is empty"),
+INVALID = {
+    "no issuer": ({"oidc_issuer": ""}, "is missing: the provider's issuer"),
+    "issuer without TLS": ({"oidc_issuer": "http://login.example.com"}, "begin with https"),
+    "issuer without a scheme": ({"oidc_issuer": "login.example.com"}, "is not an issuer"),
+    "issuer that is a file": ({"oidc_issuer": "file:///etc/passwd"}, "is not an issuer"),
+    "issuer with a query": ({"oidc_issuer": "https://a.example?x=1"}, "is not an issuer"),
+    "issuer with credentials": ({"oidc_issuer": "https://me:x@a.example"}, "is not an issuer"),
+    "no audience": ({"oidc_audience": ""}, "is missing: the audience of this API"),
+    "no algorithms": ({"oidc_algorithms": ""}, "is empty"),
     "alg none": ({"oidc_algorithms": "RS256,none"}, "none is none of"),
-    "a shared secret": ({"oidc_algorithms": "HS256"}, "HS256 is none of"),
-    "a client that is the audience": (
+    "symmetric algorithm": ({"oidc_algorithms": "HS256"}, "HS256 is none of"),
+    "client ID equal to the audience": (
         {"oidc_client_id": "https://api.example.com"},
         "ID tokens would pass for access tokens",
     ),
-    "parameters that are none": ({"oidc_login_parameters": "audience"}, "audience=x&prompt=login"),
-    "tokens for ever": ({"oidc_token_max_age": 0}, "greater than or equal to 60"),
+    "invalid login parameters": ({"oidc_login_parameters": "audience"}, "audience=x&prompt=login"),
+    "unlimited token age": ({"oidc_token_max_age": 0}, "greater than or equal to 60"),
 }
 
 
-@pytest.mark.parametrize(("wrong", "said"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_said(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
-        Settings(**GIVEN | wrong)
+@pytest.mark.parametrize(("values", "message"), INVALID.values(), ids=INVALID.keys())
+def test_an_invalid_setting_is_refused_with_a_reason(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Settings(**REQUIRED_VALUES | values)
 
 
-def test_production_has_no_provider_of_its_own_and_no_client() -> None:
-    settings = Settings(**GIVEN)
+def test_production_has_no_default_provider_and_no_docs_client() -> None:
+    settings = Settings(**REQUIRED_VALUES)
 
     assert settings.oidc_client_id == ""
     assert settings.oidc_logout_clients == []
     for name in ("oidc_issuer", "oidc_audience"):
         with pytest.raises(ValidationError, match="is missing"):
-            Settings(**{key: value for key, value in GIVEN.items() if key != name})
+            Settings(**{key: value for key, value in REQUIRED_VALUES.items() if key != name})
 
 
-def test_development_may_do_without_tls_but_not_without_a_provider() -> None:
-    development = GIVEN | {"environment": "development"}
+def test_development_allows_an_issuer_without_tls_but_requires_one() -> None:
+    development = REQUIRED_VALUES | {"environment": "development"}
 
     assert Settings(**development | {"oidc_issuer": "http://127.0.0.1:8080/realms/a"}).oidc_issuer
     with pytest.raises(ValidationError, match="is missing"):
         Settings(**development | {"oidc_issuer": ""})
 
 
-def test_lists_are_read_by_comma(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OIDC_ALGORITHMS", "ES256, EdDSA")
     monkeypatch.setenv("OIDC_SCOPE_CLAIMS", "permissions,realm_access.roles")
     monkeypatch.setenv("OIDC_LOGOUT_CLIENTS", "web, app")
-    settings = Settings(**GIVEN)
+    settings = Settings(**REQUIRED_VALUES)
 
     assert settings.oidc_algorithms == ["ES256", "EdDSA"]
     assert settings.oidc_scope_claims == ["permissions", "realm_access.roles"]

@@ -11,7 +11,7 @@ PASSWORD = SecretStr("correct horse battery")
 
 
 async def test_hashing_leaves_the_event_loop_free(settings: Settings) -> None:
-    costly = settings.model_copy(update={"argon2_memory": 65_536, "argon2_time": 3})
+    costly = settings.model_copy(update={"argon2_memory_cost": 65_536, "argon2_time_cost": 3})
     hashing = asyncio.create_task(Passwords(costly).hash(PASSWORD))
     turns = 0
     while not hashing.done():
@@ -30,13 +30,13 @@ async def test_a_password_is_verified(settings: Settings) -> None:
     assert await passwords.verify(PASSWORD, None) == (False, None)
 
 
-@pytest.mark.parametrize("weak", [{"argon2_memory": 19_455}, {"argon2_time": 1}])
+@pytest.mark.parametrize("weak", [{"argon2_memory_cost": 19_455}, {"argon2_time_cost": 1}])
 def test_production_refuses_weak_costs(settings: Settings, weak: dict[str, Any]) -> None:
     given: dict[str, Any] = {
         name: getattr(settings, name) for name in ("secret_key", "database_url", "redis_url")
     }
     strong = Settings(environment="production", **given)
 
-    assert (strong.argon2_memory, strong.argon2_time) == (65_536, 3)
+    assert (strong.argon2_memory_cost, strong.argon2_time_cost) == (65_536, 3)
     with pytest.raises(ValidationError, match="too weak for production"):
         Settings(environment="production", **given, **weak)

@@ -1,8 +1,7 @@
-"""Every setting of the platform, typed and validated before anything starts.
+"""Settings of the platform, typed and validated at startup. Yours are in ``app.settings``.
 
-Values come from the environment and, in development, from ``.env``. A secret ``NAME`` can also be
-given as ``NAME_FILE``, the path of a file that holds it. Your own settings are in
-``app.settings``.
+Values come from environment variables and, in development, from ``.env``. A secret ``NAME`` can
+also be given as ``NAME_FILE``, the path of a file that holds it.
 """
 
 from secrets import token_hex
@@ -27,7 +26,7 @@ S = TypeVar("S", bound="PlatformSettings")
 
 
 class SettingsError(Exception):
-    """Settings that are missing or invalid. The message names every variable."""
+    """Settings are missing or invalid; the message lists every such variable."""
 
 
 class PlatformSettings(
@@ -40,7 +39,7 @@ class PlatformSettings(
     DataSettings,
     CoreSettings,
 ):
-    """The settings of the platform, one module per concern."""
+    """All settings of the platform, one base class per concern."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
@@ -67,7 +66,7 @@ class PlatformSettings(
 def load_settings(kind: type[S]) -> S:
     """Settings from the environment.
 
-    Raises ``SettingsError`` with one line for each variable that is missing or invalid.
+    Raises ``SettingsError`` with one line per variable that is missing or invalid.
     """
     try:
         return kind()
@@ -77,7 +76,7 @@ def load_settings(kind: type[S]) -> S:
 
 
 def offline_settings(kind: type[S]) -> S:
-    """Settings to build the app without running it, for the OpenAPI document."""
+    """Placeholder settings for building the app without running it, as ``app openapi`` does."""
     return kind(
         environment="test",
         secret_key=SecretStr(token_hex()),

@@ -1,4 +1,4 @@
-"""Settings that every process reads: the environment and the secret key."""
+"""Settings of every process: the environment and the secret key."""
 
 from typing import Literal
 
@@ -14,14 +14,18 @@ class CoreSettings(BaseSettings):
     """The environment and the secret key."""
 
     environment: Environment = Field("production", description="development, test or production")
-    secret_key: SecretStr = Field(description="Signs tokens and cursors; 32 random bytes or more")
+    secret_key: SecretStr = Field(
+        description="Key that signs tokens and cursors; 32 random characters or more"
+    )
 
     @field_validator("secret_key")
     @classmethod
     def _long_and_random(cls, value: SecretStr) -> SecretStr:
         secret = value.get_secret_value()
         if len(secret) < 32 or len(set(secret)) < 10:
-            raise ValueError("needs at least 32 random characters, such as `openssl rand -hex 32`")
+            raise ValueError(
+                "must be 32 random characters or more; generate it with `openssl rand -hex 32`"
+            )
         if any(word in secret.lower() for word in EXAMPLE_SECRETS):
-            raise ValueError("is an example; make one with `openssl rand -hex 32`")
+            raise ValueError("is an example value; generate one with `openssl rand -hex 32`")
         return value

@@ -1,4 +1,4 @@
-"""Settings of Postgres, Redis and outgoing HTTP."""
+"""Settings of Postgres, Redis and the HTTP client."""
 
 from typing import ClassVar
 
@@ -9,36 +9,42 @@ from sqlalchemy.exc import ArgumentError
 
 
 class DataSettings(BaseSettings):
-    """Addresses, pool sizes and time-outs of what the service connects to."""
+    """URLs, pool sizes and timeouts of the service's dependencies."""
 
     renamed: ClassVar = {"db_connections_spare": "db_reserved_connections"}
 
     database_url: SecretStr = Field(description="postgresql+asyncpg://user:password@host/database")
-    db_pool_size: int = Field(10, ge=1, description="Connections that a process keeps open")
-    # None by default: connections above the pool's size are closed after each use, so that a
-    # service under load would open connections all the time. A pool opens no more than it needs.
+    db_pool_size: int = Field(10, ge=1, description="Database connections kept open per process")
+    # 0 by default: overflow connections are closed after each use, so that a service under load
+    # would keep reconnecting. The pool itself opens connections only when they are needed.
     db_max_overflow: int = Field(
-        0, ge=0, description="Connections beyond the pool's size, each closed after its use"
+        0, ge=0, description="Connections beyond the pool size, closed after each use"
     )
-    db_pool_timeout: float = Field(5, gt=0, description="Seconds to wait for a connection")
-    db_pool_recycle: int = Field(1800, ge=1, description="Seconds until a connection is renewed")
+    db_pool_timeout: float = Field(5, gt=0, description="Seconds to wait for a free connection")
+    db_pool_recycle: int = Field(1800, ge=1, description="Maximum age of a connection, in seconds")
     db_ping_after_idle: float = Field(
-        30, ge=0, description="Seconds without use after which a connection is tested first"
+        30, ge=0, description="Seconds of idleness after which a connection is tested before use"
     )
     db_reserved_connections: int = Field(
-        5, ge=0, description="Connections reserved for workers, migrations and people with psql"
+        5, ge=0, description="Connections reserved for workers, migrations and psql"
     )
-    db_statement_timeout: float = Field(10, gt=0, description="Seconds that one statement may take")
+    db_statement_timeout: float = Field(10, gt=0, description="Seconds until a statement fails")
     db_pgbouncer: bool = Field(
-        False, description="Whether the database is a PgBouncer in transaction mode"
+        False, description="Whether connections go through PgBouncer in transaction mode"
     )
 
     redis_url: SecretStr = Field(description="redis://host:6379/0, or rediss:// for TLS")
-    redis_timeout: float = Field(2, gt=0, description="Seconds that one Redis command may take")
-    redis_max_connections: int = Field(50, ge=1, description="Redis connections of a process")
+    redis_timeout: float = Field(2, gt=0, description="Seconds until a Redis command fails")
+    redis_max_connections: int = Field(
+        50, ge=1, description="Maximum Redis connections per process"
+    )
 
-    http_timeout: float = Field(10, gt=0, description="Seconds for one outgoing HTTP request")
-    http_max_connections: int = Field(100, ge=1, description="Outgoing connections of a process")
+    http_timeout: float = Field(
+        10, gt=0, description="Seconds until an outgoing HTTP request fails"
+    )
+    http_max_connections: int = Field(
+        100, ge=1, description="Maximum outgoing HTTP connections per process"
+    )
 
     @field_validator("database_url")
     @classmethod
@@ -46,7 +52,9 @@ class DataSettings(BaseSettings):
         try:
             url = make_url(value.get_secret_value())
         except (ArgumentError, ValueError):
-            raise ValueError("is no URL; write postgresql+asyncpg://user@host/database") from None
+            raise ValueError(
+                "is not a URL; write it as postgresql+asyncpg://user@host/database"
+            ) from None
         if url.drivername in ("postgres", "postgresql"):
             url = url.set(drivername="postgresql+asyncpg")
         if url.drivername != "postgresql+asyncpg" or not url.host or not url.database:

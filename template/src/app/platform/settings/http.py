@@ -1,41 +1,38 @@
-"""Settings of incoming HTTP: hosts, proxies, CORS, rate limits and request limits."""
+"""Settings of incoming HTTP: hosts, proxies, CORS, rate limits, request limits."""
 
 import re
-from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import BaseSettings
 
 from app.platform.settings.rates import OptionalRate, Rate
-from app.platform.settings.sources import split_commas
-
-CommaSeparated = Annotated[list[str], NoDecode]
+from app.platform.settings.sources import CommaSeparated
 
 
 class HttpSettings(BaseSettings):
-    """Which requests are served, and within which limits."""
+    """Hosts, proxies, CORS, rate limits and request limits."""
 
     allowed_hosts: CommaSeparated = Field(
-        ["*"], description="Host headers that are answered, comma-separated"
+        ["*"], description="Accepted Host headers, comma-separated"
     )
     trusted_proxies: CommaSeparated = Field(
         ["127.0.0.1"],
         description="Proxies whose X-Forwarded-* headers are trusted, comma-separated",
     )
-    cors_origins: CommaSeparated = Field(
-        [], description="Origins that browsers may call from, comma-separated"
+    cors_origins: CommaSeparated = Field([], description="Allowed CORS origins, comma-separated")
+    cors_allow_credentials: bool = Field(
+        False, description="Whether cross-origin requests may carry cookies"
     )
-    cors_allow_credentials: bool = Field(False, description="Whether browsers may send cookies")
 
     rate_limit: OptionalRate = Field(
         Rate(600, 60), description="Requests per client to the API, such as 600/minute, or off"
     )
     rate_limit_fail_open: bool = Field(
         True,
-        description="While Redis is unavailable: true, each process counts alone; false, 503",
+        description="While Redis is unavailable: true counts per process, false answers 503",
     )
     rate_limit_timeout: float = Field(
-        1, gt=0, description="Seconds that Redis has to count a request"
+        1, gt=0, description="Seconds to wait for Redis when counting a request"
     )
 
     max_body_size: int = Field(1_048_576, ge=1, description="Maximum bytes of a request body")
@@ -44,16 +41,12 @@ class HttpSettings(BaseSettings):
         256, ge=1, description="Concurrent requests per process; beyond it, 503"
     )
 
-    _split_commas = field_validator(
-        "allowed_hosts", "trusted_proxies", "cors_origins", mode="before"
-    )(split_commas)
-
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: list[str]) -> list[str]:
         for origin in value:
             if origin != "*" and not re.fullmatch(r"https?://[^\s/*?#@]+", origin):
-                raise ValueError(f"{origin} is no origin; write it as https://app.example.com")
+                raise ValueError(f"{origin} is not an origin; write it as https://app.example.com")
         return value
 
     @field_validator("cors_allow_credentials")
@@ -61,6 +54,6 @@ class HttpSettings(BaseSettings):
     def _no_wildcard_with_credentials(cls, value: bool, info: ValidationInfo) -> bool:
         if value and "*" in info.data.get("cors_origins", ()):
             raise ValueError(
-                "every site could act as your users: name the origins in CORS_ORIGINS, not *"
+                "would let every site act as your users: list the origins in CORS_ORIGINS, not *"
             )
         return value

@@ -15,8 +15,8 @@ class ObservabilitySettings(BaseSettings):
         "INFO", description="Minimum severity of log lines"
     )
     access_log_sample_rate: float = Field(
-        1, ge=0, le=1, description="Share of successful requests that are logged"
+        1, ge=0, le=1, description="Share of successful requests that are logged, from 0 to 1"
     )
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="Port of /metrics; unset: the API's port"
+        None, ge=1, le=65535, description="Separate port for /metrics; unset: the port of the API"
     )

@@ -1,4 +1,4 @@
-"""How a rate is written in a setting: ``100/minute``, ``10/15 minutes``, ``off``."""
+"""Rates in settings: ``100/minute``, ``10/15 minutes``, ``off``."""
 
 import re
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many requests in a window of so many seconds."""
+    """``limit`` requests per ``window`` seconds."""
 
     limit: int
     window: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "100/minute" or "10/15 minutes"; raise ``ValueError`` for anything else."""
+        """The rate that ``text`` stands for. Raises ``ValueError`` if it stands for none."""
         match = re.fullmatch(r"([1-9]\d{0,5})/(?:([1-9]\d?) )?(second|minute|hour|day)s?", text)
         if not match:
-            raise ValueError("is no rate; write it as 100/minute or 10/15 minutes")
+            raise ValueError("is not a rate; write it as 100/minute or 10/15 minutes")
         limit, count, unit = match.groups()
         return cls(int(limit), int(count or 1) * UNITS[unit])
 
     @property
     def interval(self) -> int:
-        """Microseconds until one more request may come."""
+        """Microseconds between two requests at a constant rate."""
         return self.window * 1_000_000 // self.limit
 
 

@@ -1,20 +1,20 @@
-"""Settings of the API's processes."""
+"""Settings of the API server."""
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
 
 class ServerSettings(BaseSettings):
-    """Processes, connections and shutdown of the API."""
+    """Processes, connections and shutdown of the API server."""
 
     port: int = Field(8000, ge=1, le=65535, description="Port of the API")
     web_concurrency: int | None = Field(
-        None, ge=1, description="API processes; unset: one per CPU that the container has"
+        None, ge=1, description="API processes; unset: one per CPU of the container"
     )
     max_replicas: int = Field(
         1, ge=1, description="Maximum replicas of the API, for the connection budget"
     )
-    # Both fit, with the pools, into the 1024 files that most systems let a process open.
+    # Both, with the pools, fit into 1024 file descriptors, the usual limit per process.
     max_connections: int = Field(
         800,
         ge=1,
@@ -27,6 +27,6 @@ class ServerSettings(BaseSettings):
         None,
         ge=0,
         le=15,
-        description="Seconds of service after SIGTERM, for load balancers; unset: 5 in production",
+        description="Seconds to keep serving after SIGTERM; unset: 5 in production, else 0",
     )
     thread_pool_size: int = Field(20, ge=1, description="Threads for synchronous code")

@@ -1,18 +1,18 @@
-"""How values reach the settings: secrets from files, lists by comma, errors in plain words."""
+"""Sources and types of settings: secrets in files, comma-separated lists; error messages."""
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BeforeValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
+from pydantic_settings import NoDecode, PydanticBaseSettingsSource
 
 ERROR_HEADER = "Invalid settings; nothing was started:"
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """Reads each secret ``NAME`` from the file that ``NAME_FILE`` names."""
+    """Secrets in files: ``NAME_FILE`` is the path of a file that holds ``NAME``."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{field_name.upper()}_FILE")
@@ -20,10 +20,10 @@ class SecretFiles(PydanticBaseSettingsSource):
             return None, field_name, False
         try:
             text = Path(path).read_text(encoding="utf-8").strip()
-            return text or None, field_name, False  # an empty one is as good as none
+            return text or None, field_name, False  # an empty file counts as unset
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            return Unreadable(f"{path} can't be read: {reason}"), field_name, False
+            return UnreadableFile(f"{path} can't be read: {reason}"), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         fields = self.settings_cls.model_fields.items()
@@ -31,29 +31,32 @@ class SecretFiles(PydanticBaseSettingsSource):
         return {name: value for name, value in values.items() if value is not None}
 
 
-class Unreadable(str):
-    """Why a secret's file can't be read, in the place of its value."""
+class UnreadableFile(str):
+    """The reason why a secret's file can't be read, in place of its content."""
 
 
 def refuse_unreadable(value: object) -> object:
-    """Report a secret's file that can't be read, with all the other errors."""
-    if isinstance(value, Unreadable):
+    """Report an unreadable file as a validation error, together with all others."""
+    if isinstance(value, UnreadableFile):
         raise ValueError(str(value))
     return value
 
 
-def split_commas(value: object) -> object:
-    """Turn ``"a, b"`` into ``["a", "b"]``."""
+def _split_commas(value: object) -> object:
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+# A list that is written as "a, b".
+CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split_commas)]
+
+
 def format_errors(error: ValidationError) -> str:
-    """Say in one line for each variable what is wrong with it, without repeating its value."""
+    """One line per invalid variable, without its value, which may be secret."""
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
-        if problem["type"] == "default_factory_not_called":  # only because another value is wrong
+        if problem["type"] == "default_factory_not_called":  # a consequence of another error
             continue
         name = ".".join(map(str, problem["loc"])).upper()
         reason = "is missing" if problem["type"] == "missing" else problem["msg"]

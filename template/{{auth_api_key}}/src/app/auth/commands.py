@@ -49,12 +49,12 @@ def _duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
 def _lifetime(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Lifetime:
     """Read how long a new key is good for; ``None`` is for ever."""
     if value is None:
-        return timedelta(days=get_settings().api_key_days)
+        return timedelta(days=get_settings().api_key_lifetime_days)
     return None if value == "never" else _duration(ctx, parameter, value)
 
 
 expires = click.option(
-    "--expires", callback=_lifetime, help="90d, 24h or never; API_KEY_DAYS if not given."
+    "--expires", callback=_lifetime, help="90d, 24h or never; API_KEY_LIFETIME_DAYS if not given."
 )
 
 

@@ -51,7 +51,7 @@ async def create(
     owner = _reachable(user, data.owner or user.id)
     _refuse_more(user, data.scopes)
     settings: Settings = request.app.state.settings
-    lifetime = timedelta(days=data.expires_in_days or settings.api_key_days)
+    lifetime = timedelta(days=data.expires_in_days or settings.api_key_lifetime_days)
     key, text = await keys.create(db, settings.api_key_prefix, owner, data.scopes, lifetime)
     audit.succeeded(request, "key_create", owner)
     return _shown_once(response, key, text)
@@ -72,7 +72,7 @@ async def rotate(
     old = await _find(db, user, key_id)
     _refuse_more(user, old.scopes)
     settings: Settings = request.app.state.settings
-    lifetime = timedelta(days=data.expires_in_days or settings.api_key_days)
+    lifetime = timedelta(days=data.expires_in_days or settings.api_key_lifetime_days)
     overlap = timedelta(hours=data.overlap_hours)
     key, text = await keys.rotate(db, settings.api_key_prefix, old, lifetime, overlap)
     audit.succeeded(request, "key_rotate", old.owner)

@@ -103,7 +103,7 @@ async def _note_use(
     settings: Settings = connection.app.state.settings
     database: Database = connection.app.state.db
     until = min(sessions.expiry(settings), ends_at)
-    if until - expires_at < timedelta(seconds=min(NOTED_EVERY, settings.session_idle / 10)):
+    if until - expires_at < timedelta(seconds=min(NOTED_EVERY, settings.session_idle_timeout / 10)):
         return
     async with database.transaction() as db:
         of_session = update(LoginSession).where(LoginSession.id == session_id)

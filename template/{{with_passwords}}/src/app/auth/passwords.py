@@ -30,9 +30,9 @@ class Passwords:
 
     def __init__(self, settings: Settings) -> None:
         argon2 = Argon2Hasher(
-            time_cost=settings.argon2_time,
-            memory_cost=settings.argon2_memory,
-            parallelism=settings.argon2_lanes,
+            time_cost=settings.argon2_time_cost,
+            memory_cost=settings.argon2_memory_cost,
+            parallelism=settings.argon2_parallelism,
         )
         self._hasher = PasswordHash((argon2,))
         self._turns = CapacityLimiter(settings.argon2_concurrency)

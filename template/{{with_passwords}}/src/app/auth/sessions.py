@@ -33,7 +33,7 @@ def alive() -> ColumnElement[bool]:
 
 def expiry(settings: Settings) -> datetime:
     """Return until when a session that is used now lives, if it isn't used again."""
-    return datetime.now(UTC) + timedelta(seconds=settings.session_idle)
+    return datetime.now(UTC) + timedelta(seconds=settings.session_idle_timeout)
 
 
 async def open_session(

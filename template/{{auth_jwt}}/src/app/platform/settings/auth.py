@@ -1,4 +1,4 @@
-"""Settings of the tokens."""
+"""Settings of access tokens."""
 
 from pydantic import Field
 
@@ -6,8 +6,8 @@ from app.platform.settings.accounts import AccountSettings
 
 
 class AuthSettings(AccountSettings):
-    """How long a token is good for; refreshing moves the session's idle time-out on."""
+    """Lifetime of access tokens; a refresh extends the session's idle timeout."""
 
     access_token_lifetime: int = Field(
-        600, ge=30, le=3600, description="Seconds that an access token is good for"
+        600, ge=30, le=3600, description="Lifetime of an access token, in seconds"
     )

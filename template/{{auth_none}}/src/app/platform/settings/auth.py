@@ -1,7 +1,7 @@
-"""Settings of the authentication: there is none."""
+"""Settings of authentication: none."""
 
 from pydantic_settings import BaseSettings
 
 
 class AuthSettings(BaseSettings):
-    """Nobody is asked who they are."""
+    """No settings: callers are not authenticated."""

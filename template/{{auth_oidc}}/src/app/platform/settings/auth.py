@@ -1,77 +1,74 @@
-"""Settings of the identity provider: whose tokens are believed, and what is read from them."""
+"""Settings of the identity provider and of its access tokens."""
 
-from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import BaseSettings
 
 from app.platform import about
-from app.platform.settings.sources import split_commas
+from app.platform.settings.sources import CommaSeparated
 
-Names = Annotated[list[str], NoDecode]
+# Algorithms with a public key. With a shared secret, whoever verifies tokens could also sign them.
+ASYMMETRIC = {
+    "EdDSA",
+    *(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)),
+}
 
-# Signatures that a public key checks. With any other, whoever can check a token can make one.
-SIZES = (256, 384, 512)
-ASYMMETRIC = {"EdDSA", *(f"{kind}{size}" for kind in ("RS", "PS", "ES") for size in SIZES)}
 
-
-def _only_at_home(given: dict[str, str], value: str) -> str:
-    """A default for development and tests, whose provider comes with the project."""
-    return value if given.get("environment") in ("development", "test") else ""
+def _unless_production(data: dict[str, str], value: str) -> str:
+    """A default for development and tests, which run the provider of ``app.platform.dev``."""
+    return value if data.get("environment") in ("development", "test") else ""
 
 
 class AuthSettings(BaseSettings):
-    """One issuer, one audience."""
+    """One issuer and one audience, and how tokens are validated."""
 
     oidc_issuer: str = Field(
-        "", validate_default=True, description="Address of the provider, as it writes it itself"
+        "", validate_default=True, description="Issuer identifier, as in the provider's metadata"
     )
     oidc_audience: str = Field(
-        default_factory=lambda given: _only_at_home(given, about.NAME),
+        default_factory=lambda data: _unless_production(data, about.NAME),
         validate_default=True,
-        description="Name of this API at the provider: what `aud` says in its tokens",
+        description="Audience of this API: the `aud` of its access tokens",
     )
-    oidc_algorithms: Names = Field(
-        ["RS256", "PS256", "ES256", "EdDSA"], description="Signatures that are accepted, by comma"
+    oidc_algorithms: CommaSeparated = Field(
+        ["RS256", "PS256", "ES256", "EdDSA"],
+        description="Accepted signature algorithms, comma-separated",
     )
-    oidc_scope_claims: Names = Field(
+    oidc_scope_claims: CommaSeparated = Field(
         ["scope", "scp", "roles"],
-        description="Claims that say what a caller may do, by comma; a.b is b inside of a",
+        description="Claims that hold scopes, comma-separated; a.b is claim b of object a",
     )
     oidc_token_max_age: int = Field(
-        86_400, ge=60, description="Seconds after which a token is refused, whatever it says"
+        86_400, ge=60, description="Maximum age of a token in seconds, whatever its `exp`"
     )
     oidc_keys_max_age: int = Field(
-        86_400, ge=600, description="Seconds that keys are used while the provider is away"
+        86_400, ge=600, description="Seconds to use cached keys while the provider is unavailable"
     )
     oidc_revocation_fail_open: bool = Field(
         True,
-        description="While Redis is away: true, tokens that were revoked are not known; false, 503",
+        description="While Redis is unavailable: true accepts revoked tokens, false answers 503",
     )
-    oidc_logout_clients: Names = Field(
-        default_factory=lambda given: [name] if (name := _only_at_home(given, "docs")) else [],
-        description="Clients whose back-channel logout ends tokens here, by comma",
+    oidc_logout_clients: CommaSeparated = Field(
+        default_factory=lambda data: [id_] if (id_ := _unless_production(data, "docs")) else [],
+        description="Client IDs accepted in back-channel logout tokens, comma-separated",
     )
     oidc_client_id: str = Field(
-        default_factory=lambda given: _only_at_home(given, "docs"),
-        description="The docs page's client at the provider; empty, the page has no login",
+        default_factory=lambda data: _unless_production(data, "docs"),
+        description="Client ID of the docs page; empty: the page has no login",
     )
     oidc_login_parameters: str = Field(
         "",
-        description="Added to the page's login address, such as audience=https://api.example.com",
+        description="Extra parameters of the docs page's authorization requests, such as"
+        " audience=https://api.example.com",
     )
-
-    _split = field_validator(
-        "oidc_algorithms", "oidc_scope_claims", "oidc_logout_clients", mode="before"
-    )(split_commas)
 
     @field_validator("oidc_issuer")
     @classmethod
     def _is_an_issuer(cls, value: str, info: ValidationInfo) -> str:
         environment = info.data.get("environment")
         if not value and environment != "test":
-            raise ValueError("is missing: the address of the provider, https://login.example.com")
+            raise ValueError("is missing: the provider's issuer, such as https://login.example.com")
         url = urlsplit(value)
         if value and (
             url.scheme not in ("http", "https")
@@ -80,25 +77,25 @@ class AuthSettings(BaseSettings):
             or url.fragment
             or url.username
         ):
-            raise ValueError("is no issuer; write it as https://login.example.com/realms/main")
+            raise ValueError("is not an issuer; write it as https://login.example.com/realms/main")
         if environment == "production" and url.scheme != "https":
-            raise ValueError("has to begin with https://: who answers it decides who gets in")
+            raise ValueError("must begin with https:// in production")
         return value
 
     @field_validator("oidc_audience")
     @classmethod
-    def _is_given(cls, value: str) -> str:
+    def _is_set(cls, value: str) -> str:
         if not value:
-            raise ValueError("is missing: the name of this API at the provider")
+            raise ValueError("is missing: the audience of this API at the provider")
         return value
 
     @field_validator("oidc_algorithms")
     @classmethod
     def _are_asymmetric(cls, value: list[str]) -> list[str]:
-        if wrong := [name for name in value if name not in ASYMMETRIC]:
-            raise ValueError(f"{wrong[0]} is none of {', '.join(sorted(ASYMMETRIC))}")
+        if unknown := [name for name in value if name not in ASYMMETRIC]:
+            raise ValueError(f"{unknown[0]} is none of {', '.join(sorted(ASYMMETRIC))}")
         if not value:
-            raise ValueError("is empty; RS256 is what most providers use")
+            raise ValueError("is empty; most providers use RS256")
         return value
 
     @field_validator("oidc_client_id")
@@ -106,8 +103,8 @@ class AuthSettings(BaseSettings):
     def _is_not_the_audience(cls, value: str, info: ValidationInfo) -> str:
         if value and value == info.data.get("oidc_audience"):
             raise ValueError(
-                "is the same as OIDC_AUDIENCE, so that ID tokens would pass for access tokens:"
-                " give the docs page a client of its own"
+                "must differ from OIDC_AUDIENCE, or ID tokens would pass for access tokens:"
+                " register a separate client for the docs page"
             )
         return value
 
@@ -117,5 +114,5 @@ class AuthSettings(BaseSettings):
         try:
             parse_qsl(value, strict_parsing=bool(value))
         except ValueError:
-            raise ValueError("would be written as audience=x&prompt=login") from None
+            raise ValueError("is not a query string; write it as audience=x&prompt=login") from None
         return value

@@ -1,7 +1,7 @@
-"""Settings of the sessions: those of accounts are all that there are."""
+"""Settings of sessions: those of accounts."""
 
 from app.platform.settings.accounts import AccountSettings
 
 
 class AuthSettings(AccountSettings):
-    """How long a session lives is ``session_idle`` and ``session_lifetime``."""
+    """``session_lifetime`` and ``session_idle_timeout`` bound a session."""

@@ -1,52 +1,66 @@
-"""Settings of accounts: what a password costs, who may try how often, how long a login lasts."""
+"""Settings of accounts: password hashing, rate limits of logins, session lifetimes."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
 from app.platform.settings.rates import Rate, RateSetting
 
-# https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html, "Argon2id"
-LEAST_MEMORY = 19_456
-LEAST_TIME = 2
+# Minimum costs of Argon2id in production.
+# https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html
+MIN_MEMORY_COST = 19_456
+MIN_TIME_COST = 2
 
 
-def _memory(given: dict[str, Any]) -> int:
-    """RFC 9106, second recommendation; next to nothing in tests, which log in all the time."""
-    return 32 if given.get("environment") == "test" else 65_536
+def _default_memory_cost(data: dict[str, Any]) -> int:
+    """RFC 9106's second recommended option; in tests, the minimum that Argon2 accepts."""
+    return 32 if data.get("environment") == "test" else 65_536
 
 
 class AccountSettings(BaseSettings):
-    """Who may log in how often, and for how long it lasts."""
+    """Costs of password hashing, rate limits of logins, and session lifetimes."""
 
-    argon2_memory: int = Field(
-        default_factory=_memory, ge=32, description="KiB of memory that hashing a password takes"
+    renamed: ClassVar = {
+        "argon2_memory": "argon2_memory_cost",
+        "argon2_time": "argon2_time_cost",
+        "argon2_lanes": "argon2_parallelism",
+        "session_idle": "session_idle_timeout",
+    }
+
+    argon2_memory_cost: int = Field(
+        default_factory=_default_memory_cost,
+        ge=32,
+        description="Memory per password hash, in KiB; unset: 65536",
     )
-    argon2_time: int = Field(3, ge=1, description="Passes over that memory")
-    argon2_lanes: int = Field(4, ge=1, le=4, description="Threads that one hash is made with")
+    argon2_time_cost: int = Field(3, ge=1, description="Passes over the memory per password hash")
+    argon2_parallelism: int = Field(4, ge=1, le=4, description="Threads per password hash")
     argon2_concurrency: int = Field(
-        2, ge=1, description="Passwords that a process hashes at once; others wait their turn"
+        2, ge=1, description="Password hashes computed at the same time by a process"
     )
 
-    registration_open: bool = Field(True, description="May anyone make an account?")
+    registration_open: bool = Field(True, description="Whether anyone may create an account")
     registration_limit: RateSetting = Field(
-        Rate(100, 3600), description="Accounts that one client may make"
+        Rate(100, 3600), description="Registrations per client, such as 100/hour"
     )
     login_limit_account: RateSetting = Field(
-        Rate(10, 900), description="Logins tried for one account, right ones excepted"
+        Rate(10, 900), description="Failed logins per account, such as 10/15 minutes"
     )
-    login_limit_client: RateSetting = Field(Rate(60, 900), description="Logins tried by one client")
+    login_limit_client: RateSetting = Field(
+        Rate(60, 900), description="Login attempts per client, such as 60/15 minutes"
+    )
 
     session_lifetime: int = Field(
-        2_592_000, ge=60, description="Seconds until a login ends, however much it is used"
+        2_592_000, ge=60, description="Seconds until a session ends, even if it is in use"
     )
-    session_idle: int = Field(604_800, ge=60, description="Seconds without use until a login ends")
+    session_idle_timeout: int = Field(
+        604_800, ge=60, description="Seconds without use until a session ends"
+    )
 
-    @field_validator("argon2_memory", "argon2_time")
+    @field_validator("argon2_memory_cost", "argon2_time_cost")
     @classmethod
     def _strong(cls, value: int, info: ValidationInfo) -> int:
-        least = LEAST_MEMORY if info.field_name == "argon2_memory" else LEAST_TIME
-        if info.data.get("environment") == "production" and value < least:
-            raise ValueError(f"is too weak for production, which needs {least} or more")
+        minimum = MIN_MEMORY_COST if info.field_name == "argon2_memory_cost" else MIN_TIME_COST
+        if info.data.get("environment") == "production" and value < minimum:
+            raise ValueError(f"is too weak for production, which needs {minimum} or more")
         return value

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI, WebSocket
 
 from app.auth import CurrentUser
-from app.auth.scheme import Shown, identify
+from app.auth.scheme import Shown, authenticate
 from app.platform.base.errors import Forbidden
 from app.settings import Settings
 from tests.accounts import AUTH, PASSWORD, register
@@ -154,7 +154,7 @@ async def test_a_websocket_of_another_site_is_refused(
     shown = Shown(browser.cookies["session"], by_cookie=True)
 
     if ours:
-        assert (await identify(socket, shown)).id
+        assert (await authenticate(socket, shown)).id
     else:
         with pytest.raises(Forbidden):
-            await identify(socket, shown)
+            await authenticate(socket, shown)

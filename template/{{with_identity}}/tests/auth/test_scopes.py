@@ -104,11 +104,11 @@ async def test_however_many_ask_who_it_is_it_is_looked_up_once(
     asked: list[str] = []
 
     async def counted(connection: Any, credential: Any) -> User:
-        user = await scheme.identify(connection, credential)
+        user = await scheme.authenticate(connection, credential)
         asked.append(user.id)
         return user
 
-    monkeypatch.setattr("app.auth.current.identify", counted)
+    monkeypatch.setattr("app.auth.current.authenticate", counted)
     async with caller(app, *BOTH) as ada:
         await ada.get(URL)  # what is noted now and then is noted now
         asked.clear()

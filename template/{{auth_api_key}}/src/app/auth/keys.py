@@ -11,7 +11,7 @@ from app.auth.models import ApiKey
 from app.platform.base.errors import Conflict, NotFound
 
 
-def alive() -> ColumnElement[bool]:
+def is_active() -> ColumnElement[bool]:
     """Select the keys that are good for something."""
     unexpired = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     return ApiKey.revoked_at.is_(None) & unexpired
@@ -64,7 +64,7 @@ async def revoke(db: AsyncSession, key: ApiKey) -> None:
 
 async def revoke_all(db: AsyncSession, owner: str) -> int:
     """End all keys of a caller at once; return how many."""
-    of_owner = update(ApiKey).where(ApiKey.owner == owner, alive())
+    of_owner = update(ApiKey).where(ApiKey.owner == owner, is_active())
     ended = await db.execute(of_owner.values(revoked_at=func.now()).returning(ApiKey.id))
     return len(ended.all())
 

@@ -1,8 +1,8 @@
-"""Who is calling, and what they may do. Features import from here alone.
+"""The caller and their scopes; features import from here alone.
 
-An access token is a signed JWT for ten minutes, a refresh token a random secret that is replaced at
-each use. Both belong to a session, which is looked up at each request, so that a logout, a disabled
-account or a scope that was taken away is felt at once.
+An access token is a signed JWT that is valid for ten minutes, a refresh token a random secret that
+is rotated at each use. Both belong to a session, which each request looks up, so that a logout, a
+disabled account or a revoked scope takes effect immediately.
 
     async def delete_all(user: Annotated[User, require("admin")]) -> None: ...
 """

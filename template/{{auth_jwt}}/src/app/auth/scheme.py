@@ -1,4 +1,4 @@
-"""How callers show who they are: an access token of a session that lives."""
+"""Authentication by an access token of an active session."""
 
 from typing import Annotated
 
@@ -7,13 +7,13 @@ from fastapi.security import OAuth2PasswordBearer
 from sqlalchemy import bindparam, select
 from starlette.requests import HTTPConnection
 
-from app.auth.identity import NotBelieved, User
+from app.auth.identity import InvalidCredentials, User
 from app.auth.models import Account, LoginSession
-from app.auth.sessions import alive
+from app.auth.sessions import is_active
 from app.auth.tokens import Tokens
 from app.platform.data.database import ReadSession
 
-WANTED = "Send an access token."
+MISSING_DETAIL = "Send an access token."
 
 _bearer = OAuth2PasswordBearer("/api/v1/auth/login", scheme_name="bearer", auto_error=False)
 Credential = Annotated[str | None, Depends(_bearer)]
@@ -21,18 +21,18 @@ Credential = Annotated[str | None, Depends(_bearer)]
 SCOPES = (
     select(Account.scopes)
     .join(LoginSession, LoginSession.account_id == Account.id)
-    .where(LoginSession.id == bindparam("session"), alive())
+    .where(LoginSession.id == bindparam("session"), is_active())
     .where(Account.id == bindparam("account"), Account.disabled_at.is_(None))
 )
 
 
-async def identify(connection: HTTPConnection, token: str) -> User:
-    """Return whose token it is; raise ``NotBelieved`` unless it is good and its session lives."""
+async def authenticate(connection: HTTPConnection, token: str) -> User:
+    """The caller of a token; raises ``InvalidCredentials`` if token or session is not valid."""
     tokens: Tokens = connection.app.state.tokens
     reader: ReadSession = connection.app.state.read_session
     access = tokens.read_access(token)
     row = await reader.first(SCOPES, session=access.session_id, account=access.account_id)
     if row is None:
-        raise NotBelieved("ended", "This session has ended.")
+        raise InvalidCredentials("ended", "This session has ended.")
     scopes = access.scopes.intersection(row.scopes)
     return User(str(access.account_id), scopes, str(access.session_id))

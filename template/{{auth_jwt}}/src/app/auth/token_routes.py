@@ -1,4 +1,4 @@
-"""Routes that give, renew and take away tokens."""
+"""Routes that issue, refresh and revoke tokens."""
 
 import hmac
 from typing import Annotated, Literal
@@ -10,11 +10,11 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth import sessions
-from app.auth.account_routes import AllAccounts, Login
+from app.auth.account_routes import AccountsDep, Login
 from app.auth.current import CurrentUser
-from app.auth.identity import NotBelieved
+from app.auth.identity import InvalidCredentials
 from app.auth.models import Account
-from app.auth.tokens import Access, Tokens
+from app.auth.tokens import AccessClaims, Tokens
 from app.platform.base.errors import TooManyRequests, Unauthorized
 from app.platform.data.database import Database, SessionDep
 from app.platform.http import audit
@@ -31,7 +31,7 @@ class Refresh(BaseModel):
 
 
 class TokenPair(BaseModel):
-    """``expires_in``: seconds that the access token is good for. The refresh token works once."""
+    """``expires_in``: lifetime of the access token in seconds. A refresh token works once."""
 
     access_token: str
     refresh_token: str
@@ -42,49 +42,49 @@ class TokenPair(BaseModel):
 
 @router.post("/login", responses=responses(Unauthorized, TooManyRequests))
 async def login(
-    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AllAccounts
+    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AccountsDep
 ) -> TokenPair:
-    """Trade an e-mail address and a password for tokens."""
+    """Log in with an e-mail address and a password."""
     identity = await accounts.authenticate(request, form.username, form.password)
     secret = sessions.new_secret()
     async with _database(request).transaction() as db:
         settings: Settings = request.app.state.settings
         session_id = await sessions.open_session(db, identity.id, secret, settings)
     audit.succeeded(request, "login", str(identity.id))
-    return _pair(request, response, Access(identity.id, session_id, identity.scopes), secret)
+    return _pair(request, response, AccessClaims(identity.id, session_id, identity.scopes), secret)
 
 
 @router.post("/refresh", responses=responses(Unauthorized))
 async def refresh(body: Refresh, request: Request, response: Response) -> TokenPair:
-    """Trade a refresh token for new tokens. Do it one at a time: each token works once.
+    """Exchange a refresh token for new tokens. Do not refresh concurrently: each token works once.
 
-    Of two at once one wins, and the session ends: the server can't tell a client that hurries from
-    a thief with a copy, and a grace period would be the thief's.
+    If a token is used twice, the session ends: the server cannot tell a hasty client from a thief
+    with a copy of the token.
     """
     try:
         session_id, secret = _tokens(request).read_refresh(body.refresh_token.get_secret_value())
     except ValueError:
-        raise NotBelieved("refresh", NOT_VALID) from None
+        raise InvalidCredentials("refresh", NOT_VALID) from None
     new_secret = sessions.new_secret()
     async with _database(request).transaction() as db:
         access = await _renew(request, db, session_id, secret, new_secret)
-    if access is None:  # only now, so that the session's end is committed
-        raise NotBelieved("refresh", NOT_VALID)
+    if access is None:  # after the transaction, so that the revocation is committed
+        raise InvalidCredentials("refresh", NOT_VALID)
     return _pair(request, response, access, new_secret)
 
 
 @router.post("/logout", status_code=204, responses=responses(Unauthorized))
 async def logout(user: CurrentUser, request: Request, db: SessionDep) -> None:
-    """End this session: its tokens are worth nothing from now on."""
+    """End this session; its tokens stop working immediately."""
     await sessions.revoke(db, UUID(user.credential))
     audit.succeeded(request, "logout", user.id)
 
 
 async def _renew(
     request: Request, db: AsyncSession, session_id: UUID, secret: bytes, new_secret: bytes
-) -> Access | None:
-    """Replace the secret of a session; end it if the given one was replaced before."""
-    session = await sessions.lock(db, session_id)
+) -> AccessClaims | None:
+    """Rotate the secret of a session; revoke the session if the given secret was used before."""
+    session = await sessions.get_for_update(db, session_id)
     if session is None:
         return None
     if not hmac.compare_digest(session.secret_hash, sessions.fingerprint(secret)):
@@ -99,15 +99,15 @@ async def _renew(
         return None
     session.secret_hash = sessions.fingerprint(new_secret)
     session.expires_at = min(sessions.expiry(request.app.state.settings), session.ends_at)
-    return Access(session.account_id, session_id, frozenset(scopes))
+    return AccessClaims(session.account_id, session_id, frozenset(scopes))
 
 
-def _pair(request: Request, response: Response, access: Access, secret: bytes) -> TokenPair:
+def _pair(request: Request, response: Response, access: AccessClaims, secret: bytes) -> TokenPair:
     tokens = _tokens(request)
     response.headers["Cache-Control"] = "no-store"
     return TokenPair(
-        access_token=tokens.access(access),
-        refresh_token=tokens.refresh(access.session_id, secret),
+        access_token=tokens.issue_access(access),
+        refresh_token=tokens.issue_refresh(access.session_id, secret),
         expires_in=tokens.lifetime,
         scope=" ".join(sorted(access.scopes)),
     )

@@ -1,8 +1,8 @@
-"""What the tokens are made of.
+"""Access and refresh tokens.
 
-An access token can be read by whoever has it, so it holds ids and scopes only. A refresh token is
-opaque: the session's id and 256 random bits, sealed. The seal proves that a token was once issued,
-so one that isn't the session's current one was used before, and somebody has a copy.
+An access token is readable, so it holds ids and scopes only. A refresh token is opaque: the
+session's id and 256 random bits, signed. The signature proves that the token was issued, so a token
+other than the session's current one has been used before, and somebody has a copy.
 """
 
 import time
@@ -11,20 +11,20 @@ from uuid import UUID, uuid4
 
 import jwt
 
-from app.auth.identity import NotBelieved
-from app.auth.sessions import SECRET
+from app.auth.identity import InvalidCredentials
+from app.auth.sessions import SECRET_BYTES
 from app.platform import about
 from app.platform.base import signing
 from app.settings import Settings
 
 ALGORITHM = "HS256"
 CLAIMS = ["iss", "aud", "exp", "iat", "jti", "sub", "sid", "scope"]
-LEEWAY = 5  # seconds that clocks may differ
+LEEWAY = 5  # seconds of clock skew
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """What a valid access token says."""
+class AccessClaims:
+    """The claims of a valid access token."""
 
     account_id: UUID
     session_id: UUID
@@ -32,14 +32,14 @@ class Access:
 
 
 class Tokens:
-    """Issues and reads tokens, with keys that are good for nothing else."""
+    """Issues and verifies tokens, each kind with a derived key of its own."""
 
     def __init__(self, settings: Settings) -> None:
         self.lifetime = settings.access_token_lifetime
         self._access_key = signing.derive_key(settings, "access token")
         self._refresh_key = signing.derive_key(settings, "refresh token")
 
-    def access(self, access: Access) -> str:
+    def issue_access(self, access: AccessClaims) -> str:
         now = int(time.time())
         claims = {
             "iss": about.NAME,
@@ -53,8 +53,8 @@ class Tokens:
         }
         return jwt.encode(claims, self._access_key, ALGORITHM)
 
-    def read_access(self, token: str) -> Access:
-        """Return what the token says; raise ``NotBelieved`` if it is not a good one of ours."""
+    def read_access(self, token: str) -> AccessClaims:
+        """The claims of a token; raises ``InvalidCredentials`` if it is not valid."""
         try:
             claims = jwt.decode(
                 token,
@@ -66,18 +66,22 @@ class Tokens:
                 options={"require": CLAIMS, "strict_aud": True},
             )
             scopes = frozenset(claims["scope"].split())
-            return Access(UUID(claims["sub"]), UUID(claims["sid"]), scopes)
+            return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]), scopes)
         except jwt.ExpiredSignatureError:
-            raise NotBelieved("expired", "The access token has expired.") from None
-        except (jwt.PyJWTError, ValueError, AttributeError):  # the last: a claim of another type
-            raise NotBelieved("invalid", "The access token is not valid.") from None
+            raise InvalidCredentials("expired", "The access token has expired.") from None
+        except (
+            jwt.PyJWTError,
+            ValueError,
+            AttributeError,
+        ):  # AttributeError: a claim of another type
+            raise InvalidCredentials("invalid", "The access token is not valid.") from None
 
-    def refresh(self, session_id: UUID, secret: bytes) -> str:
+    def issue_refresh(self, session_id: UUID, secret: bytes) -> str:
         return signing.sign(self._refresh_key, session_id.bytes + secret)
 
     def read_refresh(self, token: str) -> tuple[UUID, bytes]:
-        """Return the session's id and the secret; raise ``ValueError`` if it was never issued."""
+        """The session's id and the secret; raises ``ValueError`` if the token was never issued."""
         payload = signing.verify(self._refresh_key, token)
-        if len(payload) != 16 + SECRET:
+        if len(payload) != 16 + SECRET_BYTES:
             raise ValueError("not a refresh token")
         return UUID(bytes=payload[:16]), payload[16:]

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 
-from app.auth.tokens import Access, Logout
+from app.auth.tokens import AccessClaims, Logout
 from app.platform.base.errors import Unavailable
 from app.platform.data.redis import REDIS_ERRORS, RedisDep
 from app.settings import Settings
@@ -16,7 +16,7 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 KEY = "auth:revoked"
-TRY_AGAIN = 5.0  # seconds for which a Redis that failed is not asked
+RETRY_INTERVAL = 5.0  # seconds for which a Redis that failed is not asked
 
 
 class Revocations:
@@ -43,7 +43,7 @@ class Revocations:
         elif logout.subject_id:
             await self.revoke_subject(logout.subject_id, logout.issued_at)
 
-    async def has(self, access: Access) -> bool:
+    async def has(self, access: AccessClaims) -> bool:
         """Tell whether a token is over; without Redis, as ``OIDC_REVOCATION_FAIL_OPEN`` says."""
         members = [f"token:{access.id}", f"subject:{access.subject_id}"]
         if access.session:
@@ -64,14 +64,14 @@ class Revocations:
         try:
             scores: list[float | None] = await self._redis.zmscore(KEY, members)
         except REDIS_ERRORS as error:
-            self._away_until = time.monotonic() + TRY_AGAIN
+            self._away_until = time.monotonic() + RETRY_INTERVAL
             logger.warning("revoked tokens are not known: Redis is away, %s", type(error).__name__)
             raise _away() from None
         return scores
 
     async def _add(self, member: str, since: float) -> None:
         try:
-            async with asyncio.timeout(TRY_AGAIN), self._redis.pipeline() as pipeline:
+            async with asyncio.timeout(RETRY_INTERVAL), self._redis.pipeline() as pipeline:
                 # Of two times the later one holds: an old logout, sent again, takes nothing back.
                 pipeline.zadd(KEY, {member: since}, gt=True)
                 pipeline.zremrangebyscore(KEY, "-inf", time.time() - self._kept)
@@ -82,4 +82,4 @@ class Revocations:
 
 
 def _away() -> Unavailable:
-    return Unavailable("Which tokens were revoked can't be told.", retry_after=int(TRY_AGAIN))
+    return Unavailable("Which tokens were revoked can't be told.", retry_after=int(RETRY_INTERVAL))

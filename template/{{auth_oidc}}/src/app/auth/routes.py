@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from app.auth.current import CurrentUser
 from app.auth.discovery import Metadata
-from app.auth.identity import NotBelieved
+from app.auth.identity import InvalidCredentials
 from app.auth.keys import Keys
 from app.auth.revocations import Revocations
 from app.auth.scheme import CONFIGURATION
@@ -73,7 +73,7 @@ async def backchannel_logout(
     tokens: Tokens = request.app.state.tokens
     try:
         logout = await tokens.read_logout(logout_token.get_secret_value())
-    except NotBelieved as error:
+    except InvalidCredentials as error:
         audit.refused(request, "backchannel_logout", error.reason)
         raise BadRequest("The logout token is not valid.") from None
     await _revocations(request).revoke(logout)

@@ -7,11 +7,11 @@ from fastapi.security import OpenIdConnect
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.requests import HTTPConnection
 
-from app.auth.identity import NotBelieved, User
+from app.auth.identity import InvalidCredentials, User
 from app.auth.revocations import Revocations
 from app.auth.tokens import Tokens
 
-WANTED = "Send an access token of the identity provider."
+MISSING_DETAIL = "Send an access token of the identity provider."
 CONFIGURATION = "/auth/openid-configuration"
 
 # The address is this service's own, so that the API document is the same wherever it runs.
@@ -28,11 +28,11 @@ async def _bearer(header: Annotated[str | None, Depends(_provider)]) -> str | No
 Credential = Annotated[str | None, Depends(_bearer)]
 
 
-async def identify(connection: HTTPConnection, token: str) -> User:
-    """Return whose token it is; raise ``NotBelieved`` unless it is good and was not revoked."""
+async def authenticate(connection: HTTPConnection, token: str) -> User:
+    """The caller of a token; raises ``InvalidCredentials`` if it is invalid or revoked."""
     tokens: Tokens = connection.app.state.tokens
     revocations: Revocations = connection.app.state.revocations
     access = await tokens.read_access(token)
     if await revocations.has(access):
-        raise NotBelieved("revoked", "The access token was revoked.")
+        raise InvalidCredentials("revoked", "The access token was revoked.")
     return User(access.subject_id, access.scopes, access.id)

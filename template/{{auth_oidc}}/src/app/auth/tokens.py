@@ -12,7 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import jwt
 
-from app.auth.identity import NotBelieved
+from app.auth.identity import InvalidCredentials
 from app.auth.keys import Keys
 from app.settings import Settings
 
@@ -30,7 +30,7 @@ Claims = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class AccessClaims:
     """What a valid access token says.
 
     ``id`` names the token, ``subject_id`` whom it is about, ``session`` the provider's login
@@ -60,10 +60,10 @@ class Tokens:
         self._settings = settings
         self._keys = keys
 
-    async def read_access(self, token: str) -> Access:
+    async def read_access(self, token: str) -> AccessClaims:
         """Return what the token says.
 
-        Raises ``NotBelieved`` if it is not a good one, ``Unavailable`` if nobody can tell.
+        Raises ``InvalidCredentials`` if it is not a good one, ``Unavailable`` if nobody can tell.
         """
         required = ["iss", "aud", "sub", "exp", "iat"]
         audience = self._settings.oidc_audience
@@ -72,10 +72,10 @@ class Tokens:
             raise _invalid("use")
         issued_at = float(claims["iat"])
         if issued_at < time() - self._settings.oidc_token_max_age - LEEWAY:
-            raise NotBelieved("old", "The access token is too old.")
+            raise InvalidCredentials("old", "The access token is too old.")
         if not (subject := _text(claims["sub"])):
             raise _invalid("subject")
-        return Access(
+        return AccessClaims(
             id=_token_id(token),
             subject_id=self._subject_id(subject),
             session=_text(claims.get("sid")),
@@ -119,7 +119,7 @@ class Tokens:
                 options={"require": required},
             )
         except jwt.ExpiredSignatureError:
-            raise NotBelieved("expired", "The token has expired.") from None
+            raise InvalidCredentials("expired", "The token has expired.") from None
         except jwt.PyJWTError as error:
             raise _invalid(type(error).__name__) from None
         return claims
@@ -176,5 +176,5 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _invalid(reason: str) -> NotBelieved:
-    return NotBelieved(reason, "The token is not valid.")
+def _invalid(reason: str) -> InvalidCredentials:
+    return InvalidCredentials(reason, "The token is not valid.")

@@ -13,13 +13,13 @@ from starlette.requests import HTTPConnection
 
 from app.auth import cookies, sessions, tokens
 from app.auth.csrf import HEADER, Csrf
-from app.auth.identity import NotBelieved, User
+from app.auth.identity import InvalidCredentials, User
 from app.auth.models import Account, LoginSession
 from app.platform.data.database import Database, ReadSession
 from app.platform.http.conditional import PRIVATE
 from app.settings import Settings
 
-WANTED = "Log in first."
+MISSING_DETAIL = "Log in first."
 NOTED_EVERY = 60.0  # seconds: a session's use is written down no more often
 
 _bearer = OAuth2PasswordBearer(
@@ -45,7 +45,7 @@ SESSION = (
         LoginSession.ends_at,
     )
     .join(LoginSession, LoginSession.account_id == Account.id)
-    .where(LoginSession.id == bindparam("session"), sessions.alive())
+    .where(LoginSession.id == bindparam("session"), sessions.is_active())
     .where(Account.disabled_at.is_(None))
 )
 
@@ -76,19 +76,19 @@ async def _shown(
 Credential = Annotated[Shown | None, Depends(_shown)]
 
 
-async def identify(connection: HTTPConnection, shown: Shown) -> User:
+async def authenticate(connection: HTTPConnection, shown: Shown) -> User:
     """Return whose session it is.
 
-    Raises ``NotBelieved`` unless it lives, ``Forbidden`` if another site's page sent its cookie.
+    Raises ``InvalidCredentials`` if it has ended, ``Forbidden`` for a cross-site request.
     """
     try:
         session_id, secret = tokens.read(shown.token)
     except ValueError:
-        raise NotBelieved("invalid", "This is no session.") from None
+        raise InvalidCredentials("invalid", "This is no session.") from None
     reader: ReadSession = connection.app.state.read_session
     row = await reader.first(SESSION, session=session_id)
     if row is None or not hmac.compare_digest(row.secret_hash, sessions.fingerprint(secret)):
-        raise NotBelieved("ended", "This session has ended.")
+        raise InvalidCredentials("ended", "This session has ended.")
     if shown.by_cookie:
         csrf: Csrf = connection.app.state.csrf
         csrf.check(connection, session_id)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth import cookies, sessions, tokens
-from app.auth.account_routes import AllAccounts, Login
+from app.auth.account_routes import AccountsDep, Login
 from app.auth.accounts import Accounts, Identity
 from app.auth.csrf import Csrf
 from app.auth.current import CurrentUser
@@ -40,7 +40,7 @@ class Token(BaseModel):
 
 @router.post("/login", responses=responses(Unauthorized, Forbidden, TooManyRequests))
 async def login(
-    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AllAccounts
+    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AccountsDep
 ) -> LoggedIn:
     """Open a session for a browser: the answer sets its cookies.
 
@@ -57,7 +57,7 @@ async def login(
 
 @router.post("/token", responses=responses(Unauthorized, TooManyRequests))
 async def token(
-    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AllAccounts
+    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AccountsDep
 ) -> Token:
     """Open a session for a client that is no browser; it sends `Authorization: Bearer ...`."""
     settings: Settings = request.app.state.settings
@@ -105,7 +105,7 @@ async def _end(db: AsyncSession, token: str) -> None:
     """End the session of a token; one that is not right ends nothing."""
     with suppress(ValueError):
         session_id, secret = tokens.read(token)
-        session = await sessions.lock(db, session_id)
+        session = await sessions.get_for_update(db, session_id)
         if session and hmac.compare_digest(session.secret_hash, sessions.fingerprint(secret)):
             await sessions.revoke(db, session_id)
 

@@ -4,7 +4,7 @@ import base64
 import binascii
 from uuid import UUID
 
-from app.auth.sessions import SECRET
+from app.auth.sessions import SECRET_BYTES
 
 LENGTH = 64  # characters: 16 and 32 bytes in base64, which leaves no bit to play with
 
@@ -21,6 +21,6 @@ def read(token: str) -> tuple[UUID, bytes]:
         raw = base64.b64decode(token.encode("ascii"), b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
         raise ValueError("not a token") from None
-    if len(raw) != 16 + SECRET:
+    if len(raw) != 16 + SECRET_BYTES:
         raise ValueError("not a token")
     return UUID(bytes=raw[:16]), raw[16:]

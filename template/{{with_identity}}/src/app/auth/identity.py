@@ -1,4 +1,4 @@
-"""Who a caller is, and what one is told who is not believed."""
+"""The authenticated user, and the errors of authentication."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,9 @@ from app.platform.base.errors import Unauthorized
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who is calling, and what they may do.
+    """An authenticated caller.
 
-    ``credential`` is the id of what they showed to prove it: a session, a key, a token. It is no
-    secret.
+    ``credential``: the id of the session, key or token that they used; not a secret.
     """
 
     id: str
@@ -18,15 +17,15 @@ class User:
     credential: str
 
 
-class NothingShown(Unauthorized):
-    """No credential came."""
+class MissingCredentials(Unauthorized):
+    """The request has no credential."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-class NotBelieved(Unauthorized):
-    """A credential came, and it is not a good one. ``reason``, a word or two, is for the audit."""
+class InvalidCredentials(Unauthorized):
+    """The credential is not valid. ``reason``: a word or two for the audit log."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})

@@ -1,4 +1,4 @@
-"""Routes of accounts, the same for every style that has passwords."""
+"""Account routes of every auth style with passwords."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -26,7 +26,7 @@ async def _accounts(request: Request) -> Accounts:
     return accounts
 
 
-AllAccounts = Annotated[Accounts, Depends(_accounts)]
+AccountsDep = Annotated[Accounts, Depends(_accounts)]
 
 
 class Registration(BaseModel):
@@ -46,7 +46,7 @@ class Registered(BaseModel):
 
 
 class Login(BaseModel):
-    """The OAuth 2 password form, as the docs page and most clients send it."""
+    """The OAuth 2 password form, as Swagger UI and most clients send it."""
 
     grant_type: Literal["password"] = "password"
     username: Annotated[str, STORABLE] = Field(
@@ -56,7 +56,7 @@ class Login(BaseModel):
 
 
 class Me(BaseModel):
-    """Who you are, and what you may do."""
+    """The authenticated account and its scopes."""
 
     id: UUID
     email: str
@@ -66,24 +66,24 @@ class Me(BaseModel):
 @router.post(
     "/register", status_code=201, responses=responses(Conflict, Forbidden, TooManyRequests)
 )
-async def register(body: Registration, request: Request, accounts: AllAccounts) -> Registered:
-    """Make an account."""
+async def register(body: Registration, request: Request, accounts: AccountsDep) -> Registered:
+    """Create an account."""
     account_id = await accounts.register(request, body.email, body.password)
     return Registered(id=account_id, email=body.email)
 
 
 @router.get("/me", responses=responses(Unauthorized))
 async def me(user: CurrentUser, reads: ReadSessionDep, response: Response) -> Me:
-    """Say who you are."""
+    """The authenticated account."""
     response.headers["Cache-Control"] = "no-store"
     row = await reads.first(select(Account.email).where(Account.id == UUID(user.id)))
     if row is None:
-        raise Unauthorized("This account is gone.")
+        raise Unauthorized("This account no longer exists.")
     return Me(id=UUID(user.id), email=row.email, scopes=sorted(user.scopes))
 
 
 @router.post("/logout-all", status_code=204, responses=responses(Unauthorized))
 async def logout_all(user: CurrentUser, request: Request, db: SessionDep) -> None:
-    """End all of your sessions, on every device, this one too."""
+    """End all of your sessions, including this one."""
     await sessions.revoke_all(db, UUID(user.id))
     audit.succeeded(request, "logout_all", user.id)

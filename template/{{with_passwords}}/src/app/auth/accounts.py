@@ -1,4 +1,4 @@
-"""Accounts: making one, and proving that one is yours."""
+"""Accounts: registration and authentication by password."""
 
 import hashlib
 import unicodedata
@@ -22,12 +22,12 @@ from app.settings import Settings
 
 
 def normalise(email: str) -> str:
-    """Write an address the one way in which it is stored and looked up."""
+    """The canonical form in which addresses are stored and looked up."""
     return unicodedata.normalize("NFC", email.strip()).lower()
 
 
 def _address(text: str) -> str:
-    """Accept what the format `email` of the API document allows: names in `.test`, too."""
+    """Accept what OpenAPI's `email` format allows, including `.test` domains."""
     try:
         valid = validate_email(text.strip(), check_deliverability=False, test_environment=True)
     except EmailNotValidError as error:
@@ -39,19 +39,19 @@ def _address(text: str) -> str:
 NewEmail = Annotated[
     str, Field(max_length=254, json_schema_extra={"format": "email"}), AfterValidator(_address)
 ]
-WRONG = "The e-mail address or the password is wrong."
+BAD_CREDENTIALS = "The e-mail address or the password is wrong."
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose password it was."""
+    """The account that was authenticated."""
 
     id: UUID
     scopes: frozenset[str]
 
 
 class Accounts:
-    """Registers and authenticates. Passwords are hashed while no connection is held."""
+    """Registration and authentication; no database connection is held while hashing."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self._app = app
@@ -59,14 +59,14 @@ class Accounts:
         self._passwords = Passwords(settings)
 
     async def register(self, request: Request, email: str, password: SecretStr) -> UUID:
-        """Make an account; raise ``Conflict`` if the address has one.
+        """Create an account; raise ``Conflict`` if the address has one.
 
-        That tells who has an account. A neutral answer wouldn't hide it: whoever registered could
-        just try to log in. Only a link by e-mail would, which this service doesn't send; so the
-        limit, which a list of addresses doesn't get through, is what protects it.
+        This reveals who has an account. A neutral response would not hide it: the caller could try
+        to log in next. Only a confirmation by e-mail would, which this service does not send. The
+        rate limit protects against checking lists of addresses.
         """
         if not self._settings.registration_open:
-            raise Forbidden("Accounts are made by an administrator here.")
+            raise Forbidden("Accounts are created by an administrator.")
         client = await rate_limit.client_key(request)
         await rate_limit.check_rate_limit(
             request, "registration", self._settings.registration_limit, client
@@ -76,17 +76,17 @@ class Accounts:
         values["password_hash"] = await self._passwords.hash(password)
         statement = insert(Account).values(values).on_conflict_do_nothing().returning(Account.id)
         async with self._database.transaction() as db:
-            made = (await db.execute(statement)).scalar_one_or_none()
-        if made is None:
+            created = (await db.execute(statement)).scalar_one_or_none()
+        if created is None:
             audit.refused(request, "register", "taken")
-            raise Conflict("There is an account with this e-mail address.")
+            raise Conflict("An account with this e-mail address already exists.")
         audit.succeeded(request, "register", str(account_id))
         return account_id
 
     async def authenticate(self, request: Request, email: str, password: SecretStr) -> Identity:
-        """Return whose password it is; raise ``Unauthorized``, always the same, if nobody's.
+        """The account of a password; raises the same ``Unauthorized`` for every failure.
 
-        An address without an account takes as long and is limited just like one that has one.
+        Unknown addresses take as long as known ones, and are rate limited in the same way.
         """
         email = normalise(email)
         key = hashlib.sha256(email.encode()).hexdigest()
@@ -100,7 +100,7 @@ class Accounts:
         if row is None or not right or row.disabled_at:
             reason = "unknown" if row is None else "disabled" if right else "password"
             audit.refused(request, "login", reason, str(row.id) if row else None)
-            raise Unauthorized(WRONG)
+            raise Unauthorized(BAD_CREDENTIALS)
         if new_hash:
             async with self._database.transaction() as db:
                 await db.execute(
@@ -110,15 +110,15 @@ class Accounts:
         return Identity(row.id, frozenset(row.scopes))
 
     async def _limit(self, request: Request, key: str) -> None:
-        """Count a try for the client and for the account; the headers tell of the client's only."""
+        """Count an attempt of the client and on the account; headers show the client's limit."""
         client = await rate_limit.client_key(request)
         await rate_limit.check_rate_limit(
             request, "login", self._settings.login_limit_client, client
         )
-        spent = await self._limiter.hit("login-account", self._settings.login_limit_account, key)
-        if not spent.allowed:
+        result = await self._limiter.hit("login-account", self._settings.login_limit_account, key)
+        if not result.allowed:
             audit.refused(request, "login", "limited")
-            raise rate_limit.too_many_requests(spent)
+            raise rate_limit.too_many_requests(result)
 
     @property
     def _database(self) -> Database:

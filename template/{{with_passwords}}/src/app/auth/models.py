@@ -1,4 +1,4 @@
-"""The tables: accounts, and the sessions that their logins opened."""
+"""Tables: accounts and login sessions."""
 
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -10,7 +10,7 @@ from app.platform.data.database import Base
 
 
 class Account(Base):
-    """Somebody with an e-mail address and a password. ``scopes`` are what they may do."""
+    """An account with e-mail address, password and scopes."""
 
     __tablename__ = "accounts"
     __table_args__ = (Index("uq_accounts_lower_email", text("lower(email)"), unique=True),)
@@ -24,7 +24,7 @@ class Account(Base):
 
 
 class LoginSession(Base):
-    """A login. It lives until ``expires_at``, which use moves on, but never past ``ends_at``."""
+    """A login session: active until ``expires_at``, which use extends up to ``ends_at``."""
 
     __tablename__ = "sessions"
 

@@ -1,4 +1,4 @@
-"""Passwords: what one must look like, and hashing with Argon2, off the event loop."""
+"""Passwords: rules, and Argon2 hashing off the event loop."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ def _storable(password: SecretStr) -> SecretStr:
     return password
 
 
-# Long rather than complicated, as NIST SP 800-63B asks for. The upper bound keeps hashing cheap.
+# Length instead of composition rules (NIST SP 800-63B). The upper bound keeps hashing cheap.
 NewPassword = Annotated[
     SecretStr,
     Field(min_length=12, max_length=256, json_schema_extra={"pattern": r"^[^\x00]*$"}),
@@ -26,7 +26,7 @@ GivenPassword = Annotated[SecretStr, Field(min_length=1, max_length=256)]
 
 
 class Passwords:
-    """Hashes and verifies, a few at a time: each takes memory and a processor for a while."""
+    """Hashes and verifies with bounded concurrency: each takes memory and CPU time."""
 
     def __init__(self, settings: Settings) -> None:
         argon2 = Argon2Hasher(
@@ -35,21 +35,21 @@ class Passwords:
             parallelism=settings.argon2_parallelism,
         )
         self._hasher = PasswordHash((argon2,))
-        self._turns = CapacityLimiter(settings.argon2_concurrency)
+        self._limiter = CapacityLimiter(settings.argon2_concurrency)
 
     async def hash(self, password: SecretStr) -> str:
         plain = password.get_secret_value()
-        return await to_thread.run_sync(self._hasher.hash, plain, limiter=self._turns)
+        return await to_thread.run_sync(self._hasher.hash, plain, limiter=self._limiter)
 
     async def verify(self, password: SecretStr, known: str | None) -> tuple[bool, str | None]:
-        """Say whether the password is right, with a new hash to store if the costs changed.
+        """Whether the password is correct, and a new hash to store if the costs have changed.
 
-        Without a ``known`` hash, as for an unknown account, it does the same work for nothing, so
-        that the time of the answer doesn't tell who has an account.
+        Without a ``known`` hash (an unknown account) it does the same work, so that the response
+        time does not reveal who has an account.
         """
         if known is None:
             await self.hash(password)
             return False, None
         plain = password.get_secret_value()
         verify = self._hasher.verify_and_update
-        return await to_thread.run_sync(verify, plain, known, limiter=self._turns)
+        return await to_thread.run_sync(verify, plain, known, limiter=self._limiter)

@@ -1,6 +1,6 @@
-"""Sessions: opened by a login, ended by a logout, by disuse or by age.
+"""Login sessions: opened by a login; ended by a logout, by inactivity or by age.
 
-Each is a row, so that ending one is felt by the very next request.
+Each is a row, so that its revocation takes effect with the next request.
 """
 
 import hashlib
@@ -14,32 +14,32 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.models import LoginSession
 from app.settings import Settings
 
-SECRET = 32  # random bytes
+SECRET_BYTES = 32
 
 
 def new_secret() -> bytes:
-    return secrets.token_bytes(SECRET)
+    return secrets.token_bytes(SECRET_BYTES)
 
 
 def fingerprint(secret: bytes) -> bytes:
-    """Return what is stored of a secret. 256 random bits need no slow hash."""
+    """The stored hash of a secret: 256 random bits need no slow hash function."""
     return hashlib.sha256(secret).digest()
 
 
-def alive() -> ColumnElement[bool]:
-    """Select the sessions that have not ended."""
+def is_active() -> ColumnElement[bool]:
+    """The condition that a session has not ended."""
     return LoginSession.revoked_at.is_(None) & (LoginSession.expires_at > func.now())
 
 
 def expiry(settings: Settings) -> datetime:
-    """Return until when a session that is used now lives, if it isn't used again."""
+    """When a session that is used now expires if it is not used again."""
     return datetime.now(UTC) + timedelta(seconds=settings.session_idle_timeout)
 
 
 async def open_session(
     db: AsyncSession, account_id: UUID, secret: bytes, settings: Settings
 ) -> UUID:
-    """Store a new session; forget those of the same account that are over anyway."""
+    """Create a session, and delete the account's expired ones."""
     await db.execute(
         delete(LoginSession).where(
             LoginSession.account_id == account_id, LoginSession.ends_at < func.now()
@@ -58,14 +58,14 @@ async def open_session(
     return session.id
 
 
-async def lock(db: AsyncSession, session_id: UUID) -> LoginSession | None:
-    """Return a session that has not ended, so that no other transaction changes it meanwhile."""
-    statement = select(LoginSession).where(LoginSession.id == session_id, alive())
+async def get_for_update(db: AsyncSession, session_id: UUID) -> LoginSession | None:
+    """An active session, locked (``FOR UPDATE``); ``None`` if it has ended."""
+    statement = select(LoginSession).where(LoginSession.id == session_id, is_active())
     return (await db.execute(statement.with_for_update())).scalar_one_or_none()
 
 
 async def revoke(db: AsyncSession, session_id: UUID) -> UUID | None:
-    """End a session; return the id of its account, or ``None`` if it had ended before."""
+    """Revoke a session; the id of its account, or ``None`` if it was revoked before."""
     statement = (
         update(LoginSession)
         .where(LoginSession.id == session_id, LoginSession.revoked_at.is_(None))
@@ -76,7 +76,7 @@ async def revoke(db: AsyncSession, session_id: UUID) -> UUID | None:
 
 
 async def revoke_all(db: AsyncSession, account_id: UUID) -> None:
-    """End every session of an account."""
+    """Revoke every session of an account."""
     await db.execute(
         update(LoginSession)
         .where(LoginSession.account_id == account_id, LoginSession.revoked_at.is_(None))

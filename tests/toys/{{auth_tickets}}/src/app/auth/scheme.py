@@ -8,9 +8,9 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 from starlette.requests import HTTPConnection
 
 from app.auth import tickets
-from app.auth.identity import NotBelieved, User
+from app.auth.identity import InvalidCredentials, User
 
-WANTED = "Send a ticket."
+MISSING_DETAIL = "Send a ticket."
 
 _bearer = HTTPBearer(scheme_name="ticket", auto_error=False)
 
@@ -24,8 +24,8 @@ async def _sent(
 Credential = Annotated[str | None, Depends(_sent)]
 
 
-async def identify(connection: HTTPConnection, sealed: str) -> User:
+async def authenticate(connection: HTTPConnection, sealed: str) -> User:
     ticket = tickets.read(connection.app.state.settings, sealed)
     if await connection.app.state.redis.exists(f"handed-back:{ticket.id}"):
-        raise NotBelieved("handed back", "The ticket is no longer good.")
+        raise InvalidCredentials("handed back", "The ticket is no longer good.")
     return ticket.user

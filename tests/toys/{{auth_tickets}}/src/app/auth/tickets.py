@@ -5,7 +5,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from pydantic import BaseModel, ValidationError
 
-from app.auth.identity import NotBelieved, User
+from app.auth.identity import InvalidCredentials, User
 from app.platform.base.signing import derive_key, sign, verify
 from app.settings import Settings
 
@@ -30,12 +30,12 @@ def write(settings: Settings, name: str, *scopes: str, ends_in: float | None = N
 
 
 def read(settings: Settings, sealed: str) -> Ticket:
-    """Return what is in a ticket; raise ``NotBelieved`` unless it is a good one."""
+    """Return what is in a ticket; raise ``InvalidCredentials`` unless it is a good one."""
     try:
         payload = verify(derive_key(settings, "ticket"), sealed)
         ticket = Ticket.model_validate_json(payload)
     except (ValueError, ValidationError):
-        raise NotBelieved("forged", "This is no ticket.") from None
+        raise InvalidCredentials("forged", "This is no ticket.") from None
     if ticket.ends < time.time():
-        raise NotBelieved("expired", "The ticket is no longer good.")
+        raise InvalidCredentials("expired", "The ticket is no longer good.")
     return ticket

@@ -4,11 +4,15 @@ import ast
 import importlib
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
+from fastapi import FastAPI
 
+from app import asgi
 from app.cli import add_commands, cli
 from app.settings import Settings
 from tests.conftest import ROOT
@@ -138,8 +142,50 @@ def test_agents_md_is_short_and_its_targets_are_there() -> None:
     assert {path for path in paths if not (ROOT / path).exists()} == set()
 
 
+def test_each_check_that_agents_md_names_is_configured() -> None:
+    """A rule is held by a test, or by a tool whose configuration has to say so."""
+    rules = (ROOT / "AGENTS.md").read_text().partition("## Rules")[2].partition("## Pitfalls")[0]
+    checks = [row.rsplit("|", 2)[1] for row in re.findall(r"(?m)^\| .*\|$", rules)[1:]]
+    configured = {
+        "TID251": "pyproject.toml",
+        "deptry": "Makefile",
+        "detect-secrets": ".pre-commit-config.yaml",
+        "importlinter": ".importlinter",
+    }
+    for check in checks:
+        tools = [word for word in configured if word in check]
+        assert tools or "`tests/" in check, check
+        for tool in tools:
+            assert tool in (ROOT / configured[tool]).read_text(), check
+
+
+def test_each_command_that_agents_md_names_explains_itself() -> None:
+    commands = click.Group(commands=dict(cli.commands))
+    add_commands(commands)
+    for name in named(r"`uv run app ([a-z]+)", ROOT / "AGENTS.md"):
+        done = CliRunner().invoke(commands, [name, "--help"])
+        assert (done.exit_code, "Usage:" in done.output) == (0, True), name
+
+
+def test_the_examples_of_the_platform_page_compile() -> None:
+    for example in re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/platform.md").read_text(), re.DOTALL
+    ):
+        compile(example, "platform.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
 def test_tools_find_the_app_by_the_entrypoint() -> None:
     """``fastapi dev`` and editors take a variable, and look for it by ``dir()``."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     module, _, name = project["tool"]["fastapi"]["entrypoint"].partition(":")
     assert name in dir(importlib.import_module(module))
+
+
+def test_the_entrypoint_creates_the_app_when_it_is_first_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    created = [FastAPI()]
+    monkeypatch.setattr(asgi, "_create_once", cache(created.pop))
+    assert asgi.app is asgi.app
+    with pytest.raises(AttributeError):
+        _ = asgi.other

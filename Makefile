@@ -2,7 +2,7 @@
 # (uv, Copier, the test tools) comes into .venv, from constraints.txt, checked by hash.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test combinations targets updates services live fire lint everything constraints pictures rows tables release clean
+.PHONY: help demo test combinations targets updates services live fire lint pythons everything constraints pictures rows tables release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -62,8 +62,11 @@ constraints: .venv/complete ## Renew constraints.txt, and the day up to which se
 pictures: .venv/complete ## Make the README's pictures anew, from the real thing
 	python docs/pictures/make.py
 
+pythons: .venv/complete ## The default service's fast tests on each Python that is installed
+	pytest -s -rs tests/pythons
+
 everything: .venv/complete ## All of it at full size, every row with its own tests: hours
-	$(MAKE) test lint combinations targets services live
+	$(MAKE) test lint combinations targets services live pythons
 	$(MAKE) updates fire FULL=1
 	$(MAKE) rows ROWS=""
 

@@ -15,7 +15,7 @@ from app.main import create_app
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.http import routing
 from app.platform.observability.logs import get_logger
-from app.platform.server.function import service
+from app.settings import Settings
 
 logger = get_logger(__name__)
 
@@ -91,8 +91,8 @@ async def background(tasks: BackgroundTasks) -> str:
     return "answered"
 
 
-def with_routes() -> FastAPI:
-    app = create_app()
+def with_routes(settings: Settings | None = None) -> FastAPI:
+    app = create_app(settings)
     for route in (seen, answer, database, cache, fail, slow, told, behind, background):
         app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
     app.add_api_route("/test/echo", echo, methods=["POST"], response_model=None)
@@ -111,5 +111,5 @@ def with_routes() -> FastAPI:
 
 
 if __name__ == "__main__":
-    service.create_app = with_routes
+    function.create_app = with_routes
     function.main()

@@ -163,7 +163,7 @@ def test_a_process_without_a_port_is_asked_for_its_sign_of_life(name: str, tmp_p
         return subprocess.run([sys.executable, *arguments], env=here, timeout=60).returncode
 
     assert run(*asked) == 1
-    assert run("-c", f"from app import alive; alive.beat({name!r})") == 0
+    assert run("-c", f"from app.platform.base import heartbeat; heartbeat.touch({name!r})") == 0
     assert run(*asked) == 0
 
 
@@ -186,7 +186,7 @@ def test_a_worker_is_given_the_time_that_its_longest_job_needs(
     ours = [kind for kind in registry.definitions() if kind.function.__module__.startswith("app.")]
     for kind in ours:
         assert kind.timeout <= grace, f"{kind.name} may take longer than WORKER_SHUTDOWN_TIMEOUT"
-    needs = grace + runner.CANCEL_TIMEOUT + sum(runner.WRITE_AGAIN)
+    needs = grace + runner.CANCEL_TIMEOUT + sum(runner.RECORD_RETRY_DELAYS)
     assert needs < pod(BACKGROUND_PROCESSES[name])["terminationGracePeriodSeconds"]
 
 

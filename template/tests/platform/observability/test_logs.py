@@ -1,4 +1,4 @@
-"""The log: one JSON line for each event, in one shape, without secrets."""
+"""Logs: one JSON line per event, in one format, without secrets."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from tests.conftest import client_for, running_app
 
 
 def lines(capfd: pytest.CaptureFixture[str], **having: str) -> list[dict[str, Any]]:
-    """The lines that have these values; the app that all tests share may write others meanwhile."""
+    """The lines with these values; the app that all tests share may write others meanwhile."""
     written = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     return [line for line in written if having.items() <= line.items()]
 
@@ -54,7 +54,7 @@ async def request_lines(
     return lines(capfd, event="request", request_id="r-1")
 
 
-async def test_a_request_is_one_line_that_says_what_was_asked_and_answered(
+async def test_a_request_is_logged_as_one_line(
     service: FastAPI, capfd: pytest.CaptureFixture[str]
 ) -> None:
     [line] = await request_lines(service, capfd, "/things/7?token=s3cret")
@@ -70,7 +70,7 @@ async def test_a_request_is_one_line_that_says_what_was_asked_and_answered(
     assert "s3cret" not in json.dumps(line)
 
 
-async def test_an_unknown_path_has_no_route(
+async def test_an_unknown_path_is_logged_without_a_route_and_redacted(
     service: FastAPI, capfd: pytest.CaptureFixture[str]
 ) -> None:
     [line] = await request_lines(service, capfd, "/nowhere/joe@example.org")
@@ -78,7 +78,7 @@ async def test_an_unknown_path_has_no_route(
     assert line["path"] == "/nowhere/[redacted]"
 
 
-async def test_a_failed_request_is_written_at_once_and_so_is_its_traceback(
+async def test_a_failed_request_and_its_traceback_are_written_immediately(
     service: FastAPI, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
@@ -92,21 +92,19 @@ async def test_a_failed_request_is_written_at_once_and_so_is_its_traceback(
     assert "joe@example.org" not in error["exception"]
 
 
-async def test_requests_that_went_well_can_be_sampled_and_others_not(
+async def test_only_successful_requests_are_sampled(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with running_app(settings.model_copy(update={"access_log_sample_rate": 0.0})) as app:
-        found = await request_lines(app, capfd, "/openapi.json", "/nowhere", "/openapi.json")
-    assert [line["status"] for line in found] == [404]
+        written = await request_lines(app, capfd, "/openapi.json", "/nowhere", "/openapi.json")
+    assert [line["status"] for line in written] == [404]
 
 
-async def test_probes_are_not_worth_a_line(
-    service: FastAPI, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_probes_are_not_logged(service: FastAPI, capfd: pytest.CaptureFixture[str]) -> None:
     assert await request_lines(service, capfd, "/health/live", "/metrics") == []
 
 
-async def test_ids_stand_in_every_line_of_a_request_whoever_writes_it(
+async def test_every_line_of_a_request_has_its_ids_from_any_logger(
     service: FastAPI, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
@@ -123,7 +121,7 @@ async def test_ids_stand_in_every_line_of_a_request_whoever_writes_it(
         assert set(line) >= {"timestamp", "level"}
 
 
-async def test_secrets_and_personal_values_are_taken_out(
+async def test_secrets_and_personal_values_are_redacted(
     service: FastAPI, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
@@ -148,15 +146,17 @@ async def test_secrets_and_personal_values_are_taken_out(
 
 
 @pytest.mark.parametrize("word", ["a", "-", "-eyJ", "eyJ.", "eyJa.", "a@", "a.", "://", "a@b."])
-def test_no_path_keeps_the_process_busy(word: str) -> None:
-    """A path may be so long. Each of these took up to half a minute, once."""
+def test_redacting_a_path_takes_linear_time(word: str) -> None:
+    """The longest possible path; with a backtracking expression each took up to half a minute."""
     started = time.monotonic()
     for path in (f"/{word * 60_000}"[:60_000], f"/{word * 60_000}"[:60_000] + "@-"):
         logs.redact_path(path + "@")
     assert time.monotonic() - started < 3
 
 
-async def test_nobody_can_forge_a_line(service: FastAPI, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_logged_input_cannot_forge_a_line(
+    service: FastAPI, capfd: pytest.CaptureFixture[str]
+) -> None:
     capfd.readouterr()
     forged = 'x\r\n\v\x1c\x85\u2028\u2029{"event":"admin logged in","level":"info"}'
     logs.get_logger("shop").info(forged, note=forged)
@@ -164,7 +164,7 @@ async def test_nobody_can_forge_a_line(service: FastAPI, capfd: pytest.CaptureFi
     assert [line["event"] for line in lines(capfd, logger="shop")] == [forged, forged]
 
 
-async def test_less_severe_lines_are_left_out(
+async def test_lines_below_the_log_level_are_dropped(
     service: FastAPI, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
@@ -173,10 +173,10 @@ async def test_less_severe_lines_are_left_out(
     assert lines(capfd, logger="shop") == []
 
 
-async def test_what_json_does_not_know_is_written_as_text(
+async def test_values_without_a_json_type_are_written_as_text(
     service: FastAPI, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # pytest's own would keep what is no Unicode for its report, which can't be sent.
+    # pytest's handlers would keep the lone surrogate for the report, which xdist can't send.
     root = logging.getLogger()
     ours = [handler for handler in root.handlers if isinstance(handler, logs.OutputHandler)]
     monkeypatch.setattr(root, "handlers", ours)

@@ -1,4 +1,4 @@
-"""The metrics: right labels, right sums, and an example of each bucket."""
+"""Metrics: labels, sums and exemplars."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -66,7 +66,7 @@ async def test_requests_are_counted_by_route_method_and_status(client: httpx2.As
     assert not [name for name in found if "/things/1" in name[1]]
 
 
-async def test_it_is_said_what_runs_and_how_full_it_is(
+async def test_build_info_pool_and_in_flight_requests_are_reported(
     client: httpx2.AsyncClient, service: FastAPI, settings: Settings
 ) -> None:
     async with service.state.db.engine.connect():
@@ -77,7 +77,7 @@ async def test_it_is_said_what_runs_and_how_full_it_is(
     assert found["http_server_active_requests"] == 1  # this one
 
 
-async def test_code_that_blocks_the_event_loop_shows(
+async def test_blocking_the_event_loop_shows_as_lag(
     client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     import time
@@ -85,9 +85,9 @@ async def test_code_that_blocks_the_event_loop_shows(
     monkeypatch.setattr(metrics, "SAMPLE_INTERVAL", 0.1)
     lags = []
     async with running_app(settings) as app, client_for(app) as own:
-        for _ in range(20):  # the answer may come after the next, smaller, measurement
+        for _ in range(20):  # the scrape may come after the next sample, which is smaller
             await asyncio.sleep(0.05)
-            time.sleep(0.4)  # noqa: ASYNC251 (what is measured)
+            time.sleep(0.4)  # noqa: ASYNC251 (the blocking call under test)
             await asyncio.sleep(0.01)
             found = {name: value for (name, _), value in (await scrape(own)).items()}
             lags.append(found["event_loop_lag_seconds"])
@@ -96,35 +96,35 @@ async def test_code_that_blocks_the_event_loop_shows(
     assert 0.2 < lags[-1] < 2
 
 
-async def test_a_bucket_names_a_trace_that_fell_into_it(
+async def test_a_bucket_has_a_trace_as_its_exemplar(
     client: httpx2.AsyncClient, service: FastAPI
 ) -> None:
     service.state.metrics.observe("GET", "/things/{thing}", 200, 0.06, "a" * 32)
-    answer = await client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
-    assert answer.headers["content-type"].startswith("application/openmetrics-text")
-    [family] = [f for f in parse_openmetrics(answer.text) if f.name == metrics.DURATION]
-    [example] = [sample for sample in family.samples if sample.exemplar]
-    assert example.labels["le"] == "0.075"
-    assert example.exemplar.labels == {"trace_id": "a" * 32}
-    assert example.exemplar.value == 0.06
+    response = await client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    [family] = [f for f in parse_openmetrics(response.text) if f.name == metrics.DURATION]
+    [bucket] = [sample for sample in family.samples if sample.exemplar]
+    assert bucket.labels["le"] == "0.075"
+    assert bucket.exemplar.labels == {"trace_id": "a" * 32}
+    assert bucket.exemplar.value == 0.06
 
 
 @pytest.mark.parametrize(
     "accept", ["application/openmetrics-text;version=x.y", "text/plain;version=1.x", ";=,;version"]
 )
-async def test_whatever_a_scraper_says_it_accepts_it_is_answered(
+async def test_a_scrape_succeeds_with_a_malformed_accept_header(
     client: httpx2.AsyncClient, accept: str
 ) -> None:
-    answer = await client.get("/metrics", headers={"Accept": accept})
-    assert answer.status_code == 200
-    assert "build_info" in answer.text
+    response = await client.get("/metrics", headers={"Accept": accept})
+    assert response.status_code == 200
+    assert "build_info" in response.text
 
 
-async def test_a_part_adds_what_it_knows_and_one_that_fails_takes_nothing_else_along(
+async def test_a_component_adds_metrics_and_a_failing_source_affects_no_other(
     client: httpx2.AsyncClient, service: FastAPI
 ) -> None:
     async def depth() -> Iterable[Metric]:
-        metric = GaugeMetricFamily("queue_depth", "Jobs that wait.")
+        metric = GaugeMetricFamily("queue_depth", "Jobs in the queue.")
         metric.add_metric([], 7)
         return [metric]
 

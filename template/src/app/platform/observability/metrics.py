@@ -66,14 +66,14 @@ class Metrics:
         self.pool_used = self._gauge("db_pool_connections_used", "Connections in use.")
 
     def _gauge(
-        self, name: str, text: str, over_workers: Literal["livesum", "livemax"] = "livesum"
+        self, name: str, text: str, mode: Literal["livesum", "livemax"] = "livesum"
     ) -> Gauge:
-        return Gauge(name, text, registry=self.registry, multiprocess_mode=over_workers)
+        return Gauge(name, text, registry=self.registry, multiprocess_mode=mode)
 
     def observe(
         self, method: str, route: str, status: int, seconds: float, trace_id: str = ""
     ) -> None:
-        """Record a request; ``trace_id``: of its recorded trace, for the exemplar."""
+        """Record a request; ``trace_id``, if it was traced, becomes the exemplar of its bucket."""
         labels = (method, route, status)
         child = self._children.get(labels)
         if child is None:
@@ -95,12 +95,12 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """The metrics of all workers, with the exemplars of this one."""
         directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        for metric in self._source(directory).collect():
+        for metric in self._collector(directory).collect():
             if metric.name == DURATION:
                 metric.samples = [self._with_exemplar(sample) for sample in metric.samples]
             yield metric
 
-    def _source(self, directory: str | None) -> Collector:
+    def _collector(self, directory: str | None) -> Collector:
         if directory is None:
             return self.registry
         return MultiProcessCollector(None, directory)  # type: ignore[no-untyped-call]
@@ -126,7 +126,7 @@ class CollectedMetrics:
 def register(app: FastAPI, source: MetricSource) -> None:
     """Add a source of metrics that no process knows alone, such as the depth of a queue.
 
-    It is called at each scrape, and has 2 seconds; a scrape goes on without it.
+    It is called at each scrape. After 2 seconds, or on an error, the scrape continues without it.
     """
     app.state.metric_sources.append(source)
 
@@ -136,12 +136,14 @@ async def _collect_from(source: MetricSource) -> Iterable[Metric]:
         async with asyncio.timeout(SOURCE_TIMEOUT):
             return await source()
     except Exception as error:  # noqa: BLE001 (the other metrics are worth having)
-        logger.warning("metrics are missing: %s: %s", type(error).__name__, error)
+        logger.warning("metric source failed: %s: %s", type(error).__name__, error)
         return ()
 
 
 def _build_info() -> Metric:
-    metric = GaugeMetricFamily("build_info", "What is running.", labels=["version", "python"])
+    metric = GaugeMetricFamily(
+        "build_info", "Versions of the service and of Python.", labels=["version", "python"]
+    )
     metric.add_metric([about.version(), platform.python_version()], 1)
     return metric
 

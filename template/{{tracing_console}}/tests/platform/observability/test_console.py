@@ -1,4 +1,4 @@
-"""Traces, as they are printed where people develop; and that none is elsewhere."""
+"""The console backend: traces are printed in development, and nowhere else."""
 
 import re
 
@@ -21,7 +21,7 @@ PARENT = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
 
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was printed: a text for each trace."""
+    """The printed traces."""
     traces: list[str] = []
     printer = backend.Printer
     monkeypatch.setattr(backend, "Printer", lambda: printer(traces.append))
@@ -34,7 +34,7 @@ def development(settings: Settings) -> Settings:
 
 
 def prepare(app: FastAPI) -> None:
-    async def ask(request: Request) -> str:
+    async def call_both(request: Request) -> str:
         async with request.app.state.db.engine.connect() as connection:
             await connection.execute(text("SELECT :thing"), {"thing": "s3cret"})
         await request.app.state.redis.set("key", "s3cret")
@@ -43,17 +43,17 @@ def prepare(app: FastAPI) -> None:
     async def fail() -> None:
         raise RuntimeError("the password is s3cret")
 
-    app.add_api_route("/things/{thing}", ask)
+    app.add_api_route("/things/{thing}", call_both)
     app.add_api_route("/fail", fail, response_model=None)
     routing.install_index(app)
 
 
-async def test_a_request_is_printed_with_what_it_asked_for(
+async def test_a_request_is_printed_with_its_statements_and_commands(
     development: Settings, printed: list[str]
 ) -> None:
     async with running_app(development) as app, client_for(app) as client:
         prepare(app)
-        await client.get("/things/7")  # the engine asks Postgres what it is
+        await client.get("/things/7")  # the engine's first connection runs statements of its own
         trace_id = (await client.get("/things/7?token=s3cret", headers=PARENT)).json()
     head, request, statement, command = printed[-1].splitlines()
     assert head == f"trace {TRACE}" == f"trace {trace_id}"
@@ -63,7 +63,7 @@ async def test_a_request_is_printed_with_what_it_asked_for(
     assert "s3cret" not in "".join(printed)
 
 
-async def test_a_failure_is_marked(development: Settings, printed: list[str]) -> None:
+async def test_a_failed_request_is_marked(development: Settings, printed: list[str]) -> None:
     async with running_app(development) as app, client_for(app) as client:
         prepare(app)
         await client.get("/fail")
@@ -82,24 +82,24 @@ async def test_a_job_is_printed_in_the_trace_of_its_request(
 
 
 @pytest.mark.parametrize("environment", ["production", "test"])
-async def test_nothing_is_printed_elsewhere(
+async def test_nothing_is_printed_outside_of_development(
     settings: Settings, printed: list[str], environment: str
 ) -> None:
-    elsewhere = settings.model_copy(
+    changed = settings.model_copy(
         update={
             "environment": environment,
             "otel_traces_sampler": "always_on",
             "secret_key": SecretStr("4b1d9c0e7f3a5268" * 4),
         }
     )
-    async with running_app(elsewhere) as app, client_for(app) as client:
+    async with running_app(changed) as app, client_for(app) as client:
         prepare(app)
         trace_id = (await client.get("/things/7", headers=PARENT)).json()
     assert trace_id == TRACE
     assert printed == []
 
 
-def test_traces_that_never_end_are_forgotten(printed: list[str]) -> None:
+def test_open_traces_are_bounded(printed: list[str]) -> None:
     printer = backend.Printer()
     tracer = TracerProvider().get_tracer("test")
     for _ in range(backend.MAX_OPEN_TRACES + 50):
@@ -108,5 +108,5 @@ def test_traces_that_never_end_are_forgotten(printed: list[str]) -> None:
             child.end()
         assert isinstance(child, ReadableSpan)
         printer.export([child])
-    assert len(printer.waiting) == backend.MAX_OPEN_TRACES
+    assert len(printer.open_traces) == backend.MAX_OPEN_TRACES
     assert printed == []

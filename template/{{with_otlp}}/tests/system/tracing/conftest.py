@@ -1,4 +1,4 @@
-"""What tests of traces can ask for, here too."""
+"""Fixtures of the tests of traces."""
 
 from tests.platform.observability.tracing.conftest import clean_environment, collector
 

@@ -1,4 +1,4 @@
-"""Traces of several processes: the forked workers of the server, and those that run jobs."""
+"""Traces of several processes: the server's forked workers, and background processes."""
 
 import asyncio
 import os
@@ -32,24 +32,24 @@ async def take_note(text: str, jobs: Jobs) -> JobStatus:
 async def until(holds: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "timed out"
         await asyncio.sleep(0.05)
 
 
-async def test_each_forked_worker_exports(serve: Serve, collector: Collector) -> None:
+async def test_each_forked_worker_exports_its_spans(serve: Serve, collector: Collector) -> None:
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
     server = serve(**endpoint)
     server.until(lambda: len(server.workers()) == 2)
-    asked = {httpx2.get(f"{server.url}/test/pid", timeout=10).json() for _ in range(40)}
-    await until(lambda: len(collector.instances) == len(asked))
-    assert len(asked) == 2
+    pids = {httpx2.get(f"{server.url}/test/pid", timeout=10).json() for _ in range(40)}
+    await until(lambda: len(collector.instances) == len(pids))
+    assert len(pids) == 2
     assert server.stop() == 0
     assert len({span.span_id for span in collector.spans}) == len(collector.spans)
 
 
 @contextmanager
-def companions(environment: dict[str, str], folder: Path) -> Iterator[None]:
-    """Run what the queue runs beside the API, with the tests' jobs; some queues have nothing."""
+def background_processes(environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """Run the background processes of the queue, if it has any, with the tests' jobs."""
     code = "import tests.platform.jobs.samples; from app.cli import main; main()"
     base = {**os.environ, **environment, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     with ExitStack() as running:
@@ -67,7 +67,7 @@ def companions(environment: dict[str, str], folder: Path) -> Iterator[None]:
         yield
 
 
-async def test_a_job_is_in_the_trace_of_its_request_whoever_runs_it(
+async def test_a_job_in_another_process_is_in_the_trace_of_its_request(
     fresh_settings: Settings, environment: dict[str, str], collector: Collector, tmp_path: Path
 ) -> None:
     environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
@@ -75,7 +75,7 @@ async def test_a_job_is_in_the_trace_of_its_request_whoever_runs_it(
     async with traced(fresh_settings, collector.url) as app:
         app.include_router(router)
         routing.install_index(app)
-        with companions(environment, tmp_path):
+        with background_processes(environment, tmp_path):
             async with client_for(app) as client:
                 assert (await client.post("/notes?text=s3cret")).status_code == 202
             await until(lambda: {JOB, "RPUSH", "POST /notes"} <= {s.name for s in collector.spans})

@@ -1,7 +1,7 @@
-"""Settings of tracing: OpenTelemetry's own, but for those of a place that spans go to."""
+"""Settings of tracing: OpenTelemetry's own variables, without those of an exporter."""
 
 from app.platform.settings.traces import TraceSettings
 
 
 class TracingSettings(TraceSettings):
-    """Nothing more is to be set."""
+    """No settings of its own."""

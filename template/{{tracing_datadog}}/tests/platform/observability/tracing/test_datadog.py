@@ -1,4 +1,4 @@
-"""Traces as Datadog wants them: its three tags, whole ids, and logs that name the span."""
+"""Datadog: unified service tags, 128-bit trace ids, and log lines that link to spans."""
 
 import json
 
@@ -9,7 +9,7 @@ from app.settings import Settings
 from tests.platform.observability.tracing.receiver import Collector, get, traced
 
 
-async def test_the_resource_has_what_becomes_its_tags(
+async def test_the_resource_has_the_attributes_of_the_unified_service_tags(
     settings: Settings, collector: Collector
 ) -> None:
     async with traced(settings, collector.url) as app:
@@ -21,7 +21,7 @@ async def test_the_resource_has_what_becomes_its_tags(
     assert (service, env, version) == (about.NAME, "test", about.version())
 
 
-async def test_a_line_of_the_log_names_the_span_as_the_agent_got_it(
+async def test_log_lines_have_the_ids_of_the_exported_span(
     settings: Settings, collector: Collector, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with traced(settings, collector.url) as app:
@@ -30,4 +30,4 @@ async def test_a_line_of_the_log_names_the_span_as_the_agent_got_it(
     [line] = [line for line in lines if line.get("path") == "/things/7"]
     server = collector.one("GET /things/{thing}")
     assert (line["trace_id"], line["span_id"]) == (server.trace_id.hex(), server.span_id.hex())
-    assert int(line["trace_id"], 16) >> 64, "only half of the id is there"
+    assert int(line["trace_id"], 16) >> 64, "the trace id has only 64 bits"

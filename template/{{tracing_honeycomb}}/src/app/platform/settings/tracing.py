@@ -6,8 +6,8 @@ from app.platform.settings.otlp import OtlpSettings
 
 
 class TracingSettings(OtlpSettings):
-    """Who sends, beside OpenTelemetry's own settings."""
+    """The API key, beside OpenTelemetry's own variables."""
 
     honeycomb_api_key: SecretStr | None = Field(
-        None, description="Ingest key; unset: nothing is exported, unless an endpoint is named"
+        None, description="Ingest key; unset: spans are exported only if an OTLP endpoint is set"
     )

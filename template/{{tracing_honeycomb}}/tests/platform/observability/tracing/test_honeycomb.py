@@ -1,4 +1,4 @@
-"""Traces as Honeycomb wants them: a key that nobody else sees, and how many requests a span is."""
+"""Honeycomb: the API key, the endpoint, and the sampling ratio."""
 
 import os
 from pathlib import Path
@@ -14,53 +14,57 @@ from tests.platform.observability.tracing.receiver import Collector, get, traced
 KEY = "hcaik_01hq5vv3w2tzd8r9"
 
 
-async def test_the_key_goes_to_honeycomb_and_nowhere_else(
+async def test_the_key_is_sent_to_honeycomb_only(
     settings: Settings, collector: Collector, capfd: pytest.CaptureFixture[str]
 ) -> None:
     key = SecretStr(KEY)
     async with traced(settings, collector.url, honeycomb_api_key=key) as app:
         await get(app, "/things/7")
         assert KEY not in str(os.environ)
-    assert {sent["x-honeycomb-team"] for sent in collector.exports} == {KEY}
+    assert {headers["x-honeycomb-team"] for headers in collector.exports} == {KEY}
     assert KEY not in str(collector.headers)
     assert KEY not in str(collector.spans)
     assert KEY not in "".join(capfd.readouterr())
 
 
-async def test_the_key_can_be_a_file_and_others_headers_stay(
+async def test_the_key_can_be_a_file_and_other_headers_are_kept(
     settings: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     monkeypatch.setenv("HONEYCOMB_API_KEY_FILE", str(tmp_path / "key"))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-honeycomb-dataset=orders")
-    key = Settings(**settings.model_dump(include={"secret_key", "database_url", "redis_url"}))
-    async with traced(settings, collector.url, honeycomb_api_key=key.honeycomb_api_key) as app:
+    from_file = Settings(**settings.model_dump(include={"secret_key", "database_url", "redis_url"}))
+    async with traced(
+        settings, collector.url, honeycomb_api_key=from_file.honeycomb_api_key
+    ) as app:
         await get(app, "/things/7")
     assert collector.exports[0]["x-honeycomb-team"] == KEY
     assert collector.exports[0]["x-honeycomb-dataset"] == "orders"
 
 
-def test_without_a_place_named_it_is_honeycombs(settings: Settings) -> None:
+def test_with_a_key_the_endpoint_defaults_to_honeycomb(settings: Settings) -> None:
     assert provider.span_processor_factory(settings) is None
     with_key = settings.model_copy(update={"honeycomb_api_key": SecretStr(KEY)})
     assert provider.span_processor_factory(with_key) is not None
     assert os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] == backend.ENDPOINT
 
 
-async def test_a_place_of_ones_own_needs_no_key(settings: Settings, collector: Collector) -> None:
+async def test_a_custom_endpoint_needs_no_key(settings: Settings, collector: Collector) -> None:
     async with traced(settings, collector.url) as app:
         await get(app, "/things/7")
     assert collector.spans
     assert "x-honeycomb-team" not in collector.exports[0]
 
 
-async def test_a_span_says_of_how_many_it_is_one(settings: Settings, collector: Collector) -> None:
-    """Honeycomb reads a sample rate of 4 from the threshold ``c``: three quarters are left out."""
+async def test_a_span_carries_its_sampling_threshold(
+    settings: Settings, collector: Collector
+) -> None:
+    """Honeycomb reads a sample rate of 4 from the threshold ``c``: three quarters are dropped."""
     async with traced(settings, collector.url, otel_traces_sampler_arg=0.25) as app:
         while not collector.spans:
             for _ in range(50):
                 await get(app, "/things/7")
-            started = current()
-            assert started
-            started.provider.force_flush()
+            tracing = current()
+            assert tracing
+            tracing.provider.force_flush()
     assert {span.trace_state for span in collector.spans} == {"ot=th:c"}

@@ -1,7 +1,7 @@
-"""Settings of tracing: none, since nothing is traced."""
+"""Settings of tracing: none."""
 
 from pydantic_settings import BaseSettings
 
 
 class TracingSettings(BaseSettings):
-    """Nothing to set."""
+    """No settings."""

@@ -1,4 +1,4 @@
-"""Settings of traces that leave by OTLP, OpenTelemetry's protocol."""
+"""Settings of the OTLP exporter, by OpenTelemetry's own names."""
 
 from pydantic import Field, SecretStr
 
@@ -6,11 +6,12 @@ from app.platform.settings.traces import TraceSettings
 
 
 class OtlpSettings(TraceSettings):
-    """Where spans go."""
+    """The OTLP endpoint and its headers."""
 
     otel_exporter_otlp_endpoint: str | None = Field(
-        None, description="Who takes spans, such as http://localhost:4318; unset: nobody"
+        None,
+        description="OTLP endpoint, such as http://localhost:4318; unset: spans are not exported",
     )
     otel_exporter_otlp_headers: SecretStr | None = Field(
-        None, description="Headers for it: name=value, by comma"
+        None, description="Headers of exports: name=value, comma-separated"
     )

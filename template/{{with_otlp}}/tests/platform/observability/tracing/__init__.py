@@ -1,1 +1,1 @@
-"""Traces, as who takes them gets them."""
+"""Tests of traces, as a collector receives them."""

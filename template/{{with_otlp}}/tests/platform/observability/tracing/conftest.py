@@ -1,4 +1,4 @@
-"""What tests of traces can ask for."""
+"""Fixtures of the tests of traces."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(autouse=True)
 def clean_environment() -> Iterator[None]:
-    """The SDK is told by way of the environment; no test may leave something there."""
+    """The SDK is configured by the environment: restored after each test."""
     before = dict(os.environ)
     for name in [name for name in before if name.startswith("OTEL_")]:
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""A real OTLP receiver, and a service whose traces it gets."""
+"""An OTLP receiver, and a service that exports to it."""
 
 import gzip
 import threading
@@ -28,15 +28,15 @@ SERVER, CLIENT, CONSUMER = Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT, Span.SP
 
 
 class Collector:
-    """A real OTLP receiver, and an ordinary web server: it keeps what it is sent."""
+    """An OTLP receiver and web server that records the requests it gets."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.resource: dict[str, str] = {}
-        self.instances: set[str] = set()  # the processes that sent something
-        self.headers: list[dict[str, str]] = []  # of ordinary requests
-        self.exports: list[dict[str, str]] = []  # the headers of exports
-        self.status = 200  # what exports are answered with
+        self.instances: set[str] = set()  # of the processes that exported
+        self.headers: list[dict[str, str]] = []  # of GET requests
+        self.exports: list[dict[str, str]] = []  # headers of exports
+        self.status = 200  # of the response to exports
         self.hangs = threading.Event()
         self.released = threading.Event()
         collector = self
@@ -51,7 +51,7 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *args: Any) -> None:
-                """Be quiet."""
+                """Do not log requests."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -87,13 +87,18 @@ def attributes(span: Span) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def traced(settings: Settings, endpoint: str | None, **more: Any) -> AsyncIterator[FastAPI]:
-    changes = {"otel_exporter_otlp_endpoint": endpoint, "otel_traces_sampler_arg": 1.0} | more
+async def traced(
+    settings: Settings, endpoint: str | None, **settings_changes: Any
+) -> AsyncIterator[FastAPI]:
+    changes = {
+        "otel_exporter_otlp_endpoint": endpoint,
+        "otel_traces_sampler_arg": 1.0,
+    } | settings_changes
     async with running_app(settings.model_copy(update=changes)) as app:
         async with app.state.db.engine.connect():
-            pass  # the first connection of an engine asks Postgres what it is
+            pass  # an engine's first connection runs statements of its own
 
-        async def ask(request: Request, thing: str) -> dict[str, Any]:
+        async def call_all(request: Request, thing: str) -> dict[str, Any]:
             state = request.app.state
             async with state.db.engine.connect() as connection:
                 await connection.execute(text("SELECT :thing"), {"thing": thing})
@@ -105,7 +110,7 @@ async def traced(settings: Settings, endpoint: str | None, **more: Any) -> Async
         async def fail() -> None:
             raise RuntimeError("the password is s3cret")
 
-        app.add_api_route("/things/{thing}", ask)
+        app.add_api_route("/things/{thing}", call_all)
         app.add_api_route("/fail", fail, response_model=None)
         routing.install_index(app)
         yield app

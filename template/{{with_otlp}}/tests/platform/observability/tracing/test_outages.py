@@ -1,4 +1,4 @@
-"""Who takes the spans is away, slow, or refuses: requests do not notice, and memory is bounded."""
+"""A collector that is unavailable, hangs or refuses: requests and memory are unaffected."""
 
 import logging
 import time
@@ -13,19 +13,19 @@ from tests.conftest import client_for
 from tests.platform.observability.tracing.receiver import Collector, get, traced
 
 QUEUE, BATCH, REQUESTS = 64, 16, 300
-OUTAGES = ("away", "hangs", "has no time", "refuses")
+OUTAGES = ("unavailable", "hangs", "overloaded", "refuses")
 
 
-def place(collector: Collector, outage: str) -> str:
-    """Bring the outage about; return where spans are to be sent."""
+def cause(outage: str, collector: Collector) -> str:
+    """Cause the outage; return the endpoint to use."""
     if outage == "hangs":
         collector.hangs.set()
-    collector.status = {"has no time": 503, "refuses": 401}.get(outage, 200)
-    return "http://127.0.0.1:9" if outage == "away" else collector.url
+    collector.status = {"overloaded": 503, "refuses": 401}.get(outage, 200)
+    return "http://127.0.0.1:9" if outage == "unavailable" else collector.url
 
 
 @pytest.fixture(autouse=True)
-def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", str(QUEUE))
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", str(BATCH))
@@ -33,8 +33,8 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def log() -> Iterator[list[logging.LogRecord]]:
-    """Yield what is logged by way of the standard library."""
+def captured_log() -> Iterator[list[logging.LogRecord]]:
+    """The records of the standard library's ``logging``."""
     written: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = written.append  # type: ignore[method-assign]
@@ -46,13 +46,13 @@ def log() -> Iterator[list[logging.LogRecord]]:
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-async def test_an_outage_costs_neither_requests_nor_the_log(
+async def test_an_outage_delays_no_request_and_does_not_flood_the_log(
     settings: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch, outage: str
 ) -> None:
-    """Were a request to wait for one export in ten, the time would not do."""
+    """If one request in ten waited for its export, the time limit would not suffice."""
     monkeypatch.setattr(tracing, "SHUTDOWN_TIMEOUT", 1.0)
-    async with traced(settings, place(collector, outage)) as app:
-        with log() as written:
+    async with traced(settings, cause(outage, collector)) as app:
+        with captured_log() as written:
             started = time.monotonic()
             async with client_for(app) as client:
                 for _ in range(REQUESTS):
@@ -60,12 +60,12 @@ async def test_an_outage_costs_neither_requests_nor_the_log(
             assert time.monotonic() - started < 60
             ended = time.monotonic()
     assert time.monotonic() - ended < 30
-    theirs = [record.msg for record in written if record.name.startswith("opentelemetry")]
-    assert len(set(theirs)) == len(theirs)
+    messages = [record.msg for record in written if record.name.startswith("opentelemetry")]
+    assert len(set(messages)) == len(messages)
     assert collector.spans == []
 
 
-async def test_spans_that_nobody_takes_are_thrown_away(
+async def test_spans_beyond_the_queue_size_are_dropped(
     settings: Settings, collector: Collector
 ) -> None:
     collector.hangs.set()
@@ -78,7 +78,7 @@ async def test_spans_that_nobody_takes_are_thrown_away(
     assert 0 < len(collector.spans) <= QUEUE + BATCH
 
 
-async def test_a_collector_that_hangs_does_not_hold_up_the_exit(
+async def test_a_hanging_collector_does_not_delay_the_exit(
     settings: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector.hangs.set()

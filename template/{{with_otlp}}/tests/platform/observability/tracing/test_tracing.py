@@ -1,4 +1,4 @@
-"""Traces, as a collector gets them; and the service, when there is none or it is away."""
+"""Traces, as a collector receives them, and the service without one."""
 
 import threading
 
@@ -22,15 +22,15 @@ from tests.platform.observability.tracing.receiver import (
 )
 
 
-async def test_a_request_and_what_it_asked_for_are_one_trace(
+async def test_a_request_and_its_calls_are_one_trace(
     settings: Settings, collector: Collector
 ) -> None:
     async with traced(settings, collector.url) as app:
-        answer = (await get(app, "/things/7?token=s3cret", Authorization="s3cret")).json()
+        response = (await get(app, "/things/7?token=s3cret", Authorization="s3cret")).json()
     server = collector.one("GET /things/{thing}")
     statement, command, request = (collector.one(name) for name in ("SELECT", "SET", "GET"))
     assert server.kind == SERVER
-    assert server.trace_id.hex() == answer["trace_id"]
+    assert server.trace_id.hex() == response["trace_id"]
     for child in (statement, command, request):
         assert child.kind == CLIENT
         assert child.trace_id == server.trace_id
@@ -39,11 +39,11 @@ async def test_a_request_and_what_it_asked_for_are_one_trace(
     assert attributes(server)["http.response.status_code"] == 200
     assert attributes(server)["url.path"] == "/things/7"
     assert attributes(statement)["db.query.text"] == "SELECT $1"
-    assert collector.headers[-1]["traceparent"].split("-")[1] == answer["trace_id"]
+    assert collector.headers[-1]["traceparent"].split("-")[1] == response["trace_id"]
     assert "s3cret" not in str(collector.spans)
 
 
-async def test_it_is_said_what_sent_the_spans(
+async def test_resource_attributes_can_be_set(
     settings: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "cloud.region=eu,deployment.environment.name=x")
@@ -56,40 +56,36 @@ async def test_it_is_said_what_sent_the_spans(
     assert collector.resource["deployment.environment.name"] == "x"
 
 
-async def test_the_callers_trace_goes_on(settings: Settings, collector: Collector) -> None:
+async def test_the_callers_trace_continues(settings: Settings, collector: Collector) -> None:
     parent = f"00-{TRACE}-{CALLER}-01"
     async with traced(settings, collector.url, otel_traces_sampler_arg=0.0) as app:
-        answer = (await get(app, "/things/7", traceparent=parent)).json()
-    assert answer["trace_id"] == TRACE
+        response = (await get(app, "/things/7", traceparent=parent)).json()
+    assert response["trace_id"] == TRACE
     assert collector.one("GET /things/{thing}").parent_span_id.hex() == CALLER
 
 
-async def test_what_the_caller_does_not_record_is_not_recorded_and_goes_on(
+async def test_a_trace_that_the_caller_does_not_sample_continues_unrecorded(
     settings: Settings, collector: Collector
 ) -> None:
     parent = f"00-{TRACE}-{CALLER}-00"
     async with traced(settings, collector.url) as app:
-        answer = (await get(app, "/things/7", traceparent=parent)).json()
-    assert answer["trace_id"] == TRACE
+        response = (await get(app, "/things/7", traceparent=parent)).json()
+    assert response["trace_id"] == TRACE
     assert collector.headers[-1]["traceparent"].startswith(f"00-{TRACE}-")
     assert collector.headers[-1]["traceparent"].endswith("-00")
     assert collector.spans == []
 
 
-async def test_a_request_that_is_not_sampled_has_ids_all_the_same(
-    settings: Settings, collector: Collector
-) -> None:
+async def test_an_unsampled_request_still_has_ids(settings: Settings, collector: Collector) -> None:
     async with traced(settings, collector.url, otel_traces_sampler_arg=0.0) as app:
-        answer = (await get(app, "/things/7")).json()
-    assert len(answer["trace_id"]) == 32
-    assert answer["carrier"]["traceparent"].startswith(f"00-{answer['trace_id']}-")
-    assert collector.headers[-1]["traceparent"].split("-")[1] == answer["trace_id"]
+        response = (await get(app, "/things/7")).json()
+    assert len(response["trace_id"]) == 32
+    assert response["carrier"]["traceparent"].startswith(f"00-{response['trace_id']}-")
+    assert collector.headers[-1]["traceparent"].split("-")[1] == response["trace_id"]
     assert collector.spans == []
 
 
-async def test_a_share_of_the_requests_is_recorded(
-    settings: Settings, collector: Collector
-) -> None:
+async def test_requests_are_sampled_at_the_ratio(settings: Settings, collector: Collector) -> None:
     async with (
         traced(settings, collector.url, otel_traces_sampler_arg=0.3) as app,
         client_for(app) as client,
@@ -106,7 +102,7 @@ async def test_probes_are_not_traced(settings: Settings, collector: Collector) -
     assert collector.spans == []
 
 
-async def test_a_failed_request_says_of_what_kind_the_error_was(
+async def test_a_failed_request_has_its_error_type(
     settings: Settings, collector: Collector
 ) -> None:
     async with traced(settings, collector.url) as app:
@@ -118,7 +114,9 @@ async def test_a_failed_request_says_of_what_kind_the_error_was(
     assert "s3cret" not in str(span)
 
 
-async def test_a_failed_statement_is_marked(settings: Settings, collector: Collector) -> None:
+async def test_a_failed_statement_has_error_status(
+    settings: Settings, collector: Collector
+) -> None:
     async with traced(settings, collector.url) as app:
         with tracing.job_span("report", {}):
             async with app.state.db.engine.connect() as connection:
@@ -127,14 +125,14 @@ async def test_a_failed_statement_is_marked(settings: Settings, collector: Colle
     assert collector.one("SELECT").status.code == Span().status.STATUS_CODE_ERROR
 
 
-async def test_a_job_goes_on_with_the_trace_of_the_request_that_asked_for_it(
+async def test_a_job_continues_the_trace_of_the_request_that_enqueued_it(
     settings: Settings, collector: Collector
 ) -> None:
     async with traced(settings, collector.url) as app:
-        answer = (await get(app, "/things/7")).json()
-        with tracing.job_span("items.export", answer["carrier"]) as span:
-            assert span.trace_id == answer["trace_id"]
-        with pytest.raises(ValueError, match="no"), tracing.job_span("broken", answer["carrier"]):
+        response = (await get(app, "/things/7")).json()
+        with tracing.job_span("items.export", response["carrier"]) as span:
+            assert span.trace_id == response["trace_id"]
+        with pytest.raises(ValueError, match="no"), tracing.job_span("broken", response["carrier"]):
             raise ValueError("no")
     job, broken = collector.one("items.export"), collector.one("broken")
     assert job.kind == CONSUMER
@@ -142,7 +140,7 @@ async def test_a_job_goes_on_with_the_trace_of_the_request_that_asked_for_it(
     assert attributes(broken)["error.type"] == "ValueError"
 
 
-async def test_what_is_asked_for_outside_of_a_request_is_no_trace(
+async def test_calls_outside_of_a_request_are_not_traced(
     settings: Settings, collector: Collector
 ) -> None:
     async with traced(settings, collector.url) as app:
@@ -152,13 +150,13 @@ async def test_what_is_asked_for_outside_of_a_request_is_no_trace(
     assert collector.spans == []
 
 
-async def test_without_a_collector_there_are_ids_and_nothing_is_sent(
+async def test_without_an_endpoint_there_are_ids_and_no_export(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = set(threading.enumerate())
     async with traced(settings, None) as app:
-        answer = (await get(app, "/things/7")).json()
-        more = set(threading.enumerate()) - before
-    assert not [thread for thread in more if thread.name.startswith("OtelBatch")]
-    assert len(answer["trace_id"]) == 32
+        response = (await get(app, "/things/7")).json()
+        started = set(threading.enumerate()) - before
+    assert not [thread for thread in started if thread.name.startswith("OtelBatch")]
+    assert len(response["trace_id"]) == 32
     assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]

@@ -1,4 +1,4 @@
-"""Settings of traces, wherever they go, by OpenTelemetry's own names.
+"""Settings of tracing for every backend, by OpenTelemetry's own names.
 
 Every other ``OTEL_*`` variable of the specification works too.
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
@@ -20,15 +20,17 @@ Sampler = Literal[
 
 
 class TraceSettings(BaseSettings):
-    """Of how many requests there are traces, and what they say of this deployment."""
+    """Sampling and resource attributes."""
 
     otel_traces_sampler: Sampler = Field(
-        "parentbased_traceidratio", description="Which requests are traced"
+        "parentbased_traceidratio", description="Sampler: which requests are recorded"
     )
     otel_traces_sampler_arg: float | None = Field(
-        None, ge=0, le=1, description="Share that is traced; unset: 0.1 in production, else 1"
+        None, ge=0, le=1, description="Sampling ratio; unset: 0.1 in production, else 1"
     )
-    otel_service_name: str | None = Field(None, description="Unset: the name of the service")
+    otel_service_name: str | None = Field(
+        None, description="service.name; unset: the name of this project"
+    )
     otel_resource_attributes: str | None = Field(
-        None, description="More about this deployment: name=value, by comma"
+        None, description="More resource attributes: name=value, comma-separated"
     )

@@ -1,7 +1,7 @@
-"""Settings of tracing: OpenTelemetry's own."""
+"""Settings of tracing: OpenTelemetry's own variables."""
 
 from app.platform.settings.otlp import OtlpSettings
 
 
 class TracingSettings(OtlpSettings):
-    """Nothing more is to be set."""
+    """No settings of its own."""

@@ -37,22 +37,22 @@ class Printer(SpanExporter):
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self._write = write or sys.stderr.write
-        self.waiting: OrderedDict[int, list[ReadableSpan]] = OrderedDict()  # by trace
+        self.open_traces: OrderedDict[int, list[ReadableSpan]] = OrderedDict()  # by trace
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         for span in spans:
-            self._take(span)
+            self._add(span)
         return SpanExportResult.SUCCESS
 
-    def _take(self, span: ReadableSpan) -> None:
+    def _add(self, span: ReadableSpan) -> None:
         trace_id = span.context.trace_id
-        trace = self.waiting.setdefault(trace_id, [])
+        trace = self.open_traces.setdefault(trace_id, [])
         trace.append(span)
         if span.parent is None or span.parent.is_remote:
-            del self.waiting[trace_id]
+            del self.open_traces[trace_id]
             self._write("\n".join(_lines(trace)) + "\n")
-        elif len(self.waiting) > MAX_OPEN_TRACES:
-            self.waiting.popitem(last=False)
+        elif len(self.open_traces) > MAX_OPEN_TRACES:
+            self.open_traces.popitem(last=False)
 
 
 def _lines(trace: list[ReadableSpan]) -> Iterator[str]:
@@ -63,13 +63,13 @@ def _lines(trace: list[ReadableSpan]) -> Iterator[str]:
         if span.parent and span is not root:
             children.setdefault(span.parent.span_id, []).append(span)
 
-    def below(span: ReadableSpan, depth: int) -> Iterator[str]:
+    def subtree(span: ReadableSpan, depth: int) -> Iterator[str]:
         yield f"{'  ' * depth}{_line(span)}"
         for child in children.get(span.context.span_id, ()):
-            yield from below(child, depth + 1)
+            yield from subtree(child, depth + 1)
 
     yield f"trace {format_trace_id(root.context.trace_id)}"
-    yield from below(root, 1)
+    yield from subtree(root, 1)
 
 
 def _line(span: ReadableSpan) -> str:

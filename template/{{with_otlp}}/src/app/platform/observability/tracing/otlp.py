@@ -18,7 +18,7 @@ def span_processor_factory(
     """
     if os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "console":
         return lambda: BatchSpanProcessor(ConsoleSpanExporter())
-    if not any(os.environ.get(place) for place in ENDPOINT_VARIABLES):
+    if not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 (0.1 s at every start)
         OTLPSpanExporter,

@@ -1,6 +1,6 @@
-"""What traces are made with: the provider, its ids, and which spans it records.
+"""The tracer provider: resource attributes, trace ids and sampling.
 
-Standard ``OTEL_*`` variables rule; ``backend`` says what the chosen backend wants.
+``OTEL_*`` variables take precedence over the defaults of the chosen ``backend``.
 """
 
 import logging
@@ -131,15 +131,15 @@ class Ids(RandomIdGenerator):
     """
 
     def __init__(self) -> None:
-        self._decided = threading.local()
+        self._next = threading.local()
 
     def set_next_trace_id(self, trace_id: int) -> None:
         """Set the id of this thread's next trace."""
-        self._decided.trace_id = trace_id
+        self._next.trace_id = trace_id
 
     def generate_trace_id(self) -> int:
-        decided: int = self._decided.__dict__.pop("trace_id", 0)
-        return decided or int(context.current().trace_id or "0", 16) or backend.new_trace_id()
+        trace_id: int = self._next.__dict__.pop("trace_id", 0)
+        return trace_id or int(context.current().trace_id or "0", 16) or backend.new_trace_id()
 
 
 class EntrySampler(Sampler):
@@ -150,9 +150,9 @@ class EntrySampler(Sampler):
     """
 
     def __init__(self, ratio: float) -> None:
-        self._otherwise = ParentBased(TraceIdRatioBased(ratio))
+        self._other_spans = ParentBased(TraceIdRatioBased(ratio))
         digits = f"{threshold(ratio):014x}".rstrip("0") or "0"
-        self._is_sampled = TraceState([("ot", f"th:{digits}")]) if 0 < ratio < 1 else None
+        self._tracestate = TraceState([("ot", f"th:{digits}")]) if 0 < ratio < 1 else None
 
     def should_sample(
         self,
@@ -167,13 +167,13 @@ class EntrySampler(Sampler):
         parent = get_current_span(parent_context)
         if kind in ENTRY_KINDS:
             remote = parent.get_span_context()
-            state = remote.trace_state if remote.is_valid else self._is_sampled
+            state = remote.trace_state if remote.is_valid else self._tracestate
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
         outside = kind is SpanKind.CLIENT or context.current().trace_id
-        sampler = ALWAYS_OFF if outside and not parent.is_recording() else self._otherwise
+        sampler = ALWAYS_OFF if outside and not parent.is_recording() else self._other_spans
         return sampler.should_sample(
             parent_context, trace_id, name, kind, attributes, *args, **kwargs
         )
 
     def get_description(self) -> str:
-        return "decided at the entry"
+        return "EntrySampler"

@@ -43,7 +43,7 @@ class IdsOnlySpan:
         self.span_id = span_id
 
     def end(self, method: str, route: str, status: int, error: BaseException | None) -> None:
-        """Nothing was recorded."""
+        """Do nothing: nothing was recorded."""
 
 
 class RecordedSpan:
@@ -107,7 +107,7 @@ class Tracing:
         self.provider = provider
         self.tracer = provider.get_tracer(about.NAME, about.version())
         fields = propagate.get_global_textmap().fields
-        self.carriers = frozenset(name.lower().encode() for name in fields)
+        self.header_names = frozenset(name.lower().encode() for name in fields)
         self._set_next_trace_id = set_next_trace_id
         self._threshold = threshold(ratio)
         self._follow_parent = follow_parent
@@ -138,7 +138,7 @@ class Tracing:
         return trace_id & ((1 << RANDOM_BITS) - 1) >= self._threshold
 
 
-class Headers(Getter[Mapping[bytes, bytes]]):
+class HeadersGetter(Getter[Mapping[bytes, bytes]]):
     """A getter for the trace context in a request's headers, which ASGI has in lower case."""
 
     def get(self, carrier: Mapping[bytes, bytes], key: str) -> list[str] | None:
@@ -149,7 +149,7 @@ class Headers(Getter[Mapping[bytes, bytes]]):
         return [name.decode("latin-1") for name in carrier]
 
 
-HEADERS = Headers()
+GETTER = HeadersGetter()
 
 # One per process while the service runs: jobs and clients have no app to get it from.
 _tracing: Tracing | None = None
@@ -170,10 +170,10 @@ def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:
     """Start the span of a request, in the trace of its caller if the headers name one."""
     if _tracing is None:
         return UNTRACED
-    if _tracing.carriers.isdisjoint(headers):
+    if _tracing.header_names.isdisjoint(headers):
         entry = _tracing.start(scope["method"], SpanKind.SERVER)
     else:
-        parent = propagate.extract(headers, NO_PARENT, HEADERS)
+        parent = propagate.extract(headers, NO_PARENT, GETTER)
         entry = _tracing.continue_trace(scope["method"], SpanKind.SERVER, parent)
     if isinstance(entry, RecordedSpan) and entry.sampled:
         # Without the query, which may hold secrets.

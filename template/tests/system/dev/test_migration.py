@@ -57,7 +57,7 @@ def test_a_new_table_gets_one_migration(copy: Path) -> None:
 
     written = write(copy, "add parcels")
     assert written.returncode == 0
-    assert "Others would have to wait" not in written.stderr
+    assert "It would block traffic" not in written.stderr
     [new] = versions(copy) - before
     assert new.name.endswith("_add_parcels.py")
     assert 'create_table("parcels_of_a_test"' in "".join(new.read_text().split())
@@ -104,7 +104,7 @@ def test_one_that_would_keep_others_waiting_is_flagged(copy: Path) -> None:
     flagged = write(copy, "weigh parcels")
     assert flagged.returncode == 0
     assert "Use `concurrently` to avoid blocking writes" in flagged.stderr
-    assert "Others would have to wait for it" in flagged.stderr
+    assert "It would block traffic" in flagged.stderr
 
 
 def test_an_empty_one_is_written_on_request(copy: Path) -> None:
@@ -116,4 +116,4 @@ def test_an_empty_one_is_written_on_request(copy: Path) -> None:
 def test_it_has_to_say_what_it_does(copy: Path) -> None:
     refused = write(copy, " ")
     assert refused.returncode == 2
-    assert "Say what it does" in refused.stderr
+    assert "Give a message that says what it does" in refused.stderr

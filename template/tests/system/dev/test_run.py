@@ -28,8 +28,8 @@ async def service(scope, receive, send):
 def create_app():
     return service
 """
-CONNECTIONS = """
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Connection
+CONNECTION_LIMITS = """
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as BoundedHttpProtocol
 """
 COMMANDS = """
 import os, signal, subprocess, sys, time
@@ -123,7 +123,7 @@ def project(tmp_path: Path) -> Path:
         folder.mkdir(exist_ok=True)
         (folder / "__init__.py").touch()
     (package / "main.py").write_text(SERVICE)
-    (platform / "server" / "connection_limits.py").write_text(CONNECTIONS)
+    (platform / "server" / "connection_limits.py").write_text(CONNECTION_LIMITS)
     (package / "__main__.py").write_text(COMMANDS)
     return tmp_path
 

@@ -84,7 +84,9 @@ def modules() -> set[str]:
 
 
 def test_the_architecture_page_lists_every_module() -> None:
-    assert modules() - modules_on_page() == set()
+    """The platform's: an owner's own modules need no row."""
+    platform = {module for module in modules() if module.startswith("platform/")}
+    assert platform - modules_on_page() == set()
 
 
 def test_the_architecture_page_lists_no_module_that_is_gone() -> None:

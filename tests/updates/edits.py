@@ -259,6 +259,8 @@ def _lost(
     kept = Counter(line.removeprefix("+") for line in lines)
     added = sum((change.added for change in here), Counter[str]())
     # A patch holds the line that was taken away, too.
-    back = sum((change.taken for change in here), Counter[str]()) & Counter(lines)
+    # Inside a conflict, the template's side may have such a line, too.
+    outside = CONFLICT.sub("", "".join(map(service.read, sorted(files)))).splitlines()
+    back = sum((change.taken for change in here), Counter[str]()) & Counter(outside)
     back = back if path not in moved else Counter()
     return [f"{path} lost: {line}" for line in added - kept] + [f"{path}: {line}" for line in back]

@@ -220,6 +220,8 @@ def _configure_standard_library(level: int, pretty: bool) -> None:
         other = logging.getLogger(name)
         other.handlers.clear()
         other.propagate = True
+        other.disabled = False  # by a configuration that ran before
+        other.setLevel(logging.NOTSET)
     # The access log replaces Uvicorn's; the HTTP client's loggers repeat every outgoing call.
     logging.getLogger("uvicorn.access").disabled = True
     for chatty in ("httpx2", "httpcore2"):

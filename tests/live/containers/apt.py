@@ -1,12 +1,14 @@
 """Debian packages for a machine without a container engine, from the mirror that apt uses."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 from tests import toolbox
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
 
 
 def mirror() -> str:
@@ -27,6 +29,20 @@ def install(*packages: str) -> None:
     """Install packages of this machine's own release; raises when apt can't."""
     _apt("update", "-qq")
     _apt("install", "-y", "-qq", "--no-install-recommends", *packages)
+
+
+def bootstrap(suite: str, root: Path) -> None:
+    """Make ``root`` a minimal Debian with its Python; raises when debootstrap can't."""
+    if not shutil.which("debootstrap"):
+        install("debootstrap")
+    packages = "ca-certificates,python3,python3-venv,python3-pip"
+    command = ["debootstrap", "--variant=minbase", f"--include={packages}", suite, str(root)]
+    command.append(mirror())
+    if not (SCRIPTS / suite).exists():  # a debootstrap that is older than the suite
+        command.append(str(SCRIPTS / "sid"))
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"debootstrap of {suite} failed:\n{done.stdout[-3000:]}")
 
 
 def unpack(suite: str, packages: list[str], into: Path) -> None:

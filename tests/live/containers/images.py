@@ -89,25 +89,15 @@ def _index() -> str:
 
 def _python(engine: Engine, image: str) -> None:
     """Import a minimal Debian whose Python is the one that ``image`` names."""
-    if not shutil.which("debootstrap"):
-        apt.install("debootstrap")
     version = image.removeprefix("python:").removesuffix("-slim")
     # Not below /tmp, which may be mounted without devices.
     with tempfile.TemporaryDirectory(dir=engine.cache) as folder:
         root = Path(folder, "root")
-        _bootstrap(root, PYTHON_SUITES[version])
+        apt.bootstrap(PYTHON_SUITES[version], root)
         _resemble(root, version)
         archive = Path(folder, "root.tar")
         subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
         engine.docker("import", "--change", 'CMD ["python3"]', archive, image)
-
-
-def _bootstrap(root: Path, suite: str) -> None:
-    packages = "ca-certificates,python3,python3-venv,python3-pip"
-    command = ["debootstrap", "--variant=minbase", f"--include={packages}", suite, str(root)]
-    done = subprocess.run([*command, apt.mirror()], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"debootstrap of {suite} failed:\n{done.stdout[-3000:]}")
 
 
 def _resemble(root: Path, version: str) -> None:

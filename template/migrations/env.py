@@ -19,14 +19,14 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 import app.main  # noqa: F401  (imports every model)
-from app.platform.data.database import Base, create_engine
+from app.platform import about
+from app.platform.data.database import Base
+from app.platform.data.migration_locks import acquire_advisory_lock, migration_connection
 from app.platform.data.migrations import LOCK_TIMEOUT
 from app.platform.data.revisions import without_removed_branches
 from app.settings import get_settings
 
 BRANCH = "app"
-ADVISORY_LOCK = 7_539_201  # an arbitrary number that all migrators share
-ADVISORY_LOCK_POLL_INTERVAL = 0.5  # seconds
 # All queries on a table queue behind a migration that waits for its lock. So each attempt waits
 # for LOCK_TIMEOUT only; between attempts, queries proceed. In total, about three minutes.
 RETRY_DELAYS = (1, 1, 2, 3, 5, 5, *[10] * 14)  # seconds
@@ -67,6 +67,7 @@ def ignore_removed_branches(migrations: MigrationContext) -> None:
 
 def run(connection: Connection) -> None:
     """Apply pending migrations, retrying when a lock is not available."""
+    connection.execute(text(f"SET application_name = '{about.NAME} migrate'"))
     acquire_advisory_lock(connection)
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.commit()
@@ -83,19 +84,6 @@ def run(connection: Connection) -> None:
     return run_once(connection)
 
 
-def acquire_advisory_lock(connection: Connection) -> None:
-    """Wait until no other migrator is running.
-
-    It polls, because a blocked ``pg_advisory_lock`` would in turn block the other migrator's
-    ``CREATE INDEX CONCURRENTLY``.
-    """
-    statement = text(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})")
-    while not connection.scalar(statement):
-        connection.commit()
-        time.sleep(ADVISORY_LOCK_POLL_INTERVAL)
-    connection.commit()
-
-
 def run_once(connection: Connection) -> None:
     """Apply pending migrations, each in its own transaction."""
     configure(connection=connection)
@@ -105,14 +93,8 @@ def run_once(connection: Connection) -> None:
 
 
 async def online() -> None:
-    # Building an index may take far longer than the service's statement timeout allows.
-    settings = get_settings()
-    engine = create_engine(settings.model_copy(update={"db_statement_timeout": 3600}))
-    try:
-        async with engine.connect() as connection:
-            await connection.run_sync(run)
-    finally:
-        await engine.dispose()
+    async with migration_connection(get_settings()) as connection:
+        await connection.run_sync(run)
 
 
 def offline() -> None:

@@ -1,6 +1,7 @@
 """Runs inside a generated service: the service through a real PgBouncer in transaction mode."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -15,8 +16,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from app.platform.data.database import create_engine
 from app.settings import Settings
 from tests.actors import sign_in
+from tests.commands import run_command
 from tests.conftest import client_for, open_connection, running_app
 
 SERVER_CONNECTIONS = 3
@@ -34,6 +37,7 @@ pool_mode = transaction
 default_pool_size = {size}
 max_client_conn = 500
 auth_type = any
+ignore_startup_parameters = statement_timeout, idle_in_transaction_session_timeout
 """
 
 
@@ -101,3 +105,57 @@ async def test_many_clients_share_few_server_connections(
     n = CLIENTS * ROUNDS
     assert statuses == {201: n, 200: 3 * n, 202: n}
     assert connections - 1 <= SERVER_CONNECTIONS
+
+
+def _environment(environment: dict[str, str], pooler: str, **changes: str) -> dict[str, str]:
+    return {**environment, "DATABASE_URL": pooler, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"DB_PGBOUNCER": "true"}, "is missing, and DB_PGBOUNCER is true"),
+        ({}, "leads to a connection pooler"),
+        ({"MIGRATION_DATABASE_URL": "{pooler}", "DB_PGBOUNCER": "true"}, "leads to a connection"),
+    ],
+    ids=["declared", "undeclared", "for migrations"],
+)
+def test_migrating_through_it_is_refused_and_leaves_nothing_behind(
+    through: Settings,
+    fresh_settings: Settings,
+    environment: dict[str, str],
+    changes: dict[str, str],
+    reason: str,
+) -> None:
+    pooler = through.database_url.get_secret_value()
+    changes = {name: value.format(pooler=pooler) for name, value in changes.items()}
+    refused = run_command("migrate", env=_environment(environment, pooler, **changes))
+    assert (refused.returncode, refused.stderr.count(reason)) == (2, 1), refused.stderr
+    assert asyncio.run(_session_state(through, fresh_settings)) == (0, {"0"})
+
+
+def test_migrating_past_it_works_and_leaves_nothing_behind(
+    through: Settings, fresh_settings: Settings, environment: dict[str, str]
+) -> None:
+    direct = fresh_settings.database_url.get_secret_value()
+    pooler = through.database_url.get_secret_value()
+    changes = {"DB_PGBOUNCER": "true", "MIGRATION_DATABASE_URL": direct}
+    for _ in range(2):
+        migrated = run_command("migrate", env=_environment(environment, pooler, **changes))
+        assert migrated.returncode == 0, migrated.stderr
+    assert asyncio.run(_session_state(through, fresh_settings)) == (0, {"0"})
+
+
+async def _session_state(through: Settings, fresh_settings: Settings) -> tuple[int, set[str]]:
+    """Advisory locks that are held, and the lock timeouts of all pooled server connections."""
+    locks = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    async with open_connection(make_url(fresh_settings.database_url.get_secret_value())) as direct:
+        held = await direct.scalar(locks)
+    engine = create_engine(through)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(engine.dispose)
+        timeouts = set()
+        for _ in range(SERVER_CONNECTIONS):  # each in a transaction of its own, at once
+            connection = await stack.enter_async_context(engine.connect())
+            timeouts.add(await connection.scalar(text("SHOW lock_timeout")))
+    return held or 0, timeouts

@@ -14,6 +14,9 @@ class DataSettings(BaseSettings):
     renamed: ClassVar = {"db_connections_spare": "db_reserved_connections"}
 
     database_url: SecretStr = Field(description="postgresql+asyncpg://user:password@host/database")
+    migration_database_url: SecretStr | None = Field(
+        None, description="URL of Postgres itself for migrations; unset: DATABASE_URL"
+    )
     db_pool_size: int = Field(10, ge=1, description="Database connections kept open per process")
     # 0 by default: overflow connections are closed after each use, so that a service under load
     # would keep reconnecting. The pool itself opens connections only when they are needed.
@@ -46,9 +49,11 @@ class DataSettings(BaseSettings):
         100, ge=1, description="Maximum outgoing HTTP connections per process"
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "migration_database_url")
     @classmethod
-    def _asyncpg(cls, value: SecretStr) -> SecretStr:
+    def _asyncpg(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
         try:
             url = make_url(value.get_secret_value())
         except (ArgumentError, ValueError):

@@ -44,7 +44,7 @@ async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
     return {
         "another secret": tokens.write(session_id, secrets.token_bytes(32)),
         "another session": tokens.write(uuid4(), secret),
-        "what is stored": tokens.write(session_id, sessions.fingerprint(secret)),
+        "what is stored": tokens.write(session_id, sessions.hash_secret(secret)),
         "the id alone": str(session_id),
         "an empty secret": tokens.write(session_id, b""),
         "sealed": signing.sign(b"0" * 32, session_id.bytes + secret),

@@ -14,6 +14,7 @@ from app.auth.models import Account, LoginSession
 from app.platform.base import signing
 from app.settings import Settings
 from tests.accounts import log_in, register
+from tests.auth.forged import claims_of
 from tests.conftest import client_for, running_app
 
 EMAIL = "ada@example.com"
@@ -40,7 +41,7 @@ async def pair(client: httpx2.AsyncClient) -> Pair:
     return await new_pair(client)
 
 
-async def test_tokens_are_for_bearers_and_not_for_caches(client: httpx2.AsyncClient) -> None:
+async def test_a_login_returns_a_bearer_token_uncached(client: httpx2.AsyncClient) -> None:
     await register(client, EMAIL)
     answer = await log_in(client, EMAIL)
 
@@ -49,9 +50,7 @@ async def test_tokens_are_for_bearers_and_not_for_caches(client: httpx2.AsyncCli
     assert answer.json()["expires_in"] == 600
 
 
-async def test_a_refresh_token_is_traded_for_new_tokens(
-    client: httpx2.AsyncClient, pair: Pair
-) -> None:
+async def test_a_refresh_returns_new_tokens(client: httpx2.AsyncClient, pair: Pair) -> None:
     answer = await refresh(client, pair["refresh_token"])
     second = answer.json()
     third = (await refresh(client, second["refresh_token"])).json()
@@ -62,23 +61,97 @@ async def test_a_refresh_token_is_traded_for_new_tokens(
     assert await is_good(client, third)
 
 
-async def test_a_replayed_token_ends_the_session_for_thief_and_owner_alike(
-    client: httpx2.AsyncClient, pair: Pair, capfd: pytest.CaptureFixture[str]
+async def test_a_repeated_refresh_returns_the_same_tokens(
+    app: FastAPI, client: httpx2.AsyncClient, pair: Pair, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    second = (await refresh(client, pair["refresh_token"])).json()
-    assert await is_good(client, second)
-    replay = await refresh(client, pair["refresh_token"])
-    after = await refresh(client, second["refresh_token"])
+    first = (await refresh(client, pair["refresh_token"])).json()
+    await change(app, refreshed_at=LoginSession.refreshed_at - timedelta(seconds=8))
+    expires_at = await expiry(app)
+    repeated = (await refresh(client, pair["refresh_token"])).json()
 
-    assert replay.status_code == after.status_code == 401
-    assert not await is_good(client, second)
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    audit = [line for line in lines if line["event"] == "audit.refresh"]
-    assert [(line["reason"], line["client_ip"]) for line in audit] == [("reused", "127.0.0.1")]
+    assert repeated["refresh_token"] == first["refresh_token"]
+    assert claims_of(repeated["access_token"]) == claims_of(first["access_token"]) | {
+        claim: claims_of(first["access_token"])[claim] - 8 for claim in ("iat", "exp")
+    }
+    assert repeated["expires_in"] == first["expires_in"] - 8
+    assert await expiry(app) == expires_at
+    assert audit_lines(capfd) == [("audit.refresh_repeated", None)]
+    assert (await refresh(client, first["refresh_token"])).is_success
+
+
+@pytest.mark.parametrize("case", ["its successor was used", "the interval is over"])
+async def test_reuse_of_a_refresh_token_ends_the_session(
+    app: FastAPI,
+    client: httpx2.AsyncClient,
+    pair: Pair,
+    case: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    latest = (await refresh(client, pair["refresh_token"])).json()
+    if case == "its successor was used":
+        latest = (await refresh(client, latest["refresh_token"])).json()
+    else:
+        await change(app, refreshed_at=LoginSession.refreshed_at - timedelta(seconds=10))
+    assert await is_good(client, latest)
+    reuse = await refresh(client, pair["refresh_token"])
+    after = await refresh(client, latest["refresh_token"])
+
+    assert reuse.status_code == after.status_code == 401
+    assert not await is_good(client, latest)
+    assert audit_lines(capfd) == [("audit.refresh", "reused")]
     assert (await log_in(client, EMAIL)).is_success
 
 
-async def test_a_token_that_was_never_issued_harms_nobody(
+async def test_a_thief_who_repeats_a_refresh_is_noticed_at_the_next_one(
+    app: FastAPI, client: httpx2.AsyncClient, pair: Pair
+) -> None:
+    owner = (await refresh(client, pair["refresh_token"])).json()
+    thief = (await refresh(client, pair["refresh_token"])).json()
+    assert thief["refresh_token"] == owner["refresh_token"]
+    thief = (await refresh(client, thief["refresh_token"])).json()
+    await change(app, refreshed_at=LoginSession.refreshed_at - timedelta(seconds=10))
+
+    assert (await refresh(client, owner["refresh_token"])).status_code == 401
+    assert not await is_good(client, thief)
+
+
+async def test_without_an_interval_a_repeated_refresh_ends_the_session(
+    module_settings: Settings,
+) -> None:
+    strict = module_settings.model_copy(update={"refresh_reuse_interval": 0})
+    async with running_app(strict) as app, client_for(app) as client:
+        pair = await new_pair(client)
+        second = (await refresh(client, pair["refresh_token"])).json()
+
+        assert (await refresh(client, pair["refresh_token"])).status_code == 401
+        assert not await is_good(client, second)
+
+
+@pytest.mark.parametrize("table", [Account, LoginSession])
+async def test_a_repeated_refresh_of_an_ended_session_returns_no_tokens(
+    app: FastAPI, client: httpx2.AsyncClient, pair: Pair, table: Any
+) -> None:
+    await refresh(client, pair["refresh_token"])
+    ended = {"disabled_at": func.now()} if table is Account else {"revoked_at": func.now()}
+    async with app.state.db.transaction() as db:
+        await db.execute(update(table).values(**ended))
+
+    assert (await refresh(client, pair["refresh_token"])).status_code == 401
+
+
+def audit_lines(capfd: pytest.CaptureFixture[str]) -> list[tuple[str, str | None]]:
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    audit = [line for line in lines if line["event"].startswith("audit.refresh")]
+    assert all(line["client_ip"] == "127.0.0.1" and line["subject"] for line in audit)
+    return [(line["event"], line.get("reason")) for line in audit]
+
+
+async def expiry(app: FastAPI) -> datetime:
+    async with app.state.db.transaction() as db:
+        return (await db.execute(select(LoginSession.expires_at))).scalar_one()
+
+
+async def test_a_forged_token_does_not_end_the_session(
     app: FastAPI, client: httpx2.AsyncClient, pair: Pair, settings: Settings
 ) -> None:
     async with app.state.db.transaction() as db:
@@ -105,7 +178,7 @@ async def change(app: FastAPI, **values: Any) -> None:
         await db.execute(update(LoginSession).values(**values))
 
 
-async def test_a_session_ends_when_it_is_not_used(
+async def test_a_session_ends_after_its_idle_timeout(
     app: FastAPI, client: httpx2.AsyncClient, pair: Pair
 ) -> None:
     await change(app, expires_at=func.now() - timedelta(seconds=1))
@@ -114,21 +187,21 @@ async def test_a_session_ends_when_it_is_not_used(
     assert (await refresh(client, pair["refresh_token"])).status_code == 401
 
 
-async def test_use_keeps_a_session_but_never_past_its_end(
+async def test_a_refresh_extends_a_session_up_to_its_maximum_lifetime(
     app: FastAPI, client: httpx2.AsyncClient, pair: Pair, settings: Settings
 ) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=60)
     await change(app, expires_at=soon)
     second = (await refresh(client, pair["refresh_token"])).json()
     async with app.state.db.transaction() as db:
-        moved_on = await db.scalar(select(LoginSession.expires_at))
+        extended = await db.scalar(select(LoginSession.expires_at))
     await change(app, ends_at=soon)
     await refresh(client, second["refresh_token"])
     async with app.state.db.transaction() as db:
-        at_the_end = await db.scalar(select(LoginSession.expires_at))
+        capped = await db.scalar(select(LoginSession.expires_at))
 
-    assert moved_on > soon + timedelta(seconds=settings.session_idle_timeout - 120)
-    assert at_the_end == soon
+    assert extended > soon + timedelta(seconds=settings.session_idle_timeout - 120)
+    assert capped == soon
 
 
 async def test_a_disabled_account_gets_no_new_tokens(
@@ -149,7 +222,7 @@ async def test_a_logged_out_session_gets_no_new_tokens(
     assert (await refresh(client, pair["refresh_token"])).status_code == 401
 
 
-async def test_sessions_that_are_over_are_forgotten_at_the_next_login(
+async def test_a_login_deletes_expired_sessions(
     app: FastAPI, client: httpx2.AsyncClient, pair: Pair
 ) -> None:
     await change(app, ends_at=func.now() - timedelta(seconds=1))
@@ -162,27 +235,29 @@ async def test_sessions_that_are_over_are_forgotten_at_the_next_login(
 
 @pytest.fixture
 async def real_client(fresh_settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    """A caller of an app whose requests have connections of their own."""
+    """A client of an app whose requests use separate database connections."""
     async with running_app(fresh_settings) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         yield client
 
 
-async def test_of_200_refreshes_at_once_one_wins(real_client: httpx2.AsyncClient) -> None:
+async def test_200_concurrent_refreshes_return_the_same_tokens(
+    real_client: httpx2.AsyncClient,
+) -> None:
     pair = await new_pair(real_client)
-    # Open all connections first: the 200 are to meet in the database, not to wait for it.
+    # Open all connections first, so that the refreshes meet in the database.
     await asyncio.gather(*(is_good(real_client, pair) for _ in range(50)))
     answers = await asyncio.gather(
         *(refresh(real_client, pair["refresh_token"]) for _ in range(200))
     )
 
-    assert sorted(answer.status_code for answer in answers) == [200] + 199 * [401]
-    # Nobody can tell which of the 200 was the owner, so the winner doesn't keep it.
-    winner = next(answer.json() for answer in answers if answer.is_success)
-    assert not await is_good(real_client, winner)
+    assert {answer.status_code for answer in answers} == {200}
+    tokens = {(a.json()["access_token"], a.json()["refresh_token"]) for a in answers}
+    assert len(tokens) == 1
+    assert await is_good(real_client, answers[0].json())
 
 
-async def test_nothing_that_is_stored_can_be_used(
+async def test_stored_hashes_are_not_usable_as_tokens(
     app: FastAPI, client: httpx2.AsyncClient, pair: Pair
 ) -> None:
     async with app.state.db.transaction() as db:

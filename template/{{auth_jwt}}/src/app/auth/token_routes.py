@@ -1,6 +1,7 @@
 """Routes that issue, refresh and revoke tokens."""
 
-import hmac
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -31,13 +32,22 @@ class Refresh(BaseModel):
 
 
 class TokenPair(BaseModel):
-    """``expires_in``: lifetime of the access token in seconds. A refresh token works once."""
+    """``expires_in``: seconds until the access token expires. A refresh token works once."""
 
     access_token: str
     refresh_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105
     expires_in: int
     scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    """The claims of a token pair, the secret of its refresh token, and the time of its issue."""
+
+    access: AccessClaims
+    secret: bytes
+    at: datetime
 
 
 @router.post("/login", responses=responses(Unauthorized, TooManyRequests))
@@ -51,26 +61,26 @@ async def login(
         settings: Settings = request.app.state.settings
         session_id = await sessions.open_session(db, identity.id, secret, settings)
     audit.succeeded(request, "login", str(identity.id))
-    return _pair(request, response, AccessClaims(identity.id, session_id, identity.scopes), secret)
+    access = AccessClaims(identity.id, session_id, identity.scopes)
+    return _pair(request, response, _Issued(access, secret, datetime.now(UTC)))
 
 
 @router.post("/refresh", responses=responses(Unauthorized))
 async def refresh(body: Refresh, request: Request, response: Response) -> TokenPair:
-    """Exchange a refresh token for new tokens. Do not refresh concurrently: each token works once.
+    """Exchange a refresh token for new tokens.
 
-    If a token is used twice, the session ends: the server cannot tell a hasty client from a thief
-    with a copy of the token.
+    A refresh that is repeated within a few seconds, by another tab or after a lost response, gets
+    the same tokens again. Any later use of a used token ends the session: somebody has a copy.
     """
     try:
         session_id, secret = _tokens(request).read_refresh(body.refresh_token.get_secret_value())
     except ValueError:
         raise InvalidCredentials("refresh", NOT_VALID) from None
-    new_secret = sessions.new_secret()
     async with _database(request).transaction() as db:
-        access = await _renew(request, db, session_id, secret, new_secret)
-    if access is None:  # after the transaction, so that the revocation is committed
+        issued = await _rotate(request, db, session_id, secret)
+    if issued is None:  # after the transaction, so that the revocation is committed
         raise InvalidCredentials("refresh", NOT_VALID)
-    return _pair(request, response, access, new_secret)
+    return _pair(request, response, issued)
 
 
 @router.post("/logout", status_code=204, responses=responses(Unauthorized))
@@ -80,14 +90,27 @@ async def logout(user: CurrentUser, request: Request, db: SessionDep) -> None:
     audit.succeeded(request, "logout", user.id)
 
 
-async def _renew(
-    request: Request, db: AsyncSession, session_id: UUID, secret: bytes, new_secret: bytes
-) -> AccessClaims | None:
-    """Rotate the secret of a session; revoke the session if the given secret was used before."""
+async def _rotate(
+    request: Request, db: AsyncSession, session_id: UUID, secret: bytes
+) -> _Issued | None:
+    """Replace the secret of a session; revoke the session if the given secret was used before.
+
+    A repeated use of the last secret within ``REFRESH_REUSE_INTERVAL`` changes nothing: it yields
+    what the first use did.
+    """
     session = await sessions.get_for_update(db, session_id)
     if session is None:
         return None
-    if not hmac.compare_digest(session.secret_hash, sessions.fingerprint(secret)):
+    settings: Settings = request.app.state.settings
+    now = datetime.now(UTC)
+    next_secret = _tokens(request).next_secret(session_id, secret)
+    repeated_at = session.refreshed_at if sessions.matches(session, next_secret) else None
+    if repeated_at:
+        age = abs((now - repeated_at).total_seconds())  # other replicas' clocks may be ahead
+        valid = age < settings.refresh_reuse_interval
+    else:
+        valid = sessions.matches(session, secret)
+    if not valid:
         await sessions.revoke(db, session_id)
         audit.refused(request, "refresh", "reused", str(session.account_id))
         return None
@@ -97,18 +120,24 @@ async def _renew(
     scopes = (await db.execute(statement)).scalar_one_or_none()
     if scopes is None:
         return None
-    session.secret_hash = sessions.fingerprint(new_secret)
-    session.expires_at = min(sessions.expiry(request.app.state.settings), session.ends_at)
-    return AccessClaims(session.account_id, session_id, frozenset(scopes))
+    if repeated_at:
+        audit.succeeded(request, "refresh_repeated", str(session.account_id))
+    else:
+        session.secret_hash = sessions.hash_secret(next_secret)
+        session.refreshed_at = now
+        session.expires_at = min(sessions.expiry(settings), session.ends_at)
+    access = AccessClaims(session.account_id, session_id, frozenset(scopes))
+    return _Issued(access, next_secret, repeated_at or now)
 
 
-def _pair(request: Request, response: Response, access: AccessClaims, secret: bytes) -> TokenPair:
-    tokens = _tokens(request)
+def _pair(request: Request, response: Response, issued: _Issued) -> TokenPair:
+    tokens, access = _tokens(request), issued.access
+    age = int((datetime.now(UTC) - issued.at).total_seconds())
     response.headers["Cache-Control"] = "no-store"
     return TokenPair(
-        access_token=tokens.issue_access(access),
-        refresh_token=tokens.issue_refresh(access.session_id, secret),
-        expires_in=tokens.lifetime,
+        access_token=tokens.issue_access(access, issued.secret, issued.at),
+        refresh_token=tokens.issue_refresh(access.session_id, issued.secret),
+        expires_in=tokens.lifetime - max(age, 0),
         scope=" ".join(sorted(access.scopes)),
     )
 

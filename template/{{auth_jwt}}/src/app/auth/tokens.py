@@ -1,18 +1,23 @@
 """Access and refresh tokens.
 
 An access token is readable, so it holds ids and scopes only. A refresh token is opaque: the
-session's id and 256 random bits, signed. The signature proves that the token was issued, so a token
-other than the session's current one has been used before, and somebody has a copy.
+session's id and a secret of 256 bits, signed. The signature proves that the token was issued, so a
+token other than the session's current one has been used before.
+
+Each secret is derived from the one before it, so that a repeated refresh can get the same tokens
+again without any of them being stored.
 """
 
-import time
+import hashlib
+import hmac
 from dataclasses import dataclass
-from uuid import UUID, uuid4
+from datetime import datetime
+from uuid import UUID
 
 import jwt
 
 from app.auth.identity import InvalidCredentials
-from app.auth.sessions import SECRET_BYTES
+from app.auth.sessions import SECRET_BYTES, hash_secret
 from app.platform import about
 from app.platform.base import signing
 from app.settings import Settings
@@ -38,15 +43,17 @@ class Tokens:
         self.lifetime = settings.access_token_lifetime
         self._access_key = signing.derive_key(settings, "access token")
         self._refresh_key = signing.derive_key(settings, "refresh token")
+        self._rotation_key = signing.derive_key(settings, "refresh token rotation")
 
-    def issue_access(self, access: AccessClaims) -> str:
-        now = int(time.time())
+    def issue_access(self, access: AccessClaims, secret: bytes, issued_at: datetime) -> str:
+        """The access token that belongs to a refresh token's ``secret``."""
+        now = int(issued_at.timestamp())
         claims = {
             "iss": about.NAME,
             "aud": about.NAME,
             "iat": now,
             "exp": now + self.lifetime,
-            "jti": uuid4().hex,
+            "jti": hash_secret(secret)[:16].hex(),
             "sub": str(access.account_id),
             "sid": str(access.session_id),
             "scope": " ".join(sorted(access.scopes)),
@@ -75,6 +82,10 @@ class Tokens:
             AttributeError,
         ):  # AttributeError: a claim of another type
             raise InvalidCredentials("invalid", "The access token is not valid.") from None
+
+    def next_secret(self, session_id: UUID, secret: bytes) -> bytes:
+        """The secret that replaces ``secret`` when it is used."""
+        return hmac.digest(self._rotation_key, session_id.bytes + secret, hashlib.sha256)
 
     def issue_refresh(self, session_id: UUID, secret: bytes) -> str:
         return signing.sign(self._refresh_key, session_id.bytes + secret)

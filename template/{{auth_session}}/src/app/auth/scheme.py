@@ -87,7 +87,7 @@ async def authenticate(connection: HTTPConnection, shown: Shown) -> User:
         raise InvalidCredentials("invalid", "This is no session.") from None
     reader: ReadSession = connection.app.state.read_session
     row = await reader.first(SESSION, session=session_id)
-    if row is None or not hmac.compare_digest(row.secret_hash, sessions.fingerprint(secret)):
+    if row is None or not hmac.compare_digest(row.secret_hash, sessions.hash_secret(secret)):
         raise InvalidCredentials("ended", "This session has ended.")
     if shown.by_cookie:
         csrf: Csrf = connection.app.state.csrf

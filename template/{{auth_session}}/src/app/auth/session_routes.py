@@ -1,6 +1,5 @@
 """Routes that open and end sessions: with a cookie for browsers, with a token for others."""
 
-import hmac
 from contextlib import suppress
 from typing import Annotated, Literal
 from uuid import UUID
@@ -106,7 +105,7 @@ async def _end(db: AsyncSession, token: str) -> None:
     with suppress(ValueError):
         session_id, secret = tokens.read(token)
         session = await sessions.get_for_update(db, session_id)
-        if session and hmac.compare_digest(session.secret_hash, sessions.fingerprint(secret)):
+        if session and sessions.matches(session, secret):
             await sessions.revoke(db, session_id)
 
 

@@ -4,6 +4,7 @@ Each is a row, so that its revocation takes effect with the next request.
 """
 
 import hashlib
+import hmac
 import secrets
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -21,9 +22,14 @@ def new_secret() -> bytes:
     return secrets.token_bytes(SECRET_BYTES)
 
 
-def fingerprint(secret: bytes) -> bytes:
+def hash_secret(secret: bytes) -> bytes:
     """The stored hash of a secret: 256 random bits need no slow hash function."""
     return hashlib.sha256(secret).digest()
+
+
+def matches(session: LoginSession, secret: bytes) -> bool:
+    """Whether ``secret`` is the session's current one."""
+    return hmac.compare_digest(session.secret_hash, hash_secret(secret))
 
 
 def is_active() -> ColumnElement[bool]:
@@ -49,7 +55,7 @@ async def open_session(
     session = LoginSession(
         id=uuid4(),
         account_id=account_id,
-        secret_hash=fingerprint(secret),
+        secret_hash=hash_secret(secret),
         expires_at=min(expiry(settings), ends_at),
         ends_at=ends_at,
     )

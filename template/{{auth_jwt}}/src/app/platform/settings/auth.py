@@ -6,8 +6,17 @@ from app.platform.settings.accounts import AccountSettings
 
 
 class AuthSettings(AccountSettings):
-    """Lifetime of access tokens; a refresh extends the session's idle timeout."""
+    """Lifetime of access tokens, and repeated refreshes.
+
+    A refresh extends the session's idle timeout.
+    """
 
     access_token_lifetime: int = Field(
         600, ge=30, le=3600, description="Lifetime of an access token, in seconds"
+    )
+    refresh_reuse_interval: int = Field(
+        10,
+        ge=0,
+        le=60,
+        description="Seconds in which a repeated refresh gets the same tokens again; 0: none",
     )

@@ -227,10 +227,21 @@ async def test_a_login_deletes_expired_sessions(
 ) -> None:
     await change(app, ends_at=func.now() - timedelta(seconds=1))
     await log_in(client, EMAIL)
-    async with app.state.db.transaction() as db:
-        left = await db.scalar(select(func.count()).select_from(LoginSession))
+    kept = await count_sessions(app)
+    await change(
+        app,
+        ends_at=func.now() - timedelta(seconds=1),
+        created_at=func.now() - timedelta(days=30, seconds=1),
+    )
+    await log_in(client, EMAIL)
 
-    assert left == 1
+    assert kept == 2  # for 30 days, a session tells from where the account has logged in
+    assert await count_sessions(app) == 1
+
+
+async def count_sessions(app: FastAPI) -> int:
+    async with app.state.db.transaction() as db:
+        return (await db.execute(select(func.count()).select_from(LoginSession))).scalar_one()
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ async def login(
     secret = sessions.new_secret()
     async with _database(request).transaction() as db:
         settings: Settings = request.app.state.settings
-        session_id = await sessions.open_session(db, identity.id, secret, settings)
+        session_id = await sessions.open_session(
+            db, identity.id, secret, settings, identity.client_hash
+        )
     audit.succeeded(request, "login", str(identity.id))
     access = AccessClaims(identity.id, session_id, identity.scopes)
     return _pair(request, response, _Issued(access, secret, datetime.now(UTC)))

@@ -93,7 +93,9 @@ async def _open(
     database: Database = request.app.state.db
     secret = sessions.new_secret()
     async with database.transaction() as db:
-        session_id = await sessions.open_session(db, identity.id, secret, settings)
+        session_id = await sessions.open_session(
+            db, identity.id, secret, settings, identity.client_hash
+        )
         if former:
             await _end(db, former)
     audit.succeeded(request, "login", str(identity.id))

@@ -1,6 +1,7 @@
 """Accounts: registration and authentication by password."""
 
 import hashlib
+import hmac
 import unicodedata
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,8 +13,9 @@ from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.auth.models import Account
+from app.auth.models import Account, LoginSession
 from app.auth.passwords import Passwords
+from app.platform.base import signing
 from app.platform.base.errors import Conflict, Forbidden, Unauthorized
 from app.platform.data.database import Database, ReadSession
 from app.platform.http import audit, rate_limit
@@ -44,10 +46,11 @@ BAD_CREDENTIALS = "The e-mail address or the password is wrong."
 
 @dataclass(frozen=True)
 class Identity:
-    """The account that was authenticated."""
+    """The account that was authenticated, and a keyed hash of its client's address."""
 
     id: UUID
     scopes: frozenset[str]
+    client_hash: bytes
 
 
 class Accounts:
@@ -57,6 +60,7 @@ class Accounts:
         self._app = app
         self._settings = settings
         self._passwords = Passwords(settings)
+        self._client_key = signing.derive_key(settings, "login client")
 
     async def register(self, request: Request, email: str, password: SecretStr) -> UUID:
         """Create an account; raise ``Conflict`` if the address has one.
@@ -89,12 +93,26 @@ class Accounts:
         Unknown addresses take as long as known ones, and are rate limited in the same way.
         """
         email = normalise(email)
-        key = hashlib.sha256(email.encode()).hexdigest()
-        await self._limit(request, key)
+        client = await rate_limit.client_key(request)
+        await rate_limit.check_rate_limit(
+            request, "login", self._settings.login_limit_client, client
+        )
+        client_hash = hmac.digest(self._client_key, f"{client} {email}".encode(), hashlib.sha256)
+        known = select(LoginSession.id).where(
+            LoginSession.account_id == Account.id, LoginSession.client_hash == client_hash
+        )
         row = await self._reader.first(
-            select(Account.id, Account.password_hash, Account.scopes, Account.disabled_at).where(
-                func.lower(Account.email) == func.lower(email)
-            )
+            select(
+                Account.id,
+                Account.password_hash,
+                Account.scopes,
+                Account.disabled_at,
+                known.exists().label("known_client"),
+            ).where(func.lower(Account.email) == func.lower(email))
+        )
+        account = hashlib.sha256(email.encode()).hexdigest()
+        await self._limit_guesses(
+            request, account, client_hash.hex(), known=row is not None and row.known_client
         )
         right, new_hash = await self._passwords.verify(password, row.password_hash if row else None)
         if row is None or not right or row.disabled_at:
@@ -106,19 +124,25 @@ class Accounts:
                 await db.execute(
                     update(Account).where(Account.id == row.id).values(password_hash=new_hash)
                 )
-        await self._limiter.reset("login-account", key)
-        return Identity(row.id, frozenset(row.scopes))
+        await self._limiter.reset("login-account-client", client_hash.hex())
+        return Identity(row.id, frozenset(row.scopes), client_hash)
 
-    async def _limit(self, request: Request, key: str) -> None:
-        """Count an attempt of the client and on the account; headers show the client's limit."""
-        client = await rate_limit.client_key(request)
-        await rate_limit.check_rate_limit(
-            request, "login", self._settings.login_limit_client, client
-        )
-        result = await self._limiter.hit("login-account", self._settings.login_limit_account, key)
-        if not result.allowed:
-            audit.refused(request, "login", "limited")
-            raise rate_limit.too_many_requests(result)
+    async def _limit_guesses(
+        self, request: Request, account: str, client: str, *, known: bool
+    ) -> None:
+        """Count an attempt on an account; no header shows these limits.
+
+        Each client has a limit of its own. Clients from which the account has never logged in also
+        share one, so that attempts from many addresses are bounded, and lock out no known client.
+        """
+        limits = [("login-account-client", self._settings.login_limit_account_client, client)]
+        if not known:
+            limits.append(("login-account", self._settings.login_limit_account, account))
+        for name, rate, key in limits:
+            result = await self._limiter.hit(name, rate, key)
+            if not result.allowed:
+                audit.refused(request, "login", f"limited by {name.removeprefix('login-')}")
+                raise rate_limit.too_many_requests(result)
 
     @property
     def _database(self) -> Database:

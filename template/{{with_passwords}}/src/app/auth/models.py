@@ -26,7 +26,8 @@ class Account(Base):
 class LoginSession(Base):
     """A login session: active until ``expires_at``, which use extends up to ``ends_at``.
 
-    ``refreshed_at``: when ``secret_hash`` was last replaced; ``None`` before the first refresh.
+    ``client_hash``: a keyed hash of the address that logged in. ``refreshed_at``: when
+    ``secret_hash`` was last replaced; ``None`` before the first refresh.
     """
 
     __tablename__ = "sessions"
@@ -36,6 +37,7 @@ class LoginSession(Base):
         ForeignKey("accounts.id", ondelete="CASCADE"), index=True
     )
     secret_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    client_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     refreshed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

@@ -16,6 +16,7 @@ from app.auth.models import LoginSession
 from app.settings import Settings
 
 SECRET_BYTES = 32
+KNOWN_CLIENT_LIFETIME = timedelta(days=30)  # since its last login
 
 
 def new_secret() -> bytes:
@@ -43,12 +44,21 @@ def expiry(settings: Settings) -> datetime:
 
 
 async def open_session(
-    db: AsyncSession, account_id: UUID, secret: bytes, settings: Settings
+    db: AsyncSession,
+    account_id: UUID,
+    secret: bytes,
+    settings: Settings,
+    client_hash: bytes | None = None,
 ) -> UUID:
-    """Create a session, and delete the account's expired ones."""
+    """Create a session, and delete the account's expired ones.
+
+    Those of the last 30 days are kept: they tell from where the account has logged in.
+    """
     await db.execute(
         delete(LoginSession).where(
-            LoginSession.account_id == account_id, LoginSession.ends_at < func.now()
+            LoginSession.account_id == account_id,
+            LoginSession.ends_at < func.now(),
+            LoginSession.created_at < func.now() - KNOWN_CLIENT_LIFETIME,
         )
     )
     ends_at = datetime.now(UTC) + timedelta(seconds=settings.session_lifetime)
@@ -56,6 +66,7 @@ async def open_session(
         id=uuid4(),
         account_id=account_id,
         secret_hash=hash_secret(secret),
+        client_hash=client_hash,
         expires_at=min(expiry(settings), ends_at),
         ends_at=ends_at,
     )

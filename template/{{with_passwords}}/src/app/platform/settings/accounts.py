@@ -43,11 +43,16 @@ class AccountSettings(BaseSettings):
     registration_limit: RateSetting = Field(
         Rate(100, 3600), description="Registrations per client, such as 100/hour"
     )
-    login_limit_account: RateSetting = Field(
-        Rate(10, 900), description="Failed logins per account, such as 10/15 minutes"
-    )
     login_limit_client: RateSetting = Field(
         Rate(60, 900), description="Login attempts per client, such as 60/15 minutes"
+    )
+    login_limit_account_client: RateSetting = Field(
+        Rate(10, 3600), description="Failed logins per account and client, such as 10/hour"
+    )
+    # A burst and the rate after it: at most 100 in any hour (OWASP ASVS 4.0.3, 2.2.1).
+    login_limit_account: RateSetting = Field(
+        Rate(50, 3600),
+        description="Login attempts per account from unknown clients, such as 50/hour",
     )
 
     session_lifetime: int = Field(

@@ -89,6 +89,24 @@ def make(python: Path, project: Path, target: str) -> str:
     return "\n".join(filter(None, (run(python.with_name(c[0]), project, *c[1:]) for c in commands)))
 
 
+def hooks(python: Path, project: Path, folder: Path, skip: str) -> str:
+    """Run the hooks of a project's commits on all of its files; return what they find, or nothing.
+
+    They run on a copy in ``folder``, which is a Git repository. ``skip``: hooks to leave out.
+    """
+    uv = folder / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(
+        f'#!/bin/sh\nshift 2\ncommand="$1"\nshift\nexec "{python.parent}/$command" "$@"\n'
+    )
+    uv.chmod(0o755)
+    copy = shutil.copytree(project, folder / "service")
+    for command in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *command], cwd=copy, check=True)
+    path = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
+    return run(python.with_name("prek"), copy, "run", "--all-files", PATH=path, SKIP=skip)
+
+
 def pytest(python: Path, project: Path, *tests: str) -> str:
     """Run tests that need neither servers nor plugins; return what went wrong, or nothing."""
     options = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-p", "anyio"]

@@ -34,6 +34,9 @@ DEV_USED_OTHERWISE = {
     "squawk-cli": "the command squawk",
 }
 
+# Hooks whose command `make lint` has too, or another test of this module; a project has no uv.lock.
+HOOKS_RUN_ELSEWHERE = "lint,format,imports,dependencies,dev-dependencies,types,lock"
+
 
 def _parameters() -> list[Any]:
     """Return the rows by queue: a process takes neighbours, and its mypy knows their libraries."""
@@ -81,6 +84,13 @@ def test_nothing_of_other_options_is_left(project: Path) -> None:
 
 def test_no_secret_is_rendered(project: Path) -> None:
     assert leftovers.secrets(project) == []
+
+
+def test_the_hooks_of_its_first_commit_find_nothing(
+    project: Path, python: Path, tmp_path: Path
+) -> None:
+    """The checks before a commit, which the pipeline repeats, on every file of a new service."""
+    assert toolbox.hooks(python, project, tmp_path, skip=HOOKS_RUN_ELSEWHERE) == ""
 
 
 def test_documents_can_be_read(project: Path) -> None:

@@ -94,7 +94,8 @@ def test_both_pipelines_do_the_same(projects: dict[str, Path], deploy: str) -> N
     for both in (
         "uv run prek run --all-files",
         "uv audit --locked",
-        "uv run pytest",
+        "uv run pytest --cov",
+        "uv run pytest tests/system",
         "uv run app openapi --output openapi.json",
         "postgresql+asyncpg://postgres@",
         "sh .ci/try.sh",

@@ -29,6 +29,8 @@ NAMESPACE = "opentelemetry"
 # Packages of the `dev` group whose name and modules are in no file, and what needs them.
 DEV_USED_OTHERWISE = {
     "anyio": "its plugin of pytest runs async tests",
+    "polyfactory": "the factories of a feature's tests",
+    "pytest-cov": "pytest's option --cov",
     "pytest-xdist": "pytest's option -n",
     "python-multipart": "FastAPI loads it, for the forms of tests",
     "squawk-cli": "the command squawk",

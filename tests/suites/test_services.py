@@ -15,7 +15,8 @@ import pytest
 from tests import generator, matrix, suite
 
 # Rows with a new queue run all fast tests. The tests of others, by the question that has a new
-# answer: the rest is the core's, which ran three times by then. `make rows` leaves nothing out.
+# answer: the rest is the core's, which ran three times by then. `make rows` leaves nothing out. The
+# presets, and every row of `make rows`, also keep the minimum of coverage.
 WHOLE = {"queue", "preset"}
 TESTS = {
     "auth": ("auth", "items"),
@@ -56,7 +57,8 @@ def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
 def test_the_service_passes_its_fast_tests(installed: Installed, row: matrix.Row) -> None:
     service = installed(row)
     named = () if _whole(row) else (*_of(row, TESTS), *ANYWAY)
-    suite.run(service, *_there(service, named))
+    measured = _everything(row) or "preset" in row.new
+    suite.run(service, *_there(service, named), options="-q --cov" if measured else "-q")
     _is_whole_without_the_tools(service)
 
 

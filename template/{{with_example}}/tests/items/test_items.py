@@ -8,12 +8,14 @@ import pytest
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.conftest import client_for, running_app
+from tests.items.factories import ItemCreateFactory
 
 ITEMS = "/api/v1/items"
 
 
 async def create_item(client: httpx2.AsyncClient, name: str = "Anchor") -> httpx2.Response:
-    response = await client.post(ITEMS, json={"name": name, "description": "Forged"})
+    body = ItemCreateFactory.build(name=name)
+    response = await client.post(ITEMS, json=body.model_dump(mode="json"))
     assert response.status_code == 201, response.text
     return response
 

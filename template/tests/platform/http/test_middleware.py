@@ -34,7 +34,11 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
             raise RuntimeError("the password is hunter2")
 
         async def own_headers() -> PlainTextResponse:
-            return PlainTextResponse("", headers={"Content-Security-Policy": "default-src 'self'"})
+            headers = {
+                "Content-Security-Policy": "default-src 'self'",
+                "Cache-Control": "public",
+            }
+            return PlainTextResponse("", headers=headers)
 
         async def stream() -> StreamingResponse:
             async def parts() -> AsyncIterator[str]:
@@ -51,10 +55,18 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 
             return StreamingResponse(parts())
 
+        async def endless() -> StreamingResponse:
+            async def parts() -> AsyncIterator[str]:
+                while True:
+                    yield "part "
+                    await asyncio.sleep(0.01)
+
+            return StreamingResponse(parts())
+
         async def length(request: Request) -> int:
             return len(await request.body())
 
-        for route in (ids, wait, fail, own_headers, stream, stream_without_waiting):
+        for route in (ids, wait, fail, own_headers, stream, stream_without_waiting, endless):
             app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
         app.add_api_route("/test/length", length, methods=["POST"])
         routing.install_index(app)
@@ -105,6 +117,54 @@ async def test_a_route_can_override_a_default_header(client: httpx2.AsyncClient)
     headers = (await client.get("/test/own_headers")).headers
     assert headers.get_list("content-security-policy") == ["default-src 'self'"]
     assert headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_response_may_be_stored_only_if_its_route_says_so(
+    client: httpx2.AsyncClient,
+) -> None:
+    for path in ("/test/ids", "/unknown", "/test/fail"):
+        assert (await client.get(path)).headers.get_list("cache-control") == ["no-store"]
+    assert (await client.get("/test/own_headers")).headers.get_list("cache-control") == ["public"]
+
+
+@pytest.mark.parametrize("path", ["/test/ids", "/test/stream", "/health/live", "/openapi.json"])
+async def test_head_has_the_headers_of_get_and_no_body(
+    client: httpx2.AsyncClient, path: str
+) -> None:
+    get, head = await client.get(path), await client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert set(head.headers) == set(get.headers)
+    assert head.headers.get("content-length") == get.headers.get("content-length")
+
+
+async def test_head_does_not_wait_for_the_end_of_a_stream(client: httpx2.AsyncClient) -> None:
+    response = await asyncio.wait_for(client.head("/test/endless"), 5)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Content-Type", "Host"])
+async def test_a_header_with_one_value_is_refused_with_two(
+    client: httpx2.AsyncClient, name: str
+) -> None:
+    response = await client.get("/test/ids", headers=[(name, "a"), (name, "b")])
+    assert response.status_code == 400
+    assert name in response.json()["detail"]
+
+
+async def test_two_request_ids_are_replaced_by_a_new_one(client: httpx2.AsyncClient) -> None:
+    lines = [("X-Request-ID", "one"), ("X-Request-ID", "two")]
+    assert len((await client.get("/test/ids", headers=lines)).json()["request_id"]) == 32
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "GZIP"])
+async def test_a_compressed_body_is_refused(client: httpx2.AsyncClient, coding: str) -> None:
+    headers = {"Content-Encoding": coding}
+    response = await client.post("/test/length", content=b"x", headers=headers)
+    assert response.status_code == 415
+    assert response.json()["code"] == "unsupported_media_type"
+    assert response.headers["accept-encoding"] == "identity"
+    headers = {"Content-Encoding": "Identity"}
+    assert (await client.post("/test/length", content=b"x", headers=headers)).json() == 1
 
 
 async def test_an_unhandled_error_is_logged_but_not_revealed(

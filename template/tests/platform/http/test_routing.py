@@ -62,7 +62,7 @@ REQUESTS = [
         )
     ),
     ("POST", "/api/v1/things"), ("DELETE", "/api/v1/things/x"), ("PATCH", "/api/v1/things/x"),
-    ("HEAD", "/api/v1/things"), ("OPTIONS", "/api/v1/things/x"), ("DELETE", "/"),
+    ("OPTIONS", "/api/v1/things/x"), ("DELETE", "/"),
     ("PUT", "/a/b"), ("PUT", "/api/v1/things/x"), ("POST", "/api/v1/things/form/x"),
     ("POST", "/nothing"),
 ]  # fmt: skip
@@ -87,7 +87,18 @@ async def test_a_405_lists_every_allowed_method() -> None:
     routing.install_index(app)
     response = await _request(app, "PATCH", "/api/v1/things")
     assert response.status_code == 405
-    assert response.headers["allow"] == "GET, POST, PUT"
+    assert response.headers["allow"] == "GET, HEAD, POST, PUT"
+
+
+async def test_a_get_route_answers_head_but_one_for_head_comes_first() -> None:
+    app = build_app()
+    app.add_api_route("/api/v1/things/x", _endpoint("head"), methods=["HEAD"])
+    routing.install_index(app)
+    by_number = await _request(app, "HEAD", "/api/v1/things/7")
+    own = await _request(app, "HEAD", "/api/v1/things/x")
+    assert by_number.headers["content-length"] == str(len('"by number"'))
+    assert own.headers["content-length"] == str(len('"head"'))
+    assert (await _request(app, "HEAD", "/a/b")).status_code == 405
 
 
 async def test_a_route_added_later_is_found_before_and_after_reindexing() -> None:

@@ -1,8 +1,16 @@
-"""Conditional requests (RFC 9110, section 13): ETags, 304 and 412."""
+"""Conditional requests (RFC 9110, section 13): ETags, 304 and 412.
 
-from collections.abc import Iterable
-from datetime import UTC, datetime
+A route's ETag is strong and names a version of the resource; ``compression`` gives the compressed
+representation its own. A weak ``W/"1"`` in ``If-Match`` is accepted as ``"1"``: this service sends
+none, so it is ours, weakened by a proxy that compresses, and still names the version. The RFC
+compares strongly there, which would refuse every update through such a proxy.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
+from hashlib import blake2b
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -12,6 +20,10 @@ from app.platform.settings import PlatformSettings
 
 # Cached by the caller alone, and revalidated before each use: the response is personal.
 PRIVATE = "private, no-cache"
+ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+# The age at which a modification date becomes a validator. Dates have whole seconds, a transaction
+# has the time of its start, and clocks differ: until then, a later change can have the same date.
+SETTLED_AFTER = timedelta(seconds=60)
 
 
 class NotModified(Exception):
@@ -33,28 +45,51 @@ class ConditionalRequest:
     ) -> None:
         """Set the validators; raise ``NotModified`` if the client's cached response is valid."""
         headers = {"ETag": f'"{etag}"', "Cache-Control": cache_control}
-        if modified:
+        if modified and datetime.now(UTC) - modified >= SETTLED_AFTER:
             headers["Last-Modified"] = format_datetime(modified.astimezone(UTC), usegmt=True)
-        if self._is_fresh(headers["ETag"], modified):
+        if self._is_fresh(headers):
             raise NotModified(headers)
         self._response.headers.update(headers)
 
     def check_if_match(self, etag: str) -> None:
-        """Raise ``PreconditionFailed`` if ``If-Match`` names another version."""
-        condition = self._request.headers.get("if-match")
-        if condition and condition != "*" and f'"{etag}"' not in _tags(condition):
+        """Raise ``PreconditionFailed`` if the request is for another version.
+
+        ``If-Unmodified-Since`` is refused: dates have whole seconds, and could lose an update.
+        """
+        required, excluded = self._tags("if-match"), self._tags("if-none-match")
+        if required is not None and not _matches(required, f'"{etag}"'):
             raise PreconditionFailed("The resource has changed since you read it; read it again.")
+        if required is None and "if-unmodified-since" in self._request.headers:
+            raise PreconditionFailed("Use If-Match: a date can't tell two changes in one second.")
+        if excluded is not None and _matches(excluded, f'"{etag}"'):
+            raise PreconditionFailed("If-None-Match excludes the current version.")
 
-    def _is_fresh(self, etag: str, modified: datetime | None) -> bool:
-        if condition := self._request.headers.get("if-none-match"):
-            return condition == "*" or etag in (tag.removeprefix("W/") for tag in _tags(condition))
-        since = _date(self._request.headers.get("if-modified-since"))
-        # The header has whole seconds.
-        return bool(modified and since and modified.replace(microsecond=0) <= since)
+    def _is_fresh(self, validators: dict[str, str]) -> bool:
+        tags = self._tags("if-none-match")
+        if tags is not None:
+            return _matches(tags, validators["ETag"])
+        since = self._request.headers.getlist("if-modified-since")
+        modified = _date(validators.get("Last-Modified"))
+        # Only the date that this service sent: another one may be from the second of the change.
+        return len(since) == 1 and modified is not None and _date(since[0]) == modified
+
+    def _tags(self, name: str) -> Sequence[str] | None:
+        """The entity tags of a condition, ``*`` among them; ``None`` without the condition."""
+        values = self._request.headers.getlist(name)
+        if not values:
+            return None
+        if "*" in (value.strip() for value in values):
+            return ["*"]
+        return ENTITY_TAG.findall(",".join(values))
 
 
-def _tags(header: str) -> Iterable[str]:
-    return (tag.strip() for tag in header.split(","))
+def digest(*parts: object) -> str:
+    """An ETag for a list: ``digest([(item.id, item.version) for item in items], page.next)``."""
+    return blake2b(repr(parts).encode(), digest_size=12).hexdigest()
+
+
+def _matches(tags: Sequence[str], etag: str) -> bool:
+    return etag in tags or "*" in tags
 
 
 def _date(header: str | None) -> datetime | None:
@@ -65,11 +100,11 @@ def _date(header: str | None) -> datetime | None:
     return date if date and date.tzinfo else None
 
 
-async def _conditional(request: Request, response: Response) -> ConditionalRequest:
+async def conditional_request(request: Request, response: Response) -> ConditionalRequest:
     return ConditionalRequest(request, response)
 
 
-ConditionalRequestDep = Annotated[ConditionalRequest, Depends(_conditional)]
+ConditionalRequestDep = Annotated[ConditionalRequest, Depends(conditional_request)]
 
 
 async def _not_modified(_: Request, error: Exception) -> Response:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.http.access_log import PROBE_PATHS, AccessLog
+from app.platform.http.headers import joined, refuse
 from app.platform.http.problems import ProblemResponse, problem
 from app.platform.http.request_state import DefaultHeaders, RequestState
 from app.platform.observability import tracing
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 HEADERS = {
+    # A response that its route marks otherwise may be stored; errors and personal data may not.
+    "cache-control": "no-store",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -88,7 +91,7 @@ class RequestMiddleware:
             with context.bind_request_context(request_id=_new_id()):
                 await self._handle_other(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        headers = joined(scope["headers"])
         probe = scope["path"] in PROBE_PATHS
         span = tracing.UNTRACED if probe else tracing.server_span(scope, headers)
         request_id = _request_id(headers)
@@ -100,6 +103,8 @@ class RequestMiddleware:
         try:
             if len(self.in_flight) - len(self.client_bound) > self.max_in_flight and not probe:
                 await _overloaded()(scope, receive, request.send)
+            elif refusal := refuse(scope["http_version"], scope["headers"], headers):
+                await refusal(scope, receive, request.send)
             elif b"content-length" in headers or b"transfer-encoding" in headers:
                 await self.body_limit(scope, partial(request.receive, receive), request.send)
             else:

@@ -10,6 +10,7 @@ from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redi
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import HTMLResponse
 
+from app.platform.http.openapi_headers import describe_headers
 from app.platform.http.problems import Problem
 from app.platform.settings import PlatformSettings
 
@@ -44,6 +45,7 @@ def openapi_schema(app: FastAPI) -> dict[str, Any]:
         # FastAPI's own error schemas: no response of this service has them.
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
+        describe_headers(app, document)
     assert app.openapi_schema
     return app.openapi_schema
 

@@ -22,6 +22,7 @@ class RequestState(context.RequestContext):
     __slots__ = (
         "_client_bound",
         "_default_headers",
+        "_ended",
         "_send",
         "body_complete",
         "closing_stream",
@@ -62,6 +63,7 @@ class RequestState(context.RequestContext):
         self.body_complete = False
         self.response_headers: Sequence[Header] = ()
         self._send = send
+        self._ended = False
         self._default_headers = default_headers
         self._client_bound = client_bound
 
@@ -74,6 +76,11 @@ class RequestState(context.RequestContext):
             headers.append((b"x-request-id", self.request_id.encode()))
             message["headers"] = self.response_headers = headers
             self._client_bound.add(self)
+        elif self.scope["method"] == "HEAD" and message["type"] == "http.response.body":
+            if self._ended:
+                return
+            # Complete at the first part: the rest of a stream is not waited for.
+            message, self._ended = {"type": "http.response.body", "body": b""}, True
         await self._send(message)
         if message.get("more_body"):
             await asyncio.sleep(0)  # a stream that never waits would starve other requests

@@ -1,7 +1,8 @@
 """A route index: finds a route by the first segments of its path instead of by linear search.
 
 With fifty routes, linear search takes most of the time of a short request. Mounts, WebSockets and
-unknown paths (404) are left to the framework's search; the index never decides differently from it.
+unknown paths (404) are left to the framework's search; but for HEAD, which the framework refuses,
+the index never decides differently from it.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,6 +19,8 @@ from app.platform.base.errors import MethodNotAllowed
 # The scope's key for the template of the matched route, such as "/api/v1/items/{item_id}".
 ROUTE_TEMPLATE_KEY = "route_template"
 DEPTH = 3  # path segments: "/api/v1/items"
+# A GET route answers HEAD as well (RFC 9110, section 9.1); the request middleware omits the body.
+METHODS = {"HEAD": ("HEAD", "GET")}
 
 
 class IndexedRoute(NamedTuple):
@@ -48,13 +51,14 @@ class RouteIndex(BaseRoute):
         if scope["type"] != "http" or scope.get("root_path"):
             return Match.NONE, {}
         candidates = self._routes_by_key.get(_key(scope["path"]), self._wildcard_routes)
-        method = scope["method"]
-        for route in candidates:
-            if method in route.methods or not route.methods:
-                match, child_scope = route.matches(scope)
-                if match is Match.FULL:
-                    scope[ROUTE_TEMPLATE_KEY] = route.template
-                    return _full_match(route, child_scope)
+        for method in METHODS.get(scope["method"], (scope["method"],)):
+            wanted = scope if method == scope["method"] else {**scope, "method": method}
+            for route in candidates:
+                if method in route.methods or not route.methods:
+                    match, child_scope = route.matches(wanted)
+                    if match is Match.FULL:
+                        scope[ROUTE_TEMPLATE_KEY] = route.template
+                        return _full_match(route, child_scope)
         return _method_not_allowed(candidates, scope)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +81,8 @@ def _method_not_allowed(candidates: list[IndexedRoute], scope: Scope) -> tuple[M
     partial = [route for route in candidates if route.matches(scope)[0] is Match.PARTIAL]
     if not partial:
         return Match.NONE, {}
-    allowed = sorted({method for route in partial for method in route.methods})
+    methods = {method for route in partial for method in route.methods}
+    allowed = sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
     async def refuse(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise MethodNotAllowed(allowed)

@@ -12,7 +12,7 @@ from app.items.jobs import export_items
 from app.items.schemas import ItemCreate, ItemPatch, ItemRead
 from app.platform.base.errors import Conflict, NotFound, PreconditionFailed, Unauthorized
 from app.platform.data.database import ReadSessionDep, SessionDep
-from app.platform.http.conditional import PRIVATE, ConditionalRequestDep
+from app.platform.http.conditional import ConditionalRequestDep, digest
 from app.platform.http.pagination import Page, Paging, paging
 from app.platform.http.problems import responses
 from app.platform.jobs import Jobs, JobStatus
@@ -38,12 +38,17 @@ async def create_item(
 
 @router.get("")
 async def list_items(
-    user: CurrentUser, session: ReadSessionDep, paging: ItemPaging, response: Response
+    user: CurrentUser,
+    session: ReadSessionDep,
+    paging: ItemPaging,
+    conditional: ConditionalRequestDep,
 ) -> Page[ItemRead]:
     """Your items, newest first."""
-    response.headers["Cache-Control"] = PRIVATE
     items = await service.list_items(session, user.id, paging.limit + 1, paging.after)
-    return paging.page(items, position)
+    page = paging.page(items, position)
+    versions = [(item.id, item.version) for item in page.items]
+    conditional.check_not_modified(etag=digest(versions, page.next))
+    return page
 
 
 @router.get("/{item_id:uuid}", responses=responses(NotFound))

@@ -36,6 +36,11 @@ def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Span]:
     yield UNTRACED
 
 
+def header_names() -> list[str]:
+    """The headers that carry a trace from one service to another."""
+    return ["traceparent", "tracestate"]
+
+
 def inject() -> dict[str, str]:
     """The current trace context, to be passed to another process."""
     return {}

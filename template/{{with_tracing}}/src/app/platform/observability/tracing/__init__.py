@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from opentelemetry import propagate
 
 from app.platform.base.components import Lifespan
 from app.platform.observability.tracing import provider
@@ -35,6 +36,7 @@ __all__ = [
     "UNTRACED",
     "Span",
     "flush",
+    "header_names",
     "inject",
     "instrument_engine",
     "instrument_http",
@@ -47,6 +49,11 @@ __all__ = [
 SHUTDOWN_TIMEOUT = 5.0  # seconds to export the last spans
 
 
+def header_names() -> list[str]:
+    """The headers that carry a trace from one service to another."""
+    return sorted(propagate.get_global_textmap().fields)
+
+
 async def flush(seconds: float) -> None:
     """Export pending spans within ``seconds``: this process may be frozen before the next batch."""
     if tracing := current():
@@ -57,6 +64,7 @@ async def flush(seconds: float) -> None:
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
+    provider.set_propagators()
     provider.throttle_exporter_logs()
     provider.span_processor_factory(settings)
 

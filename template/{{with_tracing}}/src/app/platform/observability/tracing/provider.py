@@ -59,6 +59,12 @@ def span_processor_factory(settings: PlatformSettings) -> Callable[[], SpanProce
     return backend.span_processor_factory(settings)
 
 
+def set_propagators() -> None:
+    """Use the backend's propagators, unless ``OTEL_PROPAGATORS`` names others."""
+    if "OTEL_PROPAGATORS" not in os.environ:
+        propagate.set_global_textmap(CompositePropagator(backend.PROPAGATORS))
+
+
 def start(settings: PlatformSettings) -> Tracing:
     """Create the provider; after the fork, since it owns a thread."""
     create_processor = span_processor_factory(settings)
@@ -69,8 +75,6 @@ def start(settings: PlatformSettings) -> Tracing:
     )
     if create_processor:
         provider.add_span_processor(create_processor())
-    if "OTEL_PROPAGATORS" not in os.environ:
-        propagate.set_global_textmap(CompositePropagator(backend.PROPAGATORS))
     follow_parent = bool(create_processor) and settings.otel_traces_sampler.startswith(
         "parentbased_"
     )

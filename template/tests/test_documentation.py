@@ -38,10 +38,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_tests_that_hold_a_promise_are_there(page: Path) -> None:
-    for name in named(r"`(tests/[^`<]+)`", page):
-        file, _, test = name.partition("::")
-        assert (ROOT / file).exists(), name
-        assert not test or f"def {test}(" in (ROOT / file).read_text(), name
+    """``::test_name`` alone is a test of the file that was named last."""
+    file = ""
+    for named_file, test in re.findall(r"`(tests/[^`<:]+)?(?:::(\w+))?`", page.read_text()):
+        file = named_file or file
+        if named_file or test:
+            assert (ROOT / file).exists(), file
+            assert not test or f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
 
 
 def test_variables_exist(page: Path) -> None:

@@ -1,8 +1,8 @@
 """Write the tables of the documentation: `make tables`.
 
-docs/matrix.md comes from what the tests recorded in build/results.jsonl; that of docs/updating.md
-from the cases that the tests of updates try; the figures of docs/guarantees.md from what the tests
-under fire noted in build/figures.jsonl, at full size where that was run.
+docs/matrix.md comes from the results in build/results.jsonl, the table of docs/updating.md from the
+cases of the update tests, and the figures of docs/guarantees.md from build/figures.jsonl, which the
+failure tests write; those of full size take precedence.
 """
 
 import json
@@ -18,10 +18,14 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests import matrix  # noqa: E402 (the repository is no package that is installed)
+from tests import matrix  # noqa: E402 (the repository is not an installed package)
+from tests.suites import test_services  # noqa: E402
 from tests.updates import happens  # noqa: E402
 
-SUITE = "test_the_service_passes_its_own_tests"
+SUITES = (
+    test_services.test_the_service_passes_its_fast_tests.__name__,
+    test_services.test_the_service_passes_its_system_tests.__name__,
+)
 QUESTIONS = ("queue", "auth", "deploy", "tracing", "ci", "example", "python")
 INTRODUCTION = """\
 # Test matrix
@@ -96,8 +100,8 @@ def _write_matrix(document: Path) -> None:
 
 def _summary(rows: list[tuple[matrix.Row, list[Result]]]) -> str:
     results = [result for _, each in rows for result in each]
-    suites = [r for r in results if SUITE in r["test"] and r["when"] == "call"]
-    renders = [r for r in results if SUITE not in r["test"]]
+    suites = [r for r in results if _is_suite(r) and r["when"] == "call"]
+    renders = [r for r in results if not _is_suite(r)]
     failed = sum(result["outcome"] == "failed" for result in results)
     revision = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     commit = subprocess.run(revision, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -107,6 +111,10 @@ def _summary(rows: list[tuple[matrix.Row, list[Result]]]) -> str:
         f"Commit {commit.strip()}, {datetime.now(UTC):%Y-%m-%d}, {platform.system()}, "
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs; times are of one process."
     )
+
+
+def _is_suite(result: Result) -> bool:
+    return any(name in result["test"] for name in SUITES)
 
 
 def _minutes(results: list[Result]) -> str:
@@ -119,8 +127,8 @@ def _head() -> list[str]:
 
 
 def _line(row: matrix.Row, results: list[Result]) -> str:
-    suites = [r for r in results if SUITE in r["test"]]
-    renders = [r for r in results if SUITE not in r["test"]]
+    suites = [r for r in results if _is_suite(r)]
+    renders = [r for r in results if not _is_suite(r)]
     answers = [_word(row.answers[name]) for name in QUESTIONS]
     features = [
         name.removeprefix(matrix.FEATURE)

@@ -2,17 +2,16 @@
 
     uv run python benchmarks/compare.py [--rounds 7] [--seconds 3]
 
-Both are served by one process and asked in turn, so that a busy machine slows both. Read the
-ratios, not the figures, and not differences of less than a tenth. Nothing is asserted.
+Each is served by one process, and both are loaded in turn, so that a busy machine slows both.
+Compare the ratios, not the figures; differences below 10 % are noise. Nothing is asserted.
 
-- plain: one route that answers a small model. Bare FastAPI has this one route; the service has
+- plain: one route that returns a small model. Bare FastAPI has this one route; the service has
   fifty, and logs, traces (one request in ten), metrics, ids, headers and limits.
-- read: one row of Postgres, with the service's ``Reader``, against a raw asyncpg pool in the same
-  app.
-- start: from `app serve` with two workers to the first answer, and the memory that it takes; next
-  to it the import of FastAPI alone, which no service starts without.
+- read: one row of Postgres, by ``ReadSession`` and by a raw asyncpg pool in the same app.
+- start: time from `app serve` with two workers to the first response, and its memory; also the time
+  to import FastAPI alone, which every service needs.
 
-The routes are not below /api/, where each request would also ask Redis for its rate limit.
+The routes are outside /api/, because its rate limit would add a round trip to Redis.
 """
 
 import argparse
@@ -52,7 +51,7 @@ PLAIN, READ, RAW = (f"/bench/v1/things/{kind}/42" for kind in ("plain", "read", 
 
 
 class Thing(BaseModel):
-    """What every route answers."""
+    """The response of every route."""
 
     id: int
     name: str
@@ -178,7 +177,7 @@ class Server:
         )
 
     def wait(self, path: str) -> float:
-        """Return the seconds until the first answer."""
+        """Return the seconds until the first response."""
         started = time.monotonic()
         while time.monotonic() - started < 60:
             with contextlib.suppress(OSError):
@@ -187,7 +186,7 @@ class Server:
             if self.process.poll() is not None:
                 break
             time.sleep(0.01)
-        raise SystemExit(f"{' '.join(map(str, self.process.args))} does not answer")  # type: ignore[arg-type]
+        raise SystemExit(f"{' '.join(map(str, self.process.args))} does not respond")  # type: ignore[arg-type]
 
     def pids(self) -> list[int]:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
@@ -238,21 +237,21 @@ async def _load_slowly(url: str, seconds: float) -> tuple[int, float]:
     host, _, path = url.removeprefix("http://").partition("/")
     address, _, port = host.partition(":")
     request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-    end, answers = time.monotonic() + seconds, 0
+    end, responses = time.monotonic() + seconds, 0
 
-    async def ask() -> None:
-        nonlocal answers
+    async def load_one() -> None:
+        nonlocal responses
         reader, writer = await asyncio.open_connection(address, port)
         while time.monotonic() < end:
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200"), head
             await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))  # type: ignore[index]
-            answers += 1
+            responses += 1
         writer.close()
 
-    await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
-    return answers, seconds
+    await asyncio.gather(*(load_one() for _ in range(CONNECTIONS)))
+    return responses, seconds
 
 
 @contextmanager
@@ -352,7 +351,7 @@ def measure(variables: dict[str, str], rounds: int, seconds: float) -> None:
     for server in servers.values():
         server.stop()
     report("plain: service to bare FastAPI", found["service"], found["bare"])
-    report("read: Reader to raw asyncpg", found["reader"], found["asyncpg"])
+    report("read: ReadSession to raw asyncpg", found["reader"], found["asyncpg"])
 
 
 def report(name: str, ours: list[tuple[float, float]], base: list[tuple[float, float]]) -> None:
@@ -404,7 +403,7 @@ def measure_start(variables: dict[str, str], rounds: int) -> None:
         server.stop()
     seconds, megabytes, alone = (statistics.median(of) for of in (took, memory, imported))
     print(
-        f"{'start, two workers':<34} first answer {seconds:.2f} s  memory {megabytes:.0f} MB"
+        f"{'start, two workers':<34} first response {seconds:.2f} s  memory {megabytes:.0f} MB"
         f"  (import fastapi: {alone:.2f} s)"
     )
 

@@ -1,9 +1,8 @@
-"""What every test can ask for: real Postgres and Redis, the app, clients, fresh databases.
+"""Fixtures: real Postgres and Redis, the app, clients, databases.
 
-A test of the app in this process runs inside one transaction that is rolled back at its end. A test
-that needs several connections at once asks for ``module_settings``, with a database that the tests
-of its module share. One that starts processes asks for ``fresh_settings``, with a database of its
-own.
+``app`` runs in this process, inside one transaction that is rolled back after each test. Use
+``module_settings`` for tests that need several connections at once: they share one database per
+module. Use ``fresh_settings`` for tests that start processes: each gets its own database.
 """
 
 import asyncio
@@ -47,9 +46,9 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def server_urls(worker_id: str) -> Iterator[dict[str, str]]:
-    """The URLs of Postgres, Redis...: the given ones, or servers just for this run."""
+    """The URLs of Postgres, Redis...: the given ones, or servers for this run only."""
     with services() as urls:
-        if redis := given().get("REDIS_URL"):  # keep to one database of it, from the far end
+        if redis := given().get("REDIS_URL"):  # one database per process, counting down from 15
             number = 15 - (0 if worker_id == "master" else int(worker_id.removeprefix("gw")))
             urls = {**urls, "REDIS_URL": str(httpx2.URL(redis).copy_with(path=f"/{number}"))}
         yield urls
@@ -63,7 +62,7 @@ def run_sync(work: Coroutine[Any, Any, Any]) -> None:
 
 @asynccontextmanager
 async def open_connection(url: URL, **options: Any) -> AsyncIterator[AsyncConnection]:
-    """Connect, and leave nothing open: an engine that is not disposed of hangs the run."""
+    """Connect, and dispose of the engine: an open one would hang the run."""
     engine = create_async_engine(url, **options)
     try:
         async with engine.connect() as connection:
@@ -80,7 +79,7 @@ async def _administer(server: URL, *statements: str) -> None:
 
 @pytest.fixture(scope="session")
 def create_database(server_urls: dict[str, str]) -> Iterator[Callable[..., URL]]:
-    """Make databases, from a template where one is named; leave none on a server that stays."""
+    """Create databases, optionally from a template; drop them on a server that is not ours."""
     server = make_url(server_urls["DATABASE_URL"])
     made: list[str] = []
 
@@ -92,14 +91,14 @@ def create_database(server_urls: dict[str, str]) -> Iterator[Callable[..., URL]]
 
     yield new
     if "DATABASE_URL" not in given():
-        return  # the server goes, and each DROP would make it write all that it has to the disk
+        return  # the server is deleted anyway, and each DROP would cost a checkpoint
     drops = (f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)' for name in made)
     run_sync(_administer(server, *drops))
 
 
 @pytest.fixture(scope="session")
 def migrated_template(create_database: Callable[..., URL]) -> str:
-    """The name of a migrated database that nobody is connected to, to copy from."""
+    """The name of a migrated database without connections, to copy from."""
     url = create_database()
     run_sync(migrate(url))
     run_sync(seed(url))
@@ -121,12 +120,12 @@ async def migrate(url: URL, revision: str = "heads", *, down: bool = False) -> N
 
 
 def make_settings(database: URL, server_urls: dict[str, str], **changes: Any) -> Settings:
-    """Return settings for a test; what is not given here has its default."""
+    """Return settings for a test: the defaults and ``changes``."""
     values: dict[str, Any] = {name.lower(): url for name, url in server_urls.items()}
     values["environment"] = "test"
     values["secret_key"] = secrets.token_hex(32)
     values["database_url"] = database.render_as_string(hide_password=False)
-    values["rate_limit_timeout"] = 30  # on a busy machine, too, Redis counts for all
+    values["rate_limit_timeout"] = 30  # so that a busy machine does not switch to local counting
     return Settings(**values | changes)
 
 
@@ -156,7 +155,7 @@ def module_settings(
 
 @pytest.fixture
 def environment(fresh_settings: Settings, server_urls: dict[str, str]) -> dict[str, str]:
-    """The environment for a process of this test's own."""
+    """The environment of a process that the test starts."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
         **server_urls,
@@ -169,7 +168,7 @@ def environment(fresh_settings: Settings, server_urls: dict[str, str]) -> dict[s
 
 @asynccontextmanager
 async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """Run an app of your own: start its parts, stop them in the end."""
+    """Run a separate app, with the lifespan of its components."""
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app
@@ -220,14 +219,14 @@ def client_for(app: FastAPI) -> httpx2.AsyncClient:
 
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    """A caller whom nobody knows."""
+    """An anonymous client."""
     async with client_for(app) as client:
         yield client
 
 
 @pytest.fixture
 async def alice(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    """A caller who has signed in."""
+    """A client that is signed in."""
     async with client_for(app) as client:
         client.headers.update(await sign_in(client, "alice@example.com"))
         yield client
@@ -235,7 +234,7 @@ async def alice(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 
 @pytest.fixture
 async def bob(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    """Another caller who has signed in."""
+    """A client that is signed in as another user."""
     async with client_for(app) as client:
         client.headers.update(await sign_in(client, "bob@example.com"))
         yield client
@@ -243,7 +242,7 @@ async def bob(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep what is set here, and a ``.env``, from changing what a test sees."""
+    """Ignore the variables of this shell, and a ``.env``."""
     monkeypatch.setitem(Settings.model_config, "env_file", None)
     get_settings.cache_clear()
     yield

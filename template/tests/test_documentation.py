@@ -124,7 +124,7 @@ def test_what_the_platform_page_imports_is_there(module: str, name: str) -> None
 
 
 def test_features_and_auth_import_from_the_platform_what_its_page_lists() -> None:
-    """A module on the page stands for each of its names."""
+    """A module on the page covers each of its names."""
     page = platform_page()
     folders = [path for path in APP.iterdir() if path.is_dir() and path.name != "platform"]
     used = {
@@ -151,7 +151,7 @@ def test_agents_md_is_short_and_its_targets_are_there() -> None:
 
 
 def test_each_check_that_agents_md_names_is_configured() -> None:
-    """A rule is held by a test, or by a tool whose configuration has to say so."""
+    """Each rule has a test, or a tool that is configured."""
     rules = (ROOT / "AGENTS.md").read_text().partition("## Rules")[2].partition("## Pitfalls")[0]
     checks = [row.rsplit("|", 2)[1] for row in re.findall(r"(?m)^\| .*\|$", rules)[1:]]
     configured = {

@@ -1,4 +1,4 @@
-"""The client address behind a proxy, as ``TRUSTED_PROXIES`` says; with the real server."""
+"""The client address behind a proxy in ``TRUSTED_PROXIES``, with the real server."""
 
 import httpx2
 import pytest

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Puts an image into service on Cloud Run: the migrations first, then the rest; undone if it fails.
+# Deploys an image to Cloud Run: migrations, then the new version; rolled back on failure.
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh registry/name@sha256:...
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh --back registry/name@sha256:...   without migrations
-# Who may do so is told to `gcloud` the usual way, or in a pipeline by GOOGLE_TOKEN_FILE. What else deploy/run.yaml names stands in
-# deploy/parameters, a line for each NAME=value. RELEASE_TIMEOUT: seconds to answer.
+# Credentials: those of `gcloud`, or GOOGLE_TOKEN_FILE in a pipeline. deploy/parameters has the other
+# values of deploy/run.yaml, one NAME=value per line. RELEASE_TIMEOUT: seconds until ready.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -28,7 +28,7 @@ files=$(mktemp -d)
 credentials=$(mktemp)
 trap 'rm -rf "$files" "$credentials"' EXIT
 
-# A pipeline's token is traded for rights that last minutes (workload identity federation).
+# Exchange a pipeline's token for short-lived credentials (workload identity federation).
 if [ -n "${GOOGLE_TOKEN_FILE:-}" ]; then
     gcloud iam workload-identity-pools create-cred-config \
         "${GOOGLE_IDENTITY_PROVIDER:?is not set: it would be projects/.../providers/...}" \
@@ -37,7 +37,7 @@ if [ -n "${GOOGLE_TOKEN_FILE:-}" ]; then
     export CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE="$credentials"
 fi
 
-# Write the documents with all that they leave open for an image, a file for each.
+# Fill in the documents for an image, one file each.
 documents() {
     rm -f "$files"/*
     {
@@ -52,7 +52,7 @@ documents() {
         awk -v folder="$files" 'BEGIN { n = 1 } /^---$/ { n++; next } { print > (folder "/" n ".yaml") }'
 }
 
-# Replace what serves and works by the documents as they are now.
+# Apply the documents of the service and the worker pools.
 replace() {
     for file in "$files"/*.yaml; do
         case $(sed -n 's/^kind: //p' "$file") in
@@ -69,7 +69,7 @@ migrate() {
     return 1
 }
 
-# Cloud Run runs what is in Artifact Registry.
+# Cloud Run pulls from Artifact Registry only.
 in_artifact_registry() {
     case $1 in *-docker.pkg.dev/*) echo "$1"; return ;; esac
     repository=$(parameter REPOSITORY)
@@ -81,7 +81,7 @@ in_artifact_registry() {
     echo "$copy"
 }
 
-# Ask the service itself, from outside, as its callers do.
+# Request readiness from outside, as clients do.
 ready() {
     url=$(gcloud run services describe "$DEPLOY_TARGET" --format 'value(status.url)')
     until=$(($(date +%s) + ${RELEASE_TIMEOUT:-120}))

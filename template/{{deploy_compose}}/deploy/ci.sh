@@ -1,7 +1,7 @@
 #!/bin/sh
-# Puts an image into service on the machine DEPLOY_TARGET (user@host), from elsewhere:
+# Deploys an image to the machine DEPLOY_TARGET (user@host) over SSH:
 #   DEPLOY_TARGET=... DEPLOY_KEY=... DEPLOY_HOST_KEY=... sh deploy/ci.sh registry/name:tag
-# The service's repository is cloned there, in DEPLOY_FOLDER of that user's home.
+# The repository is cloned there, in DEPLOY_FOLDER in that user's home directory.
 set -eu
 image=${1:?say which image: sh deploy/ci.sh registry/name:tag}
 : "${DEPLOY_TARGET:?is not set: it would be user@host}"

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Puts an image into service on this machine, or goes back to the one before it:
+# Deploys an image on this machine, or rolls back to the previous one:
 #   sh deploy/release.sh registry/name:tag
 #   sh deploy/release.sh --back
-# The images that served stand in .releases, the newest last. RELEASE_TIMEOUT: seconds to get ready.
+# .releases lists the deployed images, newest last. RELEASE_TIMEOUT: seconds until ready.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -10,8 +10,7 @@ say() {
     echo "release: $*" >&2
 }
 
-# Start all of an image, within so many seconds, but for the migrations: they have run, and an older
-# image does not know the newest.
+# Start everything except the migrations: they have run, and an older image lacks the newest ones.
 serve() {
     export IMAGE="$1"
     services=$(docker compose config --services | grep -vx migrate)

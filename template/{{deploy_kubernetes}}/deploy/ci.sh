@@ -1,7 +1,8 @@
 #!/bin/sh
-# Puts an image into service in a cluster, from elsewhere:
+# Deploys an image to a cluster from a pipeline:
 #   DEPLOY_TARGET=production DEPLOY_KUBECONFIG=... sh deploy/ci.sh registry/name@sha256:...
-# DEPLOY_TARGET: a folder of deploy/kubernetes/overlays. DEPLOY_KUBECONFIG: what a kubeconfig file holds.
+# DEPLOY_TARGET: a folder of deploy/kubernetes/overlays. DEPLOY_KUBECONFIG: the content
+# of a kubeconfig file.
 set -eu
 image=${1:?say which image: sh deploy/ci.sh registry/name@sha256:...}
 : "${DEPLOY_TARGET:?is not set: it would be production or staging}"

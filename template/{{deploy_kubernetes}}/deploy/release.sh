@@ -1,9 +1,9 @@
 #!/bin/sh
-# Puts an image into service in the cluster that kubectl talks to, or goes back to the version before:
+# Deploys an image to the cluster of kubectl's context, or rolls back to the previous version:
 #   sh deploy/release.sh production registry/name@sha256:...
 #   sh deploy/release.sh production --back
-# RELEASE_TIMEOUT: seconds that each process has to get ready (900, since a canary takes its time).
-# RELEASE_POLL: seconds between two looks at what is waited for (5).
+# RELEASE_TIMEOUT: seconds until each process is ready (900: a canary takes about 480).
+# RELEASE_POLL: seconds between polls (5).
 set -eu
 cd "$(dirname "$0")/kubernetes"
 patience=${RELEASE_TIMEOUT:-900}
@@ -33,7 +33,7 @@ apply() {
     k apply --filename "$files/all.yaml" --selector "$1"
 }
 
-# Run the migrations and the checks in the cluster, show what they say, and tell whether they succeeded.
+# Run the migrations and the checks in the cluster, and show their log.
 migrate() {
     if [ -n "$(k get job migrate --ignore-not-found --output 'jsonpath={.status.active}')" ]; then
         say "a migration is running: wait for the release that started it"
@@ -56,7 +56,7 @@ revisions() {
         'jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.deployment\.kubernetes\.io/revision}{"\n"}{end}'
 }
 
-# Wait until every process serves what was applied last.
+# Wait until every process runs the version applied last.
 wait_until_ready() {
     for name in $(revisions | cut -d ' ' -f 1); do
         k rollout status "deployment/$name" --timeout "${patience}s" || return 1
@@ -66,7 +66,7 @@ wait_until_ready() {
     fi
 }
 
-# The canary's own state counts once it has seen the Deployment that was applied last.
+# The canary's status is current once it has observed the Deployment applied last.
 wait_for_canary() {
     left=$patience
     while [ "$left" -gt 0 ]; do
@@ -82,7 +82,7 @@ wait_for_canary() {
     return 1
 }
 
-# Why it did not get ready: the canary's reason, warnings, and the last lines of pods that are not ready.
+# Show why it is not ready: the canary's reason, warnings, the last log lines of pods that are not ready.
 explain() {
     if grep -q '^kind: Rollout$' "$files/all.yaml"; then
         k get rollout api --output 'jsonpath={.status.phase}: {.status.message}{"\n"}' || true
@@ -98,7 +98,7 @@ explain() {
     done
 } >&2
 
-# Each Deployment as it was before: one that was not changed stays as it is.
+# Roll each Deployment back; one that was not changed stays as it is.
 restore() {
     while read -r name revision; do
         k rollout undo "deployment/$name" --to-revision "$revision"
@@ -106,7 +106,7 @@ restore() {
 }
 
 release() {
-    apply '!app.kubernetes.io/component' # settings, network, accounts: nobody uses the new ones yet
+    apply '!app.kubernetes.io/component' # settings, network, accounts: no pod uses the new ones yet
     if ! migrate; then
         say "the migrations or the checks failed, so nothing was changed"
         return 1

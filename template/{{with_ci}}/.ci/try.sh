@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the image IMAGE with all that it needs, asks whether it is ready, and takes all away again.
+# Runs the image IMAGE with Compose, waits until it is ready, and removes everything.
 set -eu
 cd "$(dirname "$0")/.."
 trap 'docker compose down --volumes' EXIT

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Brings in what the template has newer, as one commit on the branch template-update; makes no branch
-# when there is nothing. Conflicts are in the commit, marked and listed: CI refuses them until they
-# are resolved. With UPDATE_TOKEN the pipeline makes a pull request of the branch (docs/ci.md).
+# Applies a newer version of the template as one commit on the branch template-update, if there is
+# one. Conflicts are marked in the files and listed in the message; CI fails until they are resolved.
+# With UPDATE_TOKEN the pipeline opens a pull request (docs/ci.md).
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ copier() {
 code=0
 copier check-update --quiet || code=$?
 case $code in
-0) echo "There is nothing newer." && exit 0 ;;
+0) echo "There is no newer version." && exit 0 ;;
 2) ;;
 *) exit "$code" ;;
 esac

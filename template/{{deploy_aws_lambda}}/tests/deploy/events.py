@@ -1,4 +1,4 @@
-"""Events as AWS sends them, with all their fields, for a request that a test wants to make."""
+"""Complete AWS events for the requests of a test."""
 
 import json
 from base64 import b64encode
@@ -19,7 +19,7 @@ def http_api(
     cookies: list[str] | None = None,
     stage: str = "$default",
 ) -> Event:
-    """Return what API Gateway's HTTP API sends, in the payload format 2.0."""
+    """Return an event of an API Gateway HTTP API, payload format 2.0."""
     event: Event = {
         "version": "2.0",
         "routeKey": "$default",
@@ -67,7 +67,7 @@ def http_api(
 
 
 def function_url(method: str, path: str, **more: Any) -> Event:
-    """Return what a Function URL sends: the same format, from another front."""
+    """Return an event of a function URL: the same format, another domain."""
     event = http_api(method, path, **more)
     domain = "abcdefg.lambda-url.eu-west-1.on.aws"
     event["requestContext"] |= {

@@ -1,4 +1,4 @@
-"""The service with a few routes more, as one process of the function: for the tests."""
+"""The function with additional routes for tests."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 
 
 async def seen(request: Request, a: Annotated[str, Cookie()] = "") -> dict[str, Any]:
-    """Say what arrived."""
+    """The request as the app sees it."""
     return {
         "path": request.url.path,
         "query": request.url.query,
@@ -37,7 +37,7 @@ async def echo(request: Request) -> Response:
     return Response(await request.body(), media_type="application/octet-stream")
 
 
-async def answer() -> Response:
+async def cookies() -> Response:
     response = Response("é")
     response.set_cookie("one", "1")
     response.set_cookie("two", "2")
@@ -46,10 +46,10 @@ async def answer() -> Response:
     return response
 
 
-async def database(session: SessionDep, reader: ReadSessionDep) -> dict[str, Any]:
-    """Use a transaction and a read at once, as a route behind a login does."""
+async def database(session: SessionDep, reads: ReadSessionDep) -> dict[str, Any]:
+    """Use a transaction and a read, as an authenticated route does."""
     await session.execute(select(1))
-    row = await reader.first(select(func.pg_backend_pid()))
+    row = await reads.first(select(func.pg_backend_pid()))
     assert row
     return {"connection": row[0], "process": os.getpid()}
 
@@ -67,33 +67,33 @@ async def slow() -> None:
     await asyncio.sleep(3600)
 
 
-async def told() -> str:
-    """Be told to stop while there is work."""
+async def terminated() -> str:
+    """Receive SIGTERM during a request."""
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(0.5)
     logger.info("the work is done")
-    return "answered"
+    return "done"
 
 
 async def behind(request: Request) -> str:
-    """Answer at once, and leave a task behind."""
+    """Respond while a task of the request still runs."""
 
     async def work() -> None:
         await asyncio.sleep(0.3)
-        logger.info("left behind, and done")
+        logger.info("task finished")
 
     request.app.state.work = asyncio.create_task(work())
-    return "answered"
+    return "done"
 
 
 async def background(tasks: BackgroundTasks) -> str:
     tasks.add_task(asyncio.sleep, 3600)
-    return "answered"
+    return "done"
 
 
 def with_routes(settings: Settings | None = None) -> FastAPI:
     app = create_app(settings)
-    for route in (seen, answer, database, cache, fail, slow, told, behind, background):
+    for route in (seen, cookies, database, cache, fail, slow, terminated, behind, background):
         app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
     app.add_api_route("/test/echo", echo, methods=["POST"], response_model=None)
     app.add_api_route("/test/a b/{name}", seen, response_model=None)
@@ -104,7 +104,7 @@ def with_routes(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
         async with inner(app) as state:
             yield state
-        logger.info("every part has stopped")
+        logger.info("components stopped")
 
     app.router.lifespan_context = lifespan
     return app

@@ -1,4 +1,4 @@
-"""A Runtime API as Lambda has it, so that the real runtime client can be tested without AWS."""
+"""Lambda's Runtime API, to test the real runtime client without AWS."""
 
 import json
 import queue
@@ -13,8 +13,8 @@ from typing import Any
 from tests.conftest import ROOT
 
 Event = dict[str, Any]
-PATIENCE = 120.0  # seconds that a slow machine has for anything
-CLOSED = None  # in the place of an event: nothing more comes
+PATIENCE = 120.0  # seconds that anything may take on a slow machine
+CLOSED = None  # instead of an event: there are no more
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -22,7 +22,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: "RuntimeApi"
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """No log."""
 
     def do_GET(self) -> None:
         self.server.waiting.set()
@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class RuntimeApi(ThreadingHTTPServer):
-    """Hands events to one process of the function, and takes its answers."""
+    """Sends events to one process of the function, and receives its responses."""
 
     daemon_threads = True
 
@@ -77,7 +77,7 @@ class RuntimeApi(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, *_: Any) -> None:
-        """Say nothing of a function that was killed while it waited."""
+        """A function that was killed while it waited is not an error."""
 
 
 class Function:
@@ -105,14 +105,14 @@ class Function:
             self.log += line
 
     def started(self) -> None:
-        """Wait until it asks for an event."""
+        """Wait until it polls for an event."""
         until = time.monotonic() + PATIENCE
         while not self.api.waiting.wait(0.02):
             assert self.process.poll() is None, self.log
             assert time.monotonic() < until, self.log
 
     def send(self, event: Event, seconds: float = 60) -> None:
-        """Invoke it; an event has so many seconds until Lambda gives it up."""
+        """Invoke it; ``seconds``: the time-out of the function."""
         self._number += 1
         self.api.events.put((str(self._number), event, seconds))
 
@@ -121,23 +121,23 @@ class Function:
         try:
             return self.api.results.get(timeout=PATIENCE)
         except queue.Empty:
-            raise AssertionError(f"no answer: {self.log}") from None
+            raise AssertionError(f"no response: {self.log}") from None
 
-    def ask(self, event: Event, seconds: float = 60) -> Event:
-        """Invoke it, and return its answer."""
+    def invoke(self, event: Event, seconds: float = 60) -> Event:
+        """Invoke it, and return its response."""
         self.send(event, seconds)
-        path, answer = self.result()
-        assert path == f"invocation/{self._number}/response", (path, answer, self.log)
-        assert isinstance(answer, dict)
-        return answer
+        path, response = self.result()
+        assert path == f"invocation/{self._number}/response", (path, response, self.log)
+        assert isinstance(response, dict)
+        return response
 
     def logged(self) -> str:
-        """Return all that it wrote, once it has ended."""
+        """Return its whole log, once it has ended."""
         self._reader.join(PATIENCE)
         return self.log
 
     def end(self) -> None:
-        """Leave nothing behind."""
+        """Kill it if it runs, and close everything."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(PATIENCE)
@@ -149,7 +149,7 @@ class Function:
         self.api.server_close()
 
 
-def content(answer: Event) -> bytes:
-    """Return the body of an answer."""
-    body: str = answer["body"]
-    return b64decode(body) if answer["isBase64Encoded"] else body.encode()
+def content(response: Event) -> bytes:
+    """Return the body of a response."""
+    body: str = response["body"]
+    return b64decode(body) if response["isBase64Encoded"] else body.encode()

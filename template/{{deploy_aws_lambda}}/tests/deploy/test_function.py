@@ -1,4 +1,4 @@
-"""The function, as a process of its own with AWS's own runtime client, on real servers."""
+"""The function as a separate process with AWS's runtime client, on real servers."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ def function(variables: dict[str, str]) -> Iterator[Function]:
 
 @pytest.fixture
 def start(variables: dict[str, str]) -> Iterator[Start]:
-    """Start functions of a test's own; ``None`` takes a variable away."""
+    """Start functions for one test; ``None`` removes a variable."""
     started: list[Function] = []
 
     def start(module: str = "tests.deploy.routes", **changes: str | None) -> Function:
@@ -68,12 +68,14 @@ def start(variables: dict[str, str]) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize("front", [http_api, function_url])
-def test_both_fronts_are_answered(function: Function, front: Callable[..., Event]) -> None:
-    answer = function.ask(front("GET", "/health/ready"))
-    assert answer["statusCode"] == 200
-    assert answer["headers"]["content-type"] == "application/json"
-    assert json.loads(content(answer))["status"] == "ready"
-    assert answer["isBase64Encoded"] is False
+def test_http_apis_and_function_urls_can_invoke_it(
+    function: Function, front: Callable[..., Event]
+) -> None:
+    response = function.invoke(front("GET", "/health/ready"))
+    assert response["statusCode"] == 200
+    assert response["headers"]["content-type"] == "application/json"
+    assert json.loads(content(response))["status"] == "ready"
+    assert response["isBase64Encoded"] is False
 
 
 def test_a_request_arrives_as_it_was_sent(function: Function) -> None:
@@ -84,34 +86,34 @@ def test_a_request_arrives_as_it_was_sent(function: Function) -> None:
         headers={"accept": "a/b,c/d", "x-forwarded-for": "198.51.100.66, 203.0.113.7"},
         cookies=["a=1", "b=2"],
     )
-    assert json.loads(content(function.ask(event))) == {
+    assert json.loads(content(function.invoke(event))) == {
         "path": "/test/a b/é",
         "query": "x=1&x=2%26",
         "scheme": "https",
-        "client": "203.0.113.7",  # what AWS saw, whatever a header says
+        "client": "203.0.113.7",  # the address that AWS saw; headers can be forged
         "cookies": {"a": "1", "b": "2"},
         "a": "1",
         "accept": "a/b,c/d",
     }
 
 
-def test_the_name_of_a_stage_is_no_part_of_the_path(function: Function) -> None:
-    answer = function.ask(http_api("GET", "/staging/test/seen", stage="staging"))
-    assert json.loads(content(answer))["path"] == "/test/seen"
+def test_the_name_of_a_stage_is_not_part_of_the_path(function: Function) -> None:
+    response = function.invoke(http_api("GET", "/staging/test/seen", stage="staging"))
+    assert json.loads(content(response))["path"] == "/test/seen"
 
 
 def test_bytes_go_in_and_out_unchanged(function: Function) -> None:
-    answer = function.ask(http_api("POST", "/test/echo", body=BYTES))
-    assert answer["isBase64Encoded"] is True
-    assert content(answer) == BYTES
+    response = function.invoke(http_api("POST", "/test/echo", body=BYTES))
+    assert response["isBase64Encoded"] is True
+    assert content(response) == BYTES
 
 
 def test_text_stays_text_and_several_headers_and_cookies_stay_several(function: Function) -> None:
-    answer = function.ask(http_api("GET", "/test/answer"))
-    assert (answer["body"], answer["isBase64Encoded"]) == ("é", False)
-    assert [cookie.split(";")[0] for cookie in answer["cookies"]] == ["one=1", "two=2"]
-    assert answer["headers"]["vary"] == "A, B"
-    assert "set-cookie" not in answer["headers"]
+    response = function.invoke(http_api("GET", "/test/cookies"))
+    assert (response["body"], response["isBase64Encoded"]) == ("é", False)
+    assert [cookie.split(";")[0] for cookie in response["cookies"]] == ["one=1", "two=2"]
+    assert response["headers"]["vary"] == "A, B"
+    assert "set-cookie" not in response["headers"]
 
 
 @pytest.mark.parametrize(
@@ -124,50 +126,52 @@ def test_text_stays_text_and_several_headers_and_cookies_stay_several(function: 
     ],
 )
 def test_errors_are_problems(function: Function, event: Event, status: int, code: str) -> None:
-    answer = function.ask(event)
-    assert answer["statusCode"] == status
-    assert answer["headers"]["content-type"] == "application/problem+json"
-    problem = json.loads(content(answer))
+    response = function.invoke(event)
+    assert response["statusCode"] == status
+    assert response["headers"]["content-type"] == "application/problem+json"
+    problem = json.loads(content(response))
     assert (problem["status"], problem["code"]) == (status, code)
-    assert "hunter2" not in answer["body"]
+    assert "hunter2" not in response["body"]
 
 
-def test_what_takes_too_long_is_answered_before_the_platform_gives_up(function: Function) -> None:
-    answer = function.ask(http_api("GET", "/test/slow"), seconds=8)
-    assert answer["statusCode"] == 504
-    assert json.loads(content(answer))["code"] == "timeout"
-    assert function.ask(http_api("GET", "/health/live"))["statusCode"] == 200
+def test_a_slow_request_gets_504_before_lambda_times_out(function: Function) -> None:
+    response = function.invoke(http_api("GET", "/test/slow"), seconds=8)
+    assert response["statusCode"] == 504
+    assert json.loads(content(response))["code"] == "timeout"
+    assert function.invoke(http_api("GET", "/health/live"))["statusCode"] == 200
 
 
-def test_nothing_is_left_running_when_an_event_is_answered(function: Function) -> None:
-    answer = function.ask(http_api("GET", "/test/behind"))
-    assert json.loads(content(answer)) == "answered"
+def test_nothing_runs_after_an_event_is_handled(function: Function) -> None:
+    response = function.invoke(http_api("GET", "/test/behind"))
+    assert json.loads(content(response)) == "done"
     os.kill(function.process.pid, signal.SIGSTOP)
     try:
         until = time.monotonic() + PATIENCE
-        while "left behind, and done" not in function.log and time.monotonic() < until:
-            time.sleep(0.05)  # the line is written; it may still be on its way to here
+        while "task finished" not in function.log and time.monotonic() < until:
+            time.sleep(0.05)  # the line is written, but may not be read here yet
     finally:
         os.kill(function.process.pid, signal.SIGCONT)
-    assert "left behind, and done" in function.log
+    assert "task finished" in function.log
 
 
-def test_work_that_never_ends_does_not_cost_the_answer(function: Function) -> None:
-    answer = function.ask(http_api("GET", "/test/background"), seconds=8)
-    assert (answer["statusCode"], json.loads(content(answer))) == (200, "answered")
+def test_a_background_task_that_never_ends_does_not_prevent_the_response(
+    function: Function,
+) -> None:
+    response = function.invoke(http_api("GET", "/test/background"), seconds=8)
+    assert (response["statusCode"], json.loads(content(response))) == (200, "done")
 
 
-def test_each_request_has_its_line_before_the_freeze(function: Function) -> None:
-    event = http_api("GET", "/test/seen", headers={"x-request-id": "written-down"})
-    assert function.ask(event)["headers"]["x-request-id"] == "written-down"
+def test_each_request_is_logged_before_the_freeze(function: Function) -> None:
+    event = http_api("GET", "/test/seen", headers={"x-request-id": "logged-request"})
+    assert function.invoke(event)["headers"]["x-request-id"] == "logged-request"
     os.kill(function.process.pid, signal.SIGSTOP)
     try:
         until = time.monotonic() + PATIENCE
-        while "written-down" not in function.log and time.monotonic() < until:
+        while "logged-request" not in function.log and time.monotonic() < until:
             time.sleep(0.05)
     finally:
         os.kill(function.process.pid, signal.SIGCONT)
-    assert '"request_id":"written-down"' in function.log
+    assert '"request_id":"logged-request"' in function.log
 
 
 def test_other_events_are_refused(function: Function) -> None:
@@ -175,15 +179,13 @@ def test_other_events_are_refused(function: Function) -> None:
     path, error = function.result()
     assert path.endswith("/error")
     assert error["errorType"] == "NotARequest"
-    assert function.ask(http_api("GET", "/health/live"))["statusCode"] == 200
+    assert function.invoke(http_api("GET", "/health/live"))["statusCode"] == 200
 
 
-async def test_a_thawed_function_finds_its_connections_again(
-    start: Start, variables: dict[str, str]
-) -> None:
+async def test_a_thawed_function_reconnects(start: Start, variables: dict[str, str]) -> None:
     function = start()
-    before = json.loads(content(function.ask(http_api("GET", "/test/database"))))
-    assert json.loads(content(function.ask(http_api("GET", "/test/cache")))) == "thawed"
+    before = json.loads(content(function.invoke(http_api("GET", "/test/database"))))
+    assert json.loads(content(function.invoke(http_api("GET", "/test/cache")))) == "thawed"
     os.kill(function.process.pid, signal.SIGSTOP)
     url = make_url(variables["DATABASE_URL"])
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
@@ -194,32 +196,32 @@ async def test_a_thawed_function_finds_its_connections_again(
         redis.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(1)
     os.kill(function.process.pid, signal.SIGCONT)
-    answer = function.ask(http_api("GET", "/test/database"))
-    assert answer["statusCode"] == 200, function.log
-    after = json.loads(content(answer))
+    response = function.invoke(http_api("GET", "/test/database"))
+    assert response["statusCode"] == 200, function.log
+    after = json.loads(content(response))
     assert after["process"] == before["process"]
     assert after["connection"] != before["connection"]
-    assert json.loads(content(function.ask(http_api("GET", "/test/cache")))) == "thawed"
+    assert json.loads(content(function.invoke(http_api("GET", "/test/cache")))) == "thawed"
 
 
-def test_sigterm_stops_every_part(start: Start) -> None:
+def test_sigterm_stops_every_component(start: Start) -> None:
     function = start()
-    function.ask(http_api("GET", "/test/database"))
+    function.invoke(http_api("GET", "/test/database"))
     function.started()
     function.process.send_signal(signal.SIGTERM)
     assert function.process.wait(PATIENCE) == 0
-    assert "every part has stopped" in function.logged()
+    assert "components stopped" in function.logged()
 
 
-def test_sigterm_during_an_event_stops_every_part_after_it(start: Start) -> None:
+def test_sigterm_during_an_event_stops_every_component_after_it(start: Start) -> None:
     function = start()
-    function.send(http_api("GET", "/test/told"))
+    function.send(http_api("GET", "/test/terminated"))
     assert function.process.wait(PATIENCE) == 0
     logged = function.logged()
-    assert 0 < logged.find("the work is done") < logged.find("every part has stopped")
+    assert 0 < logged.find("the work is done") < logged.find("components stopped")
 
 
-def test_what_is_wrong_with_the_environment_is_told_to_the_platform(start: Start) -> None:
+def test_invalid_settings_are_reported_to_lambda(start: Start) -> None:
     function = start("app.function", SECRET_KEY="short")
     path, error = function.result()
     assert path == "init/error"
@@ -228,24 +230,24 @@ def test_what_is_wrong_with_the_environment_is_told_to_the_platform(start: Start
 
 
 class Store(ThreadingHTTPServer):
-    """Answers like Secrets Manager, for one request after the other."""
+    """A stand-in for Secrets Manager."""
 
     daemon_threads = True
 
-    def __init__(self, status: int, answer: dict[str, Any]) -> None:
-        self.asked: list[tuple[dict[str, str], Any]] = []
+    def __init__(self, status: int, response: dict[str, Any]) -> None:
+        self.received: list[tuple[dict[str, str], Any]] = []
         store = self
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """No log."""
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                store.asked.append((dict(self.headers), json.loads(body)))
+                store.received.append((dict(self.headers), json.loads(body)))
                 self.send_response(status)
                 self.end_headers()
-                self.wfile.write(json.dumps(answer).encode())
+                self.wfile.write(json.dumps(response).encode())
 
         super().__init__(("127.0.0.1", 0), Handler)
         Thread(target=self.serve_forever, daemon=True).start()
@@ -270,8 +272,8 @@ def test_secrets_are_fetched_with_the_role_of_the_function(
     secret = {name: variables[name] for name in names}
     with Store(200, {"SecretString": json.dumps(secret)}) as store:
         function = start("app.function", **store.variables())
-        assert function.ask(http_api("GET", "/health/ready"))["statusCode"] == 200
-        [(headers, body)] = store.asked
+        assert function.invoke(http_api("GET", "/health/ready"))["statusCode"] == 200
+        [(headers, body)] = store.received
         store.shutdown()
     assert body == {"SecretId": "arn:aws:secretsmanager:eu-west-1:1:secret:service-AbCdEf"}
     assert headers["X-Amz-Target"] == "secretsmanager.GetSecretValue"
@@ -282,31 +284,31 @@ def test_secrets_are_fetched_with_the_role_of_the_function(
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "said"),
+    ("status", "answer", "message"),
     [
         (400, {"__type": "AccessDeniedException"}, "AccessDeniedException"),
         (200, {"SecretString": "hunter2"}, "would be JSON"),
     ],
 )
-def test_secrets_that_cannot_be_had_are_told_to_the_platform(
-    start: Start, status: int, answer: dict[str, Any], said: str
+def test_secrets_that_cannot_be_read_are_reported_to_lambda(
+    start: Start, status: int, response: dict[str, Any], message: str
 ) -> None:
-    with Store(status, answer) as store:
+    with Store(status, response) as store:
         function = start("app.function", **store.variables())
         path, error = function.result()
         store.shutdown()
     assert path == "init/error"
-    assert said in error["errorMessage"]
+    assert message in error["errorMessage"]
     assert "hunter2" not in json.dumps(error) + function.log
 
 
-def test_spans_leave_before_the_freeze(start: Start) -> None:
+def test_spans_are_exported_before_the_freeze(start: Start) -> None:
     pytest.importorskip("app.platform.observability.tracing.provider")
     received: list[str] = []
 
     class Collector(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """No log."""
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -319,9 +321,9 @@ def test_spans_leave_before_the_freeze(start: Start) -> None:
         function = start(
             OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server_port}",
             OTEL_TRACES_SAMPLER_ARG="1",
-            OTEL_BSP_SCHEDULE_DELAY="3600000",  # by themselves, they would leave in an hour
+            OTEL_BSP_SCHEDULE_DELAY="3600000",  # the batch would be exported in an hour
         )
-        function.ask(http_api("GET", "/test/seen"))
+        function.invoke(http_api("GET", "/test/seen"))
         assert received == ["/v1/traces"]
         collector.shutdown()
 

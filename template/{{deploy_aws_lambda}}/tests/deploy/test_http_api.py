@@ -7,10 +7,10 @@ from tests.required import REQUIRED
 
 [FUNCTION] = resources("AWS::Serverless::Function").values()
 VARIABLES: dict[str, str] = FUNCTION["Environment"]["Variables"]
-LONGEST_WAIT = 30  # seconds that an HTTP API waits for an integration, at most
+MAX_INTEGRATION_TIMEOUT = 30  # seconds, of an HTTP API
 
 
-def test_variables_are_settings_with_values_that_they_take() -> None:
+def test_variables_are_settings_with_valid_values() -> None:
     own = {"SECRETS_FROM"}  # of app.platform.server.function.secrets
     fields = {name.upper() for name in Settings.model_fields}
     assert set(VARIABLES) - fields == own
@@ -29,19 +29,21 @@ def test_no_secret_is_a_variable() -> None:
     assert VARIABLES["SECRETS_FROM"] == "!Ref Secret"
 
 
-def test_the_service_gives_up_before_the_function_and_that_before_the_caller() -> None:
+def test_the_service_times_out_before_the_function_and_the_function_before_the_api() -> None:
     from app.platform.server.function.service import RESERVE
 
     timeout = FUNCTION["Timeout"]
-    assert float(VARIABLES["REQUEST_TIMEOUT"]) < timeout - RESERVE < timeout < LONGEST_WAIT
+    assert (
+        float(VARIABLES["REQUEST_TIMEOUT"]) < timeout - RESERVE < timeout < MAX_INTEGRATION_TIMEOUT
+    )
 
 
 def test_a_connection_is_tested_after_every_freeze() -> None:
-    # The clock may stand still while the function is frozen, so no time tells how long it was.
+    # The clock may stop during a freeze, so idle time can't be measured.
     assert float(VARIABLES["DB_PING_AFTER_IDLE"]) == 0
 
 
-def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> None:
+def test_the_defaults_fit_a_postgres_with_100_connections() -> None:
     most = FUNCTION["ReservedConcurrentExecutions"].removeprefix("!Ref ")
     of_the_function = stack.PARAMETERS[most]["Default"] * int(VARIABLES["DB_POOL_SIZE"])
     assert of_the_function + stack.beside_the_api() <= 100

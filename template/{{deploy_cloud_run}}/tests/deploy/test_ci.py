@@ -1,4 +1,4 @@
-"""deploy/ci.sh, run against recorders in the place of ``gcloud``, ``docker`` and ``curl``."""
+"""deploy/ci.sh, run against recorders instead of ``gcloud``, ``docker`` and ``curl``."""
 
 import json
 import os
@@ -22,18 +22,18 @@ NETWORK=default
 SUBNETWORK=default
 DOMAIN=api.example.com
 """
-# Writes down how it was called, and what it was handed; answers with the first rule whose words
-# are all in the call.
+# Records each call and the documents passed to it, and responds by the first rule whose words are
+# all in the call.
 RECORDER = f"""#!{sys.executable}
 import json, os, sys
 call = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
-handed = [open(path).read() for path in sys.argv[1:] if path.endswith(".yaml")]
+passed = [open(path).read() for path in sys.argv[1:] if path.endswith(".yaml")]
 with open("calls", "a") as calls:
-    calls.write(json.dumps([call, *handed]) + "\\n")
+    calls.write(json.dumps([call, *passed]) + "\\n")
 with open("credentials", "a") as used:
     used.write(os.environ.get("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", "-") + "\\n")
 for words, output, code in json.load(open("rules")):
-    if all(word in call + "".join(handed) for word in words):
+    if all(word in call + "".join(passed) for word in words):
         print(output)
         sys.exit(code)
 """
@@ -46,7 +46,7 @@ GCLOUD: list[Rule] = [
 
 
 class Release:
-    """One run of the script, in a folder of its own."""
+    """Runs of the script in a temporary folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,26 +71,26 @@ class Release:
             text=True,
             timeout=60,
         )
-        self.said = done.stderr
+        self.stderr = done.stderr
         return done.returncode
 
     def calls(self) -> list[list[str]]:
-        """Return each call, and the documents that were handed over with it."""
+        """Return each call with the documents passed to it."""
         if not (self.folder / "calls").exists():
             return []
         return [json.loads(line) for line in (self.folder / "calls").read_text().splitlines()]
 
     def steps(self) -> list[str]:
-        """Return what was done, without what was only asked for."""
+        """Return the calls that change something."""
         calls = [" ".join(call.split()[:4]) for call, *_ in self.calls()]
         return [call for call in calls if "describe" not in call and "logging" not in call]
 
     def images(self) -> list[str]:
-        """Return the images of the documents that were handed over, in their order."""
+        """Return the images in the passed documents, in order."""
         return [
             line.split('"')[1]
-            for _, *handed in self.calls()
-            for document in handed
+            for _, *passed in self.calls()
+            for document in passed
             for line in document.splitlines()
             if "image: " in line
         ]
@@ -102,7 +102,7 @@ def release(tmp_path: Path) -> Release:
 
 
 def test_migrations_come_before_the_new_version(release: Release) -> None:
-    assert release.run(IMAGE) == 0, release.said
+    assert release.run(IMAGE) == 0, release.stderr
     pools = ["gcloud run worker-pools replace"] * len(jobs.BACKGROUND_PROCESSES)
     assert release.steps() == [
         "gcloud run jobs replace",
@@ -115,45 +115,45 @@ def test_migrations_come_before_the_new_version(release: Release) -> None:
     assert "https://service-abc.a.run.app/health/ready" in release.calls()[-1][0]
 
 
-def test_documents_are_whole_when_they_are_handed_over(release: Release) -> None:
-    assert release.run(IMAGE) == 0, release.said
-    handed = [yaml.safe_load(each) for _, *documents in release.calls() for each in documents]
-    names = [document["metadata"]["name"] for document in handed]
+def test_passed_documents_are_complete(release: Release) -> None:
+    assert release.run(IMAGE) == 0, release.stderr
+    passed = [yaml.safe_load(each) for _, *documents in release.calls() for each in documents]
+    names = [document["metadata"]["name"] for document in passed]
     beside = [f"service-{name}" for name in jobs.BACKGROUND_PROCESSES]
     assert names == ["service-migrate", "service", *sorted(beside, key=names.index)]
-    assert "${" not in json.dumps(handed)
-    assert "api.example.com,*.run.app" in json.dumps(handed)
+    assert "${" not in json.dumps(passed)
+    assert "api.example.com,*.run.app" in json.dumps(passed)
 
 
 def test_failed_migrations_change_nothing_and_are_shown(release: Release) -> None:
     assert release.run(IMAGE, rules=[(["jobs execute"], "", 1)]) == 1
     assert release.steps() == ["gcloud run jobs replace", "gcloud run jobs execute"]
-    assert "a line of the migrations" in release.said
-    assert f"nothing else was changed: {BEFORE} serves" in release.said
+    assert "a line of the migrations" in release.stderr
+    assert f"nothing else was changed: {BEFORE} serves" in release.stderr
 
 
 @pytest.mark.parametrize("kind", ["services", "curl"])
-def test_a_version_that_does_not_get_ready_is_taken_back(release: Release, kind: str) -> None:
+def test_a_version_that_does_not_become_ready_is_rolled_back(release: Release, kind: str) -> None:
     words = ["curl"] if kind == "curl" else ["services replace", IMAGE]
     assert release.run(IMAGE, rules=[(words, "", 1)]) == 1
     assert release.images()[-1] == BEFORE
-    assert f"{BEFORE} serves again" in release.said
+    assert f"{BEFORE} serves again" in release.stderr
 
 
-def test_the_first_version_has_none_to_go_back_to(release: Release) -> None:
+def test_the_first_version_cannot_be_rolled_back(release: Release) -> None:
     rules: list[Rule] = [(["curl"], "", 22), (["describe", "image"], "", 1)]
     assert release.run(IMAGE, rules=rules) == 1
     assert set(release.images()) == {IMAGE}
 
 
-def test_going_back_runs_no_migrations(release: Release) -> None:
-    assert release.run("--back", BEFORE) == 0, release.said
+def test_a_rollback_runs_no_migrations(release: Release) -> None:
+    assert release.run("--back", BEFORE) == 0, release.stderr
     assert not any("jobs" in step for step in release.steps())
     assert set(release.images()) == {BEFORE}
 
 
-def test_an_image_from_elsewhere_is_copied_first(release: Release) -> None:
-    assert release.run("registry.example.com/name@sha256:cafe") == 0, release.said
+def test_an_image_from_another_registry_is_copied_first(release: Release) -> None:
+    assert release.run("registry.example.com/name@sha256:cafe") == 0, release.stderr
     docker = [call.split()[1] for call, *_ in release.calls() if call.startswith("docker")]
     assert docker == ["pull", "tag", "push"]
     assert set(release.images()) == {"europe-west1-docker.pkg.dev/project/images/service:cafe"}
@@ -162,34 +162,32 @@ def test_an_image_from_elsewhere_is_copied_first(release: Release) -> None:
 def test_what_is_missing_is_named(release: Release) -> None:
     assert release.run() == 2
     assert release.run(IMAGE, DEPLOY_TARGET="") == 2
-    assert "DEPLOY_TARGET" in release.said
+    assert "DEPLOY_TARGET" in release.stderr
     release.parameters.write_text(PARAMETERS.replace("NETWORK=default\n", "", 1))
     assert release.run(IMAGE) == 2
-    assert "has no line NETWORK=" in release.said
+    assert "has no line NETWORK=" in release.stderr
     assert not any("replace" in step for step in release.steps())
     release.parameters.unlink()
     assert release.run(IMAGE) == 2
-    assert "docs/deploy.md" in release.said
+    assert "docs/deploy.md" in release.stderr
 
 
-def test_a_pipeline_trades_its_token_for_rights(release: Release, tmp_path: Path) -> None:
+def test_a_pipeline_exchanges_its_token_for_credentials(release: Release, tmp_path: Path) -> None:
     given = {
         "GOOGLE_TOKEN_FILE": str(tmp_path / "token"),
         "GOOGLE_IDENTITY_PROVIDER": "projects/1/locations/global/providers/ci",
         "GOOGLE_SERVICE_ACCOUNT": "deployer@project.iam.gserviceaccount.com",
     }
-    assert release.run(IMAGE, **given) == 0, release.said
+    assert release.run(IMAGE, **given) == 0, release.stderr
     first = release.calls()[0][0]
     assert first.startswith("gcloud iam workload-identity-pools create-cred-config projects/1/")
     assert f"--credential-source-file {tmp_path / 'token'}" in first
-    [nobody, *used] = (tmp_path / "credentials").read_text().splitlines()
-    assert (nobody, {*used}) == ("-", {first.split("--output-file ")[1]})
+    [without, *used] = (tmp_path / "credentials").read_text().splitlines()
+    assert (without, {*used}) == ("-", {first.split("--output-file ")[1]})
     assert not Path(used[0]).exists()
 
 
-def test_a_pipeline_without_an_account_is_told_what_is_missing(
-    release: Release, tmp_path: Path
-) -> None:
+def test_a_missing_account_of_a_pipeline_is_named(release: Release, tmp_path: Path) -> None:
     assert release.run(IMAGE, GOOGLE_TOKEN_FILE=str(tmp_path), GOOGLE_IDENTITY_PROVIDER="p") != 0
-    assert "GOOGLE_SERVICE_ACCOUNT" in release.said
+    assert "GOOGLE_SERVICE_ACCOUNT" in release.stderr
     assert release.calls() == []

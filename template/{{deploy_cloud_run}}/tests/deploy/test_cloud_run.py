@@ -1,4 +1,4 @@
-"""What Cloud Run is told agrees with the service: settings, commands, times, secrets, pages."""
+"""Cloud Run's documents agree with the service: settings, commands, times, secrets, pages."""
 
 import re
 from typing import Any
@@ -43,7 +43,7 @@ ANNOTATIONS = {
 
 
 def spec_of(document: Document) -> Document:
-    """Return what says which container runs."""
+    """Return the object that contains the container."""
     spec: Document = document["spec"]["template"]["spec"]
     return spec["template"]["spec"] if document["kind"] == "Job" else spec
 
@@ -71,7 +71,7 @@ def test_migrations_come_first_and_every_process_runs_once() -> None:
     assert set(commands) <= set(known.commands)
 
 
-def test_documents_are_of_the_kinds_that_there_are(document: Document) -> None:
+def test_documents_have_existing_kinds_and_versions(document: Document) -> None:
     assert document["apiVersion"] == KINDS[document["kind"]]
     annotations = document["metadata"].get("annotations", {})
     annotations = annotations | document["spec"]["template"]["metadata"]["annotations"]
@@ -79,7 +79,7 @@ def test_documents_are_of_the_kinds_that_there_are(document: Document) -> None:
     assert all(isinstance(value, str) for value in annotations.values())
 
 
-def test_variables_are_settings_with_values_that_they_take(document: Document) -> None:
+def test_variables_are_settings_with_valid_values(document: Document) -> None:
     values = environment(document)
     plain = {n: value for n, value in values.items() if not n.endswith("_FILE")}
     assert plain.pop("GUNICORN_CMD_ARGS")
@@ -88,7 +88,7 @@ def test_variables_are_settings_with_values_that_they_take(document: Document) -
     assert Settings(**{name.lower(): value for name, value in (REQUIRED | given).items()})
 
 
-def test_secrets_are_files_of_the_store_and_nothing_else(document: Document) -> None:
+def test_secrets_are_files_from_secret_manager_only(document: Document) -> None:
     values = environment(document)
     files = {n.removesuffix("_FILE"): v for n, v in values.items() if n.endswith("_FILE")}
     assert {n for n, field in FIELDS.items() if field.is_required()} <= set(files) <= SECRETS
@@ -103,7 +103,7 @@ def test_secrets_are_files_of_the_store_and_nothing_else(document: Document) -> 
     assert set(files.values()) == mounted
 
 
-def test_the_service_has_stopped_before_it_is_killed(document: Document) -> None:
+def test_the_service_stops_before_it_is_killed(document: Document) -> None:
     values = environment(document)
     match = re.fullmatch(r"--graceful-timeout=(\d+)", values["GUNICORN_CMD_ARGS"])
     assert match
@@ -113,24 +113,24 @@ def test_the_service_has_stopped_before_it_is_killed(document: Document) -> None
     if "worker_shutdown_timeout" in Settings.model_fields:
         assert (
             float(values["WORKER_SHUTDOWN_TIMEOUT"]) + 3 < KILLED_AFTER
-        )  # to give back what is unfinished
+        )  # to return unfinished jobs
 
 
-def test_work_after_an_answer_has_a_cpu() -> None:
+def test_background_tasks_have_a_cpu() -> None:
     annotations = SERVICE["spec"]["template"]["metadata"]["annotations"]
     assert annotations["run.googleapis.com/cpu-throttling"] == "false"
 
 
-def test_the_platform_scales_before_the_service_turns_anyone_away() -> None:
+def test_cloud_run_scales_before_the_service_sheds_load() -> None:
     concurrency = spec_of(SERVICE)["containerConcurrency"]
     assert concurrency < int(environment(SERVICE)["MAX_IN_FLIGHT"])
 
 
-def test_the_service_gives_a_request_up_before_the_platform_does() -> None:
+def test_the_service_times_out_before_cloud_run() -> None:
     assert FIELDS["REQUEST_TIMEOUT"].default < spec_of(SERVICE)["timeoutSeconds"]
 
 
-def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> None:
+def test_the_defaults_fit_a_postgres_with_100_connections() -> None:
     values = environment(SERVICE)
     each = int(values["DB_POOL_SIZE"])
     annotations = SERVICE["spec"]["template"]["metadata"]["annotations"]
@@ -139,11 +139,11 @@ def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> Non
     pools = [document for document in DOCUMENTS if document["kind"] == "WorkerPool"]
     count = "run.googleapis.com/manualInstanceCount"
     beside = sum(2 * each * int(pool["metadata"]["annotations"][count]) for pool in pools)
-    others = most * each + beside + 1 + 5  # the old version, migrations, people and backups
+    others = most * each + beside + 1 + 5  # the old version, migrations, psql and backups
     assert others <= int(values["DB_RESERVED_CONNECTIONS"]) <= 100 - most * each
 
 
-async def test_probes_ask_for_pages_that_there_are(client: httpx2.AsyncClient) -> None:
+async def test_probes_use_existing_routes(client: httpx2.AsyncClient) -> None:
     port = FIELDS["PORT"].default
     assert [each["containerPort"] for each in API["ports"]] == [port]
     assert environment(SERVICE)["METRICS_PORT"] != str(port)

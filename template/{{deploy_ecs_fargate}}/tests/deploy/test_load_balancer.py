@@ -1,4 +1,4 @@
-"""The load balancer and the service agree on ports, pages and times."""
+"""The load balancer and the service agree on ports, paths and times."""
 
 import httpx2
 
@@ -16,7 +16,7 @@ def attribute(owner: dict[str, list[dict[str, str]]], list_: str, key: str) -> i
     return next(int(each["Value"]) for each in owner[list_] if each["Key"] == key)
 
 
-def test_the_port_is_that_of_the_service_and_metrics_have_another() -> None:
+def test_the_port_is_the_services_and_metrics_have_another() -> None:
     port = DEFAULTS["port"].default
     assert TARGETS["Port"] == port
     assert [each["ContainerPort"] for each in API["LoadBalancers"]] == [port]
@@ -25,36 +25,36 @@ def test_the_port_is_that_of_the_service_and_metrics_have_another() -> None:
     assert environment(api)["METRICS_PORT"] != str(port)
 
 
-async def test_the_health_check_asks_for_a_page_that_there_is(client: httpx2.AsyncClient) -> None:
-    answer = await client.get(TARGETS["HealthCheckPath"])
-    assert answer.status_code == 200
-    assert "postgres" in answer.json()["checks"]
+async def test_the_health_check_uses_an_existing_route(client: httpx2.AsyncClient) -> None:
+    response = await client.get(TARGETS["HealthCheckPath"])
+    assert response.status_code == 200
+    assert "postgres" in response.json()["checks"]
 
 
-def test_the_service_is_not_the_first_to_close_a_connection() -> None:
+def test_the_load_balancer_closes_idle_connections_first() -> None:
     idle = attribute(BALANCER, "LoadBalancerAttributes", "idle_timeout.timeout_seconds")
     assert DEFAULTS["request_timeout"].default < idle < of_gunicorn("keepalive")
 
 
-def test_targets_that_leave_may_finish_their_requests() -> None:
+def test_deregistered_targets_finish_their_requests() -> None:
     name = "deregistration_delay.timeout_seconds"
     delay = attribute(TARGETS, "TargetGroupAttributes", name)
     assert DEFAULTS["request_timeout"].default < delay <= containers()["api"]["StopTimeout"]
 
 
-def test_a_task_that_drains_is_noticed_while_it_still_serves() -> None:
+def test_the_load_balancer_notices_a_draining_task_while_it_serves() -> None:
     from app.platform.server.gunicorn_worker import drain_seconds
 
     settings = Settings.model_construct(drain_seconds=None, environment="production")
     assert TARGETS["HealthCheckIntervalSeconds"] <= drain_seconds(settings)
 
 
-def test_postgres_with_a_hundred_connections_is_enough_for_the_defaults() -> None:
+def test_the_defaults_fit_a_postgres_with_100_connections() -> None:
     variables = environment(containers()["api"])
     assert variables["MAX_REPLICAS"] == "!Ref ApiMax"
     tasks = stack.PARAMETERS["ApiMax"]["Default"]
     each = int(variables["WEB_CONCURRENCY"]) * int(variables["DB_POOL_SIZE"])
     during_a_release = API["DeploymentConfiguration"]["MaximumPercent"] / 100
     others = int(tasks * during_a_release) * each - tasks * each + stack.beside_the_api()
-    # Each start does this sum: neither more than there are, nor less than the others open.
+    # Startup checks the same sum, so the reserved connections must be neither too many nor too few.
     assert others <= int(variables["DB_RESERVED_CONNECTIONS"]) <= 100 - tasks * each

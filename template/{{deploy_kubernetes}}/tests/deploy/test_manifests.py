@@ -1,6 +1,6 @@
-"""The manifests agree with the service: what they name is there, and the numbers line up.
+"""The manifests agree with the service: names exist, and numbers are consistent.
 
-That they are valid is checked by who applies them: `kubectl apply --dry-run=server -k ...`.
+`kubectl apply --dry-run=server -k ...` checks that they are valid.
 """
 
 import importlib
@@ -27,16 +27,16 @@ from tests.conftest import ROOT, running_app
 FOLDER = ROOT / "deploy/kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
 SECRETS = "/run/secrets/service"
-# Labels that Prometheus adds to what it collects.
+# Labels that Prometheus adds to each metric.
 ADDED = {"namespace", "pod", "rollouts_pod_template_hash"}
-# What Postgres allows unless told otherwise, without what it keeps for superusers.
+# Postgres' default ``max_connections``, less what is reserved for superusers.
 POSTGRES_ALLOWS = 97
 
 Json = dict[str, Any]
 
 
 def documents(folder: str) -> Iterator[Json]:
-    """Yield what the files of a folder hold."""
+    """Yield the documents in the files of a folder."""
     for path in sorted((FOLDER / folder).rglob("*.yaml")):
         yield from filter(None, yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
@@ -63,7 +63,7 @@ def ports(workload: Json) -> dict[str, int]:
 
 
 def environment(overlay: str) -> dict[str, str]:
-    """Return the variables that an overlay gives to the service."""
+    """Return the environment variables of the service in an overlay."""
     files = (FOLDER / "base/settings.env", FOLDER / "overlays" / overlay / "settings.env")
     lines = "\n".join(path.read_text(encoding="utf-8") for path in files)
     return dict(re.findall(r"(?m)^([A-Z][A-Z0-9_]*)=(.*)$", lines))
@@ -83,7 +83,7 @@ def overlay(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def settings_there(overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """What the service reads in a pod of an overlay, with secrets where the pod has them."""
+    """The settings of a pod in an overlay, with its secret files."""
     for name in [*os.environ]:
         if name.lower().removesuffix("_file") in Settings.model_fields:
             monkeypatch.delenv(name)
@@ -101,7 +101,7 @@ def settings_there(overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return settings
 
 
-def test_the_service_takes_the_settings(settings_there: Settings) -> None:
+def test_the_settings_are_valid(settings_there: Settings) -> None:
     assert settings_there.environment == "production"
     assert settings_there.web_concurrency == 1
 
@@ -115,18 +115,16 @@ def test_every_variable_is_a_setting() -> None:
             assert value == f"{SECRETS}/{setting}"
 
 
-def test_ports_are_those_that_the_service_listens_on(
-    overlay: str, settings_there: Settings
-) -> None:
+def test_ports_match_the_services_settings(overlay: str, settings_there: Settings) -> None:
     assert ports(API) == {"http": settings_there.port, "metrics": settings_there.metrics_port}
     [service] = (each for each in documents("base") if each["kind"] == "Service")
     assert {each["targetPort"] for each in service["spec"]["ports"]} == set(ports(API))
-    told = {name: value for name, value in environment(overlay).items() if "METRICS_PORT" in name}
+    given = {name: value for name, value in environment(overlay).items() if "METRICS_PORT" in name}
     for companion in BACKGROUND_PROCESSES.values():
-        assert {str(port) for port in ports(companion).values()} <= set(told.values())
+        assert {str(port) for port in ports(companion).values()} <= set(given.values())
 
 
-async def test_probes_are_answered_and_metrics_have_their_own_port(settings: Settings) -> None:
+async def test_probes_succeed_and_metrics_have_their_own_port(settings: Settings) -> None:
     paths = {
         container(API)[probe]["httpGet"]["path"]
         for probe in ("startupProbe", "livenessProbe", "readinessProbe")
@@ -139,8 +137,8 @@ async def test_probes_are_answered_and_metrics_have_their_own_port(settings: Set
             for path in paths:
                 assert (await client.get(f"http://10.0.0.1:8000{path}")).status_code == 200
             for port, status in ((ports(API)["metrics"], 200), (ports(API)["http"], 404)):
-                answer = await client.get(f"http://10.0.0.1:{port}/metrics")
-                assert answer.status_code == status
+                response = await client.get(f"http://10.0.0.1:{port}/metrics")
+                assert response.status_code == status
 
 
 def test_each_process_of_the_service_is_run_by_its_command() -> None:
@@ -155,19 +153,21 @@ def test_each_process_of_the_service_is_run_by_its_command() -> None:
 
 
 @pytest.mark.parametrize("name", BACKGROUND_PROCESSES)
-def test_a_process_without_a_port_is_asked_for_its_sign_of_life(name: str, tmp_path: Path) -> None:
-    _, *asked = container(BACKGROUND_PROCESSES[name])["livenessProbe"]["exec"]["command"]
+def test_a_process_without_a_port_is_probed_by_its_heartbeat(name: str, tmp_path: Path) -> None:
+    _, *probe = container(BACKGROUND_PROCESSES[name])["livenessProbe"]["exec"]["command"]
     here = {**os.environ, "TMPDIR": str(tmp_path)}
 
     def run(*arguments: str) -> int:
         return subprocess.run([sys.executable, *arguments], env=here, timeout=60).returncode
 
-    assert run(*asked) == 1
+    assert run(*probe) == 1
     assert run("-c", f"from app.platform.base import heartbeat; heartbeat.touch({name!r})") == 0
-    assert run(*asked) == 0
+    assert run(*probe) == 0
 
 
-def test_a_pod_of_the_api_is_given_the_time_that_it_needs_to_stop(settings_there: Settings) -> None:
+def test_the_termination_grace_period_covers_the_shutdown_of_the_api(
+    settings_there: Settings,
+) -> None:
     gunicorn = (ROOT / "gunicorn.conf.py").read_text()
     graceful = int(re.findall(r"(?m)^graceful_timeout = (\d+)", gunicorn)[0])
     before = container(API)["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -177,7 +177,7 @@ def test_a_pod_of_the_api_is_given_the_time_that_it_needs_to_stop(settings_there
 
 
 @pytest.mark.parametrize("name", BACKGROUND_PROCESSES)
-def test_a_worker_is_given_the_time_that_its_longest_job_needs(
+def test_the_termination_grace_period_covers_the_longest_job(
     name: str, settings_there: Settings
 ) -> None:
     registry.discover()
@@ -203,15 +203,15 @@ def _queries(value: Any) -> Iterator[str]:
         yield from _queries(each)
 
 
-async def test_what_is_asked_of_prometheus_is_what_the_service_says(
+async def test_queries_use_metrics_and_labels_that_the_service_exports(
     client: httpx2.AsyncClient,
 ) -> None:
     await client.get("/health/live")
     scraped = (await client.get("/metrics")).text
     text = re.sub(r"\{\{[^}]*\}\}", "x", "\n".join(queries()))
-    asked = re.findall(r"([a-z_]{3,})\{([^}]*)\}", text)
-    assert len(asked) >= 5
-    for metric, matchers in asked:
+    queried = re.findall(r"([a-z_]{3,})\{([^}]*)\}", text)
+    assert len(queried) >= 5
+    for metric, matchers in queried:
         shown = re.search(rf"(?m)^{metric}(?:\{{(.*)\}})? ", scraped)
         assert shown, f"{metric} is not among the service's metrics"
         labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", matchers)) - ADDED
@@ -224,9 +224,7 @@ def test_probes_are_not_counted_as_requests() -> None:
     assert all(re.fullmatch(left_out.copy().pop(), path) for path in PROBE_PATHS)
 
 
-def test_the_sum_of_the_connections_counts_every_pod(
-    overlay: str, settings_there: Settings
-) -> None:
+def test_the_connection_budget_counts_every_pod(overlay: str, settings_there: Settings) -> None:
     surge = {each["spec"]["strategy"]["rollingUpdate"]["maxSurge"] for each in WORKLOADS.values()}
     assert surge == {1}
     replicas, spare = settings_there.max_replicas, settings_there.db_reserved_connections
@@ -242,12 +240,12 @@ def test_the_sum_of_the_connections_counts_every_pod(
     assert set(opened) == set(BACKGROUND_PROCESSES)
     if "DB_RESERVED_CONNECTIONS" in environment(overlay):
         assert 1 + sum(opened.values()) < spare, opened
-    else:  # one of each is counted without it
+    else:  # without it, one of each is counted
         assert {_most(overlay, name) for name in BACKGROUND_PROCESSES} <= {1}
 
 
 def _most(overlay: str, name: str) -> int:
-    """Return how many pods of a process there may be."""
+    """Return the maximum number of pods of a process."""
     scaled = {
         s["scaleTargetRef"]["name"]: s["maxReplicas"] for s in _scalers(f"overlays/{overlay}")
     }
@@ -263,14 +261,14 @@ def _scalers(folder: str) -> Iterator[Json]:
         yield {**scaler["spec"], "maxReplicas": scaler["spec"]["maxReplicaCount"]}
 
 
-def test_the_hosts_of_the_route_are_those_that_the_service_answers(overlay: str) -> None:
+def test_the_hosts_of_the_route_are_allowed_hosts(overlay: str) -> None:
     text = (FOLDER / "overlays" / overlay / "kustomization.yaml").read_text()
     [patch] = (p for p in yaml.safe_load(text)["patches"] if p["target"]["kind"] == "HTTPRoute")
     [change] = yaml.safe_load(patch["patch"])
     assert ",".join(change["value"]) == environment(overlay)["ALLOWED_HOSTS"]
 
 
-def test_the_network_lets_in_the_gateway_and_prometheus_where_they_are() -> None:
+def test_network_policies_admit_the_gateway_and_prometheus() -> None:
     [route] = named("HTTPRoute", "base").values()
     admitted = {
         peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
@@ -283,7 +281,7 @@ def test_the_network_lets_in_the_gateway_and_prometheus_where_they_are() -> None
     assert admitted == {route["spec"]["parentRefs"][0]["namespace"], prometheus}
 
 
-def test_pods_run_as_the_user_that_the_image_has() -> None:
+def test_pods_run_as_the_user_of_the_image() -> None:
     every = named("Deployment", "base")["every-pod"]
     context = pod(every)["securityContext"]
     user = f"{context['runAsUser']}:{context['runAsGroup']}"

@@ -11,7 +11,7 @@ Resource = dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads ``!Ref Name`` as ``"!Ref Name"``, and other short forms as what stands behind them."""
+    """Reads ``!Ref Name`` as ``"!Ref Name"``, and other short forms as their arguments."""
 
 
 def _short_form(loader: _Loader, tag: str, node: yaml.Node) -> Any:

@@ -1,4 +1,4 @@
-"""deploy/ci.sh, run against recorders in the place of ``aws``, ``docker`` and ``curl``."""
+"""deploy/ci.sh, run against recorders instead of ``aws``, ``docker`` and ``curl``."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 IMAGE = "1.dkr.ecr.eu-west-1.amazonaws.com/service@sha256:feed"
 BEFORE = "1.dkr.ecr.eu-west-1.amazonaws.com/service@sha256:beef"
-# Writes down how it was called; answers with the first rule whose words are all in the call.
+# Records each call, and responds by the first rule whose words are all in the call.
 RECORDER = f"""#!{sys.executable}
 import json, os, sys
 call = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
@@ -38,7 +38,7 @@ AWS: list[Rule] = [
 
 
 class Release:
-    """One run of the script, in a folder of its own."""
+    """Runs of the script in a temporary folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,18 +63,18 @@ class Release:
             text=True,
             timeout=60,
         )
-        self.said = done.stderr
+        self.stderr = done.stderr
         return done.returncode
 
     def calls(self, *words: str) -> list[str]:
-        """Return the calls that have one of these words in them, in their order."""
+        """Return the calls with one of these words, in order."""
         if not (self.folder / "calls").exists():
             return []
         lines = (self.folder / "calls").read_text().splitlines()
         return [line for line in lines if any(word in line for word in words)]
 
     def changes(self) -> list[str]:
-        """Return what was changed in the stack: the first parameter of each change."""
+        """Return the first parameter of each change of the stack."""
         given = [c.partition("--parameter-overrides ")[2] for c in self.calls("formation deploy")]
         return [parameters.split()[0] for parameters in given]
 
@@ -85,7 +85,7 @@ def release(tmp_path: Path) -> Release:
 
 
 def test_migrations_come_before_the_new_version(release: Release) -> None:
-    assert release.run(IMAGE) == 0, release.said
+    assert release.run(IMAGE) == 0, release.stderr
     steps = release.calls("formation deploy", "run-task", "tasks-stopped", "curl")
     assert [step.split()[0] for step in steps] == ["aws", "aws", "aws", "aws", "curl"]
     assert release.changes() == [f"MigrationImage={IMAGE}", f"Image={IMAGE}"]
@@ -93,69 +93,69 @@ def test_migrations_come_before_the_new_version(release: Release) -> None:
     assert "subnets=[subnet-1,subnet-2]" in steps[1]
     assert steps[4].endswith("https://api.example.com/health/ready")
     assert "Domain=api.example.com" in steps[0]
-    assert f"{IMAGE} serves" in release.said
+    assert f"{IMAGE} serves" in release.stderr
 
 
 @pytest.mark.parametrize("ended", ["1\tEssential container in task exited", "None\tno image"])
 def test_failed_migrations_change_nothing_and_are_shown(release: Release, ended: str) -> None:
     assert release.run(IMAGE, rules=[(["describe-tasks"], ended, 0)]) == 1
     assert release.changes() == [f"MigrationImage={IMAGE}"]
-    assert "a line of the migrations" in release.said
-    assert f"nothing else was changed: {BEFORE} serves" in release.said
+    assert "a line of the migrations" in release.stderr
+    assert f"nothing else was changed: {BEFORE} serves" in release.stderr
 
 
 @pytest.mark.parametrize(("output", "code"), [("None", 0), ("", 255)])
-def test_a_task_that_is_not_started_is_no_migration(
+def test_a_task_that_cannot_start_fails_the_migration(
     release: Release, output: str, code: int
 ) -> None:
     assert release.run(IMAGE, rules=[(["run-task"], output, code)]) == 1
-    assert "could not be started" in release.said
+    assert "could not be started" in release.stderr
     assert release.changes() == [f"MigrationImage={IMAGE}"]
 
 
 def test_a_version_that_does_not_start_is_explained(release: Release) -> None:
     refused = (["formation deploy", f" Image={IMAGE}"], "", 255)
     assert release.run(IMAGE, rules=[refused]) == 1
-    assert "ApiTask no such image" in release.said
-    assert f"{IMAGE} did not get ready: {BEFORE} serves" in release.said
+    assert "ApiTask no such image" in release.stderr
+    assert f"{IMAGE} did not get ready: {BEFORE} serves" in release.stderr
     assert not release.calls("curl")
 
 
-def test_a_version_that_is_not_ready_is_taken_back(release: Release) -> None:
+def test_a_version_that_is_not_ready_is_rolled_back(release: Release) -> None:
     assert release.run(IMAGE, rules=[(["curl"], "", 22)]) == 1
     assert release.changes()[-2:] == [f"Image={IMAGE}", f"Image={BEFORE}"]
-    assert f"{BEFORE} serves again" in release.said
+    assert f"{BEFORE} serves again" in release.stderr
 
 
-def test_the_first_version_has_none_to_go_back_to(release: Release) -> None:
+def test_the_first_version_cannot_be_rolled_back(release: Release) -> None:
     rules: list[Rule] = [(["curl"], "", 22), (["describe-stacks", "'Image'"], "None", 0)]
     assert release.run(IMAGE, rules=rules) == 1
     assert release.changes()[-1] == f"Image={IMAGE}"
 
 
-def test_going_back_runs_no_migrations(release: Release) -> None:
-    assert release.run("--back", BEFORE) == 0, release.said
+def test_a_rollback_runs_no_migrations(release: Release) -> None:
+    assert release.run("--back", BEFORE) == 0, release.stderr
     assert release.changes() == [f"Image={BEFORE}"]
     assert not release.calls("run-task")
 
 
-def test_an_image_from_elsewhere_is_copied_first(release: Release) -> None:
-    assert release.run("registry.example.com/name@sha256:cafe") == 0, release.said
+def test_an_image_from_another_registry_is_copied_first(release: Release) -> None:
+    assert release.run("registry.example.com/name@sha256:cafe") == 0, release.stderr
     copy = "1.dkr.ecr.eu-west-1.amazonaws.com/service:cafe"
     assert [c.split()[1] for c in release.calls("docker ")] == ["login", "pull", "tag", "push"]
     assert release.changes() == [f"MigrationImage={copy}", f"Image={copy}"]
 
 
-def test_values_may_have_spaces_and_the_last_line_no_end(release: Release) -> None:
+def test_parameters_may_have_spaces_and_no_final_newline(release: Release) -> None:
     release.parameters.write_text("Repository=service\nLoginLimitClient=60/15 minutes")
-    assert release.run(IMAGE) == 0, release.said
+    assert release.run(IMAGE) == 0, release.stderr
     assert "LoginLimitClient=60/15 minutes" in release.calls("formation deploy")[0]
 
 
 @pytest.mark.parametrize("missing", ["DEPLOY_TARGET", "AWS_REGION"])
 def test_what_is_missing_is_named(release: Release, missing: str) -> None:
     assert release.run(IMAGE, **{missing: ""}) == 2
-    assert missing in release.said
+    assert missing in release.stderr
     assert not release.calls("aws")
 
 
@@ -163,4 +163,4 @@ def test_an_image_has_to_be_named(release: Release) -> None:
     assert release.run() == 2
     release.parameters.unlink()
     assert release.run(IMAGE) == 2
-    assert "docs/deploy.md" in release.said
+    assert "docs/deploy.md" in release.stderr

@@ -15,7 +15,7 @@ from tests.deploy.stack import containers, environment, of_gunicorn
 from tests.required import REQUIRED
 
 CONTAINERS = containers()
-MOST_OF_A_TEMPLATE = 51_200  # bytes that CloudFormation takes without a bucket in between
+MAX_TEMPLATE_SIZE = 51_200  # bytes that CloudFormation accepts without S3
 FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
 SECRETS = {n for n, f in FIELDS.items() if f.annotation in (SecretStr, SecretStr | None)}
 
@@ -31,7 +31,7 @@ def test_every_process_of_the_service_has_a_task() -> None:
     assert {"migrate", *jobs.BACKGROUND_PROCESSES, "api"} >= set(CONTAINERS)
 
 
-def test_variables_are_settings_with_values_that_they_take(container: dict[str, Any]) -> None:
+def test_variables_are_settings_with_valid_values(container: dict[str, Any]) -> None:
     values = environment(container)
     assert set(values) - set(FIELDS) == set()
     for name, value in values.items():
@@ -42,7 +42,7 @@ def test_variables_are_settings_with_values_that_they_take(container: dict[str, 
     assert Settings(**{name.lower(): value for name, value in (REQUIRED | given).items()})
 
 
-def test_secrets_come_from_the_store_and_nowhere_else(container: dict[str, Any]) -> None:
+def test_secrets_come_from_secrets_manager_only(container: dict[str, Any]) -> None:
     stored = {each["Name"]: each["ValueFrom"] for each in container["Secrets"]}
     assert {n for n, field in FIELDS.items() if field.is_required()} <= set(stored) <= SECRETS
     assert stored == {name: f"!Sub ${{Secret}}:{name}::" for name in stored}
@@ -57,7 +57,7 @@ def test_commands_exist(container: dict[str, Any]) -> None:
     assert command in commands.commands
 
 
-def test_a_container_can_change_nothing_but_its_scratch_space(container: dict[str, Any]) -> None:
+def test_a_container_can_write_only_to_its_scratch_space(container: dict[str, Any]) -> None:
     assert container["User"].split(":")[0] not in ("0", "root")
     assert container["ReadonlyRootFilesystem"] is True
     assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
@@ -74,17 +74,17 @@ def test_the_platform_waits_longer_than_the_service_needs_to_stop(
     assert max(needed) < container["StopTimeout"] <= 120
 
 
-def test_the_template_can_be_handed_over_as_it_is() -> None:
-    assert len(stack.TEXT.encode()) < MOST_OF_A_TEMPLATE
+def test_the_template_is_small_enough_to_pass_directly() -> None:
+    assert len(stack.TEXT.encode()) < MAX_TEMPLATE_SIZE
 
 
-async def test_health_checks_ask_for_pages_that_there_are(client: httpx2.AsyncClient) -> None:
+async def test_health_checks_use_existing_routes(client: httpx2.AsyncClient) -> None:
     for name, each in CONTAINERS.items():
-        asked = " ".join(each.get("HealthCheck", {}).get("Command", []))
+        command = " ".join(each.get("HealthCheck", {}).get("Command", []))
         if name == "migrate":
-            assert not asked
+            assert not command
         elif name in jobs.BACKGROUND_PROCESSES:
-            assert asked == f"CMD python -m app.platform.base.heartbeat {name}"
+            assert command == f"CMD python -m app.platform.base.heartbeat {name}"
         else:
-            assert f"http://127.0.0.1:{FIELDS['PORT'].default}/health/live" in asked
+            assert f"http://127.0.0.1:{FIELDS['PORT'].default}/health/live" in command
     assert (await client.get("/health/live")).status_code == 200

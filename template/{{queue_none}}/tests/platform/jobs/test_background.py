@@ -138,7 +138,7 @@ async def test_without_redis_a_job_runs_but_has_no_status(
 
         app.include_router(other)
         async with client_for(app) as client:
-            client.headers.update(caller.headers)  # without Redis nobody can log in
+            client.headers.update(caller.headers)  # logging in needs Redis
             response = await client.post("/test-jobs")
             assert response.status_code == 202
             assert ran.is_set()

@@ -29,9 +29,9 @@ async def take_note(text: str, jobs: Jobs) -> JobStatus:
     return await jobs.enqueue(samples.note, text=text)
 
 
-async def until(holds: Callable[[], object], seconds: float = 60) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         assert time.monotonic() < end, "timed out"
         await asyncio.sleep(0.05)
 

@@ -69,7 +69,7 @@ async def test_the_scheduler_stops_publishing_at_the_queue_limit(service: Servic
     assert await service.app.state.transport.depth() == 10 < BATCH_SIZE
 
 
-# Twelve hours from now, so that the next and the last tick are far away whenever this runs.
+# Twelve hours from now, so that no tick is near whenever this runs.
 NIGHT = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0, second=0, microsecond=0)
 
 

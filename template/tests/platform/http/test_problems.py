@@ -1,17 +1,15 @@
 """Every error response is a problem document, and reveals no internals."""
 
-import asyncio
+import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
 import pytest
-from fastapi import FastAPI
-from pydantic import BaseModel, SecretStr
-from sqlalchemy import text
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
 
 from app.platform.base.errors import Conflict
-from app.platform.data.database import SessionDep
-from app.platform.data.redis import RedisDep
 from app.platform.http.problems import Problem
 from app.settings import Settings
 from tests.conftest import client_for, running_app
@@ -36,12 +34,15 @@ async def fail() -> None:
     raise RuntimeError("hunter2 went wrong")
 
 
-async def query(session: SessionDep, sql: str) -> None:
-    await session.execute(text(sql))
-
-
-async def set_key(redis: RedisDep) -> None:
-    await redis.set("key", "value")
+async def raise_http(status: int, kind: str) -> None:
+    """Raise as a library does: with a text, a mapping, a list, or nothing."""
+    details: dict[str, Any] = {
+        "text": "Out of tea.",
+        "mapping": {"detail": "Out of tea.", "leaves": {"left": 0}, "status": 200},
+        "list": ["Out", "of", "tea"],
+        "nothing": None,
+    }
+    raise HTTPException(status, details[kind])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
         app.add_api_route("/accept", accept, methods=["POST"])
         app.add_api_route("/refuse", refuse)
         app.add_api_route("/fail", fail)
-        app.add_api_route("/query", query)
+        app.add_api_route("/raise-http", raise_http)
         yield app
 
 
@@ -58,6 +59,10 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 async def client(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     async with client_for(service) as client:
         yield client
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def problem(response: httpx2.Response) -> Problem:
@@ -122,47 +127,30 @@ async def test_a_bug_is_a_500_without_details(client: httpx2.AsyncClient) -> Non
     assert "Traceback" not in response.text
 
 
-@pytest.mark.parametrize(
-    ("sql", "status"),
-    [
-        ("SELECT nonsense", 500),
-        ("SELECT 1/0", 422),
-        ("SELECT 'x'::int", 422),
-        ("SELECT pg_terminate_backend(pg_backend_pid())", 503),
-        ("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '57014'; END $$", 503),
-        ("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '40P01'; END $$", 503),
-        ("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '53300'; END $$", 503),
-    ],
-)
-async def test_database_errors_are_mapped_and_their_messages_hidden(
-    client: httpx2.AsyncClient, sql: str, status: int
+@pytest.mark.parametrize("kind", ["text", "mapping", "list", "nothing"])
+@pytest.mark.parametrize("status", [400, 404, 422, 499, 503, 599])
+async def test_an_http_exception_of_a_library_keeps_its_status(
+    client: httpx2.AsyncClient, status: int, kind: str
 ) -> None:
-    response = await client.get("/query", params={"sql": sql})
-    assert problem(response).status == status
-    assert not any(word in response.text for word in ("SELECT", "SQLSTATE", "asyncpg", "sqlalche"))
+    response = await client.get("/raise-http", params={"status": status, "kind": kind})
+    document = problem(response)
+    assert document.status == status
+    assert document.detail
+    if kind in ("text", "mapping"):
+        assert document.detail == "Out of tea."
+    if kind == "mapping":
+        assert response.json()["leaves"] == {"left": 0}
 
 
-@pytest.fixture
-async def silent_port() -> AsyncIterator[int]:
-    """The port of a server that accepts connections and never responds."""
-
-    async def never_respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()  # until the client disconnects
-        writer.close()
-
-    server = await asyncio.start_server(never_respond, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-
-
-@pytest.mark.parametrize("accepts", [False, True])
-async def test_an_unavailable_redis_is_a_503(
-    settings: Settings, silent_port: int, accepts: bool
+async def test_an_http_exception_with_500_is_a_fault_like_any_other(
+    client: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = f"redis://127.0.0.1:{silent_port if accepts else 1}/0"
-    changes = {"redis_url": SecretStr(url), "redis_timeout": 0.2}
-    async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
-        app.add_api_route("/set-key", set_key)
-        response = await client.get("/set-key")
-    assert (problem(response).status, response.headers["Retry-After"]) == (503, "1")
-    assert "127.0.0.1" not in response.text
+    response = await client.get("/raise-http", params={"status": 500, "kind": "text"})
+    assert problem(response).code == "internal_error"
+    assert "Out of tea." not in response.text
+    assert [record.exc_info is not None for record in errors(caplog)] == [True]
+
+
+async def test_a_status_without_a_body_gets_none(client: httpx2.AsyncClient) -> None:
+    response = await client.get("/raise-http", params={"status": 304, "kind": "text"})
+    assert (response.status_code, response.content) == (304, b"")

@@ -66,6 +66,13 @@ class PreconditionFailed(AppError):
     code = "precondition_failed"
 
 
+class UnsupportedMediaType(AppError):
+    """The body has another content type than the route takes."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    code = "unsupported_media_type"
+
+
 class TooManyRequests(AppError):
     """The caller has exceeded a rate limit; ``Retry-After`` says when to try again."""
 
@@ -81,6 +88,13 @@ class Unavailable(AppError):
 
     def __init__(self, detail: str, *, retry_after: int = 1) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database can't be reached, or does not answer; the cause is the driver's error."""
+
+    def __init__(self) -> None:
+        super().__init__("The database is not available.")
 
 
 class OutcomeUnknown(Unavailable):

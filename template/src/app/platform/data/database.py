@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar, TypeVarTuple
 from uuid import uuid4
 
+import asyncpg  # noqa: TID251 (to tell an outage from other errors)
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy import Connection, ExceptionContext, MetaData, NullPool, Row, Select, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -21,7 +22,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from app.platform import about
 from app.platform.base.components import Lifespan
-from app.platform.base.errors import OutcomeUnknown, Unavailable
+from app.platform.base.errors import DatabaseUnavailable, OutcomeUnknown, Unavailable
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
@@ -123,7 +124,7 @@ async def _commit(session: AsyncSession) -> None:
     """Commit; raise ``OutcomeUnknown`` if the connection is lost before Postgres answers."""
     try:
         await session.commit()
-    except OSError as error:
+    except DatabaseUnavailable as error:
         raise OutcomeUnknown from error
     except DBAPIError as error:
         if error.connection_invalidated:
@@ -156,9 +157,22 @@ SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
 ReadSessionDep = Annotated[ReadSession, Depends(_read_session)]
 
 
+async def _connect(*args: Any, **options: Any) -> Any:
+    """Connect; any failure of it is an outage: refused, timed out, a name, a login."""
+    try:
+        return await asyncpg.connect(*args, **options)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnavailable from error
+
+
 def create_engine(settings: PlatformSettings) -> AsyncEngine:
-    """An engine that connects at first use."""
+    """An engine that connects at first use.
+
+    What the driver raises for an outage, and nothing else, is a ``DatabaseUnavailable``, or a
+    ``DBAPIError`` with an SQLSTATE.
+    """
     connect_args: dict[str, Any] = {
+        "async_creator_fn": _connect,
         "timeout": settings.db_pool_timeout,
         "command_timeout": settings.db_statement_timeout,
     }
@@ -204,10 +218,12 @@ def _invalidate_pool_on_failover(engine: AsyncEngine) -> None:
     def handle_error(context: ExceptionContext) -> None:
         error = context.original_exception
         # Postgres cancels slow statements itself: a timeout here means that it did not answer.
-        unresponsive = isinstance(error, TimeoutError)
+        unresponsive = isinstance(error, OSError)
         became_standby = getattr(error, "sqlstate", None) == READ_ONLY
         if context.connection and (unresponsive or became_standby):
             context.is_disconnect = context.invalidate_pool_on_disconnect = True
+        if unresponsive:  # SQLAlchemy wraps the driver's own errors only
+            raise DatabaseUnavailable from error
 
 
 def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:
@@ -227,7 +243,7 @@ def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:
         if time.monotonic() - record.info.get("idle_since", time.monotonic()) > seconds:
             try:
                 dialect.do_ping(connection)
-            except dialect.loaded_dbapi.Error as error:
+            except (dialect.loaded_dbapi.Error, OSError) as error:
                 raise DisconnectionError("The idle connection was closed.") from error
 
 

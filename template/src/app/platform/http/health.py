@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from app.platform import about
+from app.platform.base.errors import DatabaseUnavailable
 from app.platform.settings import PlatformSettings
 
 CHECK_TIMEOUT = 2.0  # seconds for one dependency
@@ -87,7 +88,8 @@ class Readiness:
             error = f"no answer within {self.timeout:g} s"
         except Exception as reason:  # noqa: BLE001
             # The class alone: messages contain addresses, and this response is public.
-            error = type(reason).__name__
+            driver_error = reason.__cause__ if isinstance(reason, DatabaseUnavailable) else reason
+            error = type(driver_error).__name__
         latency = round((time.perf_counter() - start) * 1000, 2)
         status: Literal["up", "down"] = "down" if error else "up"
         return Check(status=status, critical=critical, latency_ms=latency, error=error)

@@ -1,42 +1,18 @@
 """Problem details (RFC 9457): the format of every error response, and the exception handlers."""
 
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
-from redis import exceptions as redis
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException  # noqa: TID251 (the framework raises it)
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from app.platform.base import context
 from app.platform.base.errors import AppError
 from app.platform.settings import PlatformSettings
-
-logger = logging.getLogger(__name__)
-
-# SQLSTATE classes of transient failures: connection exceptions, insufficient resources, operator
-# intervention, transaction rollback, lock not available, read-only transaction (a standby).
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-RETRYABLE = ("08", "53", "57", "40", "55P03", "25006")
-# Transient failures of Redis: unreachable, timed out, a replica, out of memory.
-REDIS_UNAVAILABLE = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    redis.ReadOnlyError,
-    redis.ClusterDownError,
-    redis.OutOfMemoryError,
-)
-# Error prefixes of transient failures: failed snapshots, too few replicas, a script over its time.
-# https://redis.io/docs/latest/develop/reference/errors/all/redis/
-REDIS_BUSY = ("MISCONF", "NOREPLICAS", "BUSY")
-# SQLSTATE class 22, data exceptions: Postgres can't store a value.
-DATA_EXCEPTIONS = ("22",)
 
 
 class FieldError(BaseModel):
@@ -49,6 +25,8 @@ class FieldError(BaseModel):
 
 class Problem(BaseModel):
     """Problem details (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")  # extension members (section 3.2)
 
     type: str = Field(examples=["urn:problem:not_found"])
     title: str = Field(examples=["Not Found"])
@@ -71,12 +49,18 @@ def problem(
     *,
     headers: Mapping[str, str] | None = None,
     errors: list[FieldError] | None = None,
+    extensions: Mapping[str, Any] | None = None,
 ) -> ProblemResponse:
-    """A problem response with the ids of the request and its trace."""
+    """A problem response with the ids of the request and its trace.
+
+    ``extensions``: further members of the document; they never replace its own.
+    """
     current = context.current()
+    own = Problem.model_fields
     body = Problem(
+        **{name: value for name, value in (extensions or {}).items() if name not in own},
         type=f"urn:problem:{code}",
-        title=HTTPStatus(status).phrase,
+        title=_phrase(status),
         status=status,
         detail=detail,
         code=code,
@@ -84,7 +68,23 @@ def problem(
         trace_id=current.trace_id or None,
         errors=errors,
     )
-    return ProblemResponse(body.model_dump(exclude_none=True), status, headers)
+    content = body.model_dump(mode="json", exclude_none=True, fallback=str)
+    return ProblemResponse(content, status, headers)
+
+
+def _phrase(status: int) -> str:
+    """The phrase of a status code; for a code that HTTP does not know, that of its class."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Server Error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "Client Error"
+
+
+def _description(status: int) -> str:
+    try:
+        return HTTPStatus(status).description or HTTPStatus(status).phrase
+    except ValueError:
+        return _phrase(status)
 
 
 async def _app_error(_: Request, error: Exception) -> ProblemResponse:
@@ -92,13 +92,25 @@ async def _app_error(_: Request, error: Exception) -> ProblemResponse:
     return problem(error.status, error.code, error.detail, headers=error.headers)
 
 
-async def _http_error(_: Request, error: Exception) -> ProblemResponse:
-    """Map the framework's own errors: 404 of the router, 413 of the body limit."""
+async def _http_error(_: Request, error: Exception) -> Response:
+    """Map an ``HTTPException``, of the framework (404, 413) or of a library.
+
+    A ``detail`` that is a mapping becomes extension members. A 500 is a fault like any other.
+    """
     assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
-    code = status.phrase.lower().replace(" ", "_").replace("-", "_")
-    detail = error.detail if error.detail != status.phrase else f"{status.description}."
-    return problem(status, code, detail, headers=error.headers)
+    status, detail, headers = error.status_code, error.detail, error.headers
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise error
+    if status < HTTPStatus.BAD_REQUEST:
+        return Response(status_code=status, headers=headers)
+    phrase = _phrase(status)
+    code = phrase.lower().replace(" ", "_").replace("-", "_")
+    extensions: Any = detail if isinstance(detail, Mapping) else {}
+    if not isinstance(detail, str):
+        detail = str(extensions.get("detail", phrase)) if extensions else str(detail)
+    if detail in ("", phrase):
+        detail = f"{_description(status)}."
+    return problem(status, code, detail, headers=headers, extensions=extensions)
 
 
 async def _validation_error(_: Request, error: Exception) -> ProblemResponse:
@@ -109,40 +121,6 @@ async def _validation_error(_: Request, error: Exception) -> ProblemResponse:
         for e in error.errors()
     ]
     return problem(422, "invalid", "The request is invalid; see `errors`.", errors=errors)
-
-
-async def _database_error(_: Request, error: Exception) -> ProblemResponse:
-    """Map a database error: a conflict, an invalid value, an outage, or a bug of this service."""
-    assert isinstance(error, DBAPIError)
-    state = getattr(error.orig, "sqlstate", None) or ""
-    if isinstance(error, IntegrityError):
-        return problem(409, "conflict", "The request conflicts with the stored state.")
-    if state.startswith(DATA_EXCEPTIONS):
-        return problem(422, "invalid", "A value of the request can't be stored.")
-    if error.connection_invalidated or state.startswith(RETRYABLE):
-        return _unavailable(error.driver_exception)
-    logger.error("database error", exc_info=error)
-    return problem(500, "internal_error", "Something went wrong on our side.")
-
-
-async def _connection_error(_: Request, error: Exception) -> ProblemResponse:
-    return _unavailable(error)
-
-
-async def _redis_error(_: Request, error: Exception) -> ProblemResponse:
-    return _unavailable(error, "Redis")
-
-
-async def _redis_response_error(_: Request, error: Exception) -> ProblemResponse:
-    if str(error).split(" ", 1)[0] in REDIS_BUSY:
-        return _unavailable(error, "Redis")
-    raise error
-
-
-def _unavailable(error: BaseException, what: str = "The database") -> ProblemResponse:
-    logger.warning("%s unavailable: %s", what.lower(), type(error).__name__)
-    headers = {"Retry-After": "1"}
-    return problem(503, "unavailable", f"{what} is not available.", headers=headers)
 
 
 PROBLEM: dict[str, Any] = {
@@ -164,9 +142,3 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(DBAPIError, _database_error)
-    app.add_exception_handler(PoolTimeoutError, _connection_error)
-    app.add_exception_handler(OSError, _connection_error)
-    for kind in REDIS_UNAVAILABLE:
-        app.add_exception_handler(kind, _redis_error)
-    app.add_exception_handler(redis.ResponseError, _redis_response_error)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.platform.base.cpus import available_cpus
+from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import create_engine
 from app.platform.data.redis import create_client
 from app.platform.jobs import background_connections
@@ -176,7 +177,9 @@ async def _run_check(
         _print_result("failed", name, f"no answer within {CHECK_TIMEOUT:g} s")
         return False
     except Exception as error:  # noqa: BLE001 (any driver's error fails the check)
-        _print_result("failed", name, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        reason = error.__cause__ if isinstance(error, DatabaseUnavailable) else error
+        message = str(reason).partition("\n")[0]
+        _print_result("failed", name, f"{type(reason).__name__}: {message}")
         return False
     else:
         _print_result("ok", name, f"{result} ({(time.perf_counter() - start) * 1000:.0f} ms)")

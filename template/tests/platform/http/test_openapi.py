@@ -1,6 +1,7 @@
 """The OpenAPI document, and Swagger UI without internet access."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -108,3 +109,26 @@ def header_parameters(document: dict[str, Any], operation: dict[str, Any]) -> se
         if "$ref" in each
     ]
     return {each["name"] for each in parameters if each["in"] == "header"}
+
+
+async def test_every_json_body_refuses_unknown_fields(app: FastAPI) -> None:
+    """Schemas of requests inherit from ``RequestModel``; ``extra="allow"`` is a decision, too."""
+    document = app.openapi()
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            content = operation.get("requestBody", {}).get("content", {})
+            for schema in referenced(document, content.get("application/json", {})):
+                if "properties" in schema:
+                    assert "additionalProperties" in schema, f"{path}: {schema['title']}"
+
+
+def referenced(document: dict[str, Any], part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The named schemas that a part of the document refers to, also through others."""
+    pending, seen = [part], set[str]()
+    while pending:
+        for name in re.findall(r"#/components/schemas/(\w+)", str(pending.pop())):
+            if name not in seen:
+                seen.add(name)
+                schema = document["components"]["schemas"][name]
+                pending.append(schema)
+                yield schema

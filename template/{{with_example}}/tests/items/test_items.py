@@ -131,6 +131,7 @@ async def test_a_forged_cursor_is_refused(alice: httpx2.AsyncClient) -> None:
         {"name": 1},
         {"name": ["x"]},
         {"name": "x", "description": "y" * 10_001},
+        {"name": "x", "descripton": "y"},
         [],
         None,
     ],

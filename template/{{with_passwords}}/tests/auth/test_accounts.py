@@ -77,18 +77,43 @@ async def test_an_invalid_registration_is_refused_without_repeating_the_input(
     assert json.dumps(password)[1:-1] not in answer.text
 
 
-@pytest.mark.parametrize("text", ["\\ud800", "\\u0000", "x" * 10_000])
+@pytest.mark.parametrize(
+    ("text", "status"), [("\\ud800", 400), ("\\u0000", 422), ("x" * 10_000, 422)]
+)
 @pytest.mark.parametrize("field", ["email", "password"])
-async def test_text_that_cannot_be_stored_is_refused(
-    client: httpx2.AsyncClient, field: str, text: str
+async def test_text_that_cannot_be_stored_is_refused_in_each_field(
+    client: httpx2.AsyncClient, field: str, text: str, status: int
 ) -> None:
-    other = "password" if field == "email" else "email"
-    body = f'{{"{field}": "{text}@example.com", "{other}": "{text} a long text"}}'
+    fields = {"email": EMAIL, "password": PASSWORD} | {field: f"{text}@example.com"}
+    body = "{" + ", ".join(f'"{name}": "{value}"' for name, value in fields.items()) + "}"
     answer = await client.post(
         "/api/v1/auth/register", content=body, headers={"Content-Type": "application/json"}
     )
 
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("field", ["username", "password"])
+async def test_a_form_in_an_encoding_with_lone_surrogates_is_refused(
+    client: httpx2.AsyncClient, field: str
+) -> None:
+    fields = {"username": EMAIL, "password": PASSWORD} | {field: "+2AA-"}  # U+D800 in UTF-7
+    parts = (
+        f'--part\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    )
+    answer = await client.post(
+        "/api/v1/auth/login",
+        content="".join([*parts, "--part--\r\n"]),
+        headers={"Content-Type": "multipart/form-data; boundary=part; charset=utf-7"},
+    )
+
     assert answer.status_code == 422
+
+
+async def test_a_registration_with_an_unknown_field_is_refused(client: httpx2.AsyncClient) -> None:
+    body = {"email": EMAIL, "password": PASSWORD, "scopes": ["admin"]}
+    assert (await client.post("/api/v1/auth/register", json=body)).status_code == 422
 
 
 @pytest.mark.parametrize("name", ["%00", "%ED%A0%80", "%FF", "x" * 255, "'; DROP TABLE accounts"])

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.platform.base import context
 from app.platform.base.components import Lifespan
+from app.platform.http import json_body
 from app.platform.http.access_log import PROBE_PATHS, AccessLog
 from app.platform.http.headers import joined, refuse
 from app.platform.http.problems import ProblemResponse, problem
@@ -106,7 +107,8 @@ class RequestMiddleware:
             elif refusal := refuse(scope["http_version"], scope["headers"], headers):
                 await refusal(scope, receive, request.send)
             elif b"content-length" in headers or b"transfer-encoding" in headers:
-                await self.body_limit(scope, partial(request.receive, receive), request.send)
+                strict_receive = json_body.strict(headers, partial(request.receive, receive))
+                await self.body_limit(scope, strict_receive, request.send)
             else:
                 await self.app(scope, receive, request.send)
         except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 (unhandled errors)

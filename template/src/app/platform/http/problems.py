@@ -7,12 +7,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException  # noqa: TID251 (the framework raises it)
 from starlette.responses import JSONResponse, Response
 
 from app.platform.base import context
-from app.platform.base.errors import AppError
+from app.platform.base.errors import AppError, UnsupportedMediaType
 from app.platform.settings import PlatformSettings
+
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class FieldError(BaseModel):
@@ -113,14 +116,38 @@ async def _http_error(_: Request, error: Exception) -> Response:
     return problem(status, code, detail, headers=headers, extensions=extensions)
 
 
-async def _validation_error(_: Request, error: Exception) -> ProblemResponse:
-    """List the invalid fields without their values, which may be passwords."""
+async def _validation_error(request: Request, error: Exception) -> ProblemResponse:
+    """List the invalid fields without their values, which may be passwords.
+
+    422; 400 for a body that is not JSON, and 415 for one of another content type.
+    """
     assert isinstance(error, RequestValidationError)
     errors = [
         FieldError(location=list(e["loc"]), message=e["msg"], type=e["type"])
         for e in error.errors()
     ]
+    if any(each.type == "json_invalid" for each in errors):
+        return problem(400, "bad_request", "The body is not valid JSON.", errors=errors)
+    if any(each.location[:1] == ["body"] for each in errors) and _is_unparsed(request, error.body):
+        raise UnsupportedMediaType("This route takes a body of another content type.")
     return problem(422, "invalid", "The request is invalid; see `errors`.", errors=errors)
+
+
+def _is_unparsed(request: Request, body: Any) -> bool:
+    """Whether the framework did not parse ``body``, because of its content type.
+
+    Then it is bytes where the route takes JSON, and an empty form where it takes a form.
+    """
+    content_type = request.headers.get("content-type", "").lower()
+    if isinstance(body, FormData):
+        return not body and not content_type.startswith(FORM_TYPES) and _has_body(request)
+    return isinstance(body, bytes)
+
+
+def _has_body(request: Request) -> bool:
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in (
+        request.headers
+    )
 
 
 PROBLEM: dict[str, Any] = {

@@ -1,6 +1,15 @@
-"""Constraints for text in request schemas."""
+"""Base classes for the schemas of requests and responses, and constraints for text."""
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, StringConstraints
+
+
+def _encodable(secret: SecretStr) -> SecretStr:
+    try:
+        secret.get_secret_value().encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode, without lone surrogates") from None
+    return secret
+
 
 # Text without NUL, which Postgres can't store: `Annotated[str, STORABLE]`.
 STORABLE = StringConstraints(pattern=r"^[^\x00]*$")
@@ -8,3 +17,24 @@ STORABLE = StringConstraints(pattern=r"^[^\x00]*$")
 # OpenAPI document apply to the text as it is sent.
 NOT_BLANK = StringConstraints(pattern=r"^[^\x00]*[^\s\x00-\x1f][^\x00]*$", min_length=1)
 STRIPPED = AfterValidator(str.strip)
+# A secret that can be hashed: Pydantic checks this for `str`, not for `SecretStr`.
+ENCODABLE = AfterValidator(_encodable)
+
+
+class RequestModel(BaseModel):
+    """A body of a request: unknown fields are refused (422), and so are NaN and infinite numbers.
+
+    A misspelt optional field would otherwise be ignored without a word.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ResponseModel(BaseModel):
+    """A body of a response, also from an object with these attributes, such as a database row.
+
+    NaN and infinite numbers are an error of the route: JSON has neither, and ``null`` in their
+    place would not match the documented schema.
+    """
+
+    model_config = ConfigDict(from_attributes=True, allow_inf_nan=False)

@@ -3,7 +3,9 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from app.platform.http.schemas import RequestModel, ResponseModel
 
 # Who calls with a key. It stands in logs: the name of a program or a customer, not of a person.
 OWNER = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -14,7 +16,7 @@ Scope = Annotated[str, Field(pattern=SCOPE, examples=["items:read"])]
 Days = Annotated[int, Field(ge=1, le=366, description="Unset: API_KEY_LIFETIME_DAYS")]
 
 
-class KeyCreate(BaseModel):
+class KeyCreate(RequestModel):
     """``owner`` is you, unless you may manage the keys of others."""
 
     owner: Owner | None = None
@@ -22,17 +24,15 @@ class KeyCreate(BaseModel):
     expires_in_days: Days | None = None
 
 
-class KeyRotate(BaseModel):
+class KeyRotate(RequestModel):
     """The old key is good for ``overlap_hours`` yet: the time to put the new one in its place."""
 
     overlap_hours: Annotated[int, Field(ge=0, le=168)] = 24
     expires_in_days: Days | None = None
 
 
-class KeyRead(BaseModel):
+class KeyRead(ResponseModel):
     """A key, without its secret. ``last_used_at`` is right to the minute."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     id: str
     owner: str
@@ -49,7 +49,7 @@ class KeyMade(KeyRead):
     key: str
 
 
-class Me(BaseModel):
+class Me(ResponseModel):
     """Who you are, what you may do, and with which key."""
 
     id: str

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Request, Response
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import Field, SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,6 +20,7 @@ from app.platform.base.errors import TooManyRequests, Unauthorized
 from app.platform.data.database import Database, SessionDep
 from app.platform.http import audit
 from app.platform.http.problems import responses
+from app.platform.http.schemas import ENCODABLE, RequestModel, ResponseModel
 from app.settings import Settings
 
 NOT_VALID = "The refresh token is not valid."
@@ -27,11 +28,11 @@ NOT_VALID = "The refresh token is not valid."
 router = APIRouter()
 
 
-class Refresh(BaseModel):
-    refresh_token: SecretStr = Field(max_length=256)
+class Refresh(RequestModel):
+    refresh_token: Annotated[SecretStr, Field(max_length=256), ENCODABLE]
 
 
-class TokenPair(BaseModel):
+class TokenPair(ResponseModel):
     """``expires_in``: seconds until the access token expires. A refresh token works once."""
 
     access_token: str

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Request, Response
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from app.auth.current import CurrentUser
 from app.auth.discovery import Metadata
@@ -16,11 +16,12 @@ from app.auth.tokens import LONGEST, Tokens
 from app.platform.base.errors import BadRequest, Unauthorized, Unavailable
 from app.platform.http import audit
 from app.platform.http.problems import responses
+from app.platform.http.schemas import ENCODABLE, ResponseModel
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 
 
-class Me(BaseModel):
+class Me(ResponseModel):
     """Who you are, and what you may do."""
 
     id: UUID
@@ -64,7 +65,7 @@ async def logout_all(user: CurrentUser, request: Request) -> None:
 
 @router.post("/backchannel-logout", responses=responses(BadRequest, Unavailable))
 async def backchannel_logout(
-    logout_token: Annotated[SecretStr, Form(min_length=1, max_length=LONGEST)],
+    logout_token: Annotated[SecretStr, Form(min_length=1, max_length=LONGEST), ENCODABLE],
     request: Request,
     response: Response,
 ) -> None:

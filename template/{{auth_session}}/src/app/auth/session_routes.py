@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Request, Response
-from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth import cookies, sessions, tokens
@@ -17,18 +16,19 @@ from app.platform.base.errors import Forbidden, TooManyRequests, Unauthorized
 from app.platform.data.database import Database, SessionDep
 from app.platform.http import audit
 from app.platform.http.problems import responses
+from app.platform.http.schemas import ResponseModel
 from app.settings import Settings
 
 router = APIRouter()
 
 
-class LoggedIn(BaseModel):
+class LoggedIn(ResponseModel):
     """``csrf_token`` goes into the header `X-CSRF-Token` of what changes something."""
 
     csrf_token: str
 
 
-class Token(BaseModel):
+class Token(ResponseModel):
     """``expires_in``: seconds until the session ends, however much it is used."""
 
     access_token: str

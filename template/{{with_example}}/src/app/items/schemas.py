@@ -4,15 +4,15 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from app.platform.http.schemas import NOT_BLANK, STORABLE, STRIPPED
+from app.platform.http.schemas import NOT_BLANK, STORABLE, STRIPPED, RequestModel, ResponseModel
 
 Name = Annotated[str, NOT_BLANK, Field(max_length=200), STRIPPED]
 Description = Annotated[str, STORABLE, Field(max_length=10_000)]
 
 
-class ItemCreate(BaseModel):
+class ItemCreate(RequestModel):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"name": "Anchor", "description": "Forged, 40 kg"}]}
     )
@@ -21,7 +21,7 @@ class ItemCreate(BaseModel):
     description: Description = ""
 
 
-class ItemPatch(BaseModel):
+class ItemPatch(RequestModel):
     """A partial update: fields that are missing or null stay as they are."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"description": "Forged, 45 kg"}]})
@@ -30,9 +30,7 @@ class ItemPatch(BaseModel):
     description: Description | None = None
 
 
-class ItemRead(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
+class ItemRead(ResponseModel):
     id: UUID
     name: str
     description: str
@@ -41,7 +39,7 @@ class ItemRead(BaseModel):
     version: int
 
 
-class Export(BaseModel):
+class Export(ResponseModel):
     """The result of an export: one JSON object per line, newest first."""
 
     items: int

@@ -16,7 +16,7 @@ from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unaut
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.http import audit
 from app.platform.http.problems import responses
-from app.platform.http.schemas import STORABLE
+from app.platform.http.schemas import STORABLE, RequestModel, ResponseModel
 
 router = APIRouter()
 
@@ -29,7 +29,7 @@ async def _accounts(request: Request) -> Accounts:
 AccountsDep = Annotated[Accounts, Depends(_accounts)]
 
 
-class Registration(BaseModel):
+class Registration(RequestModel):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"email": "ada@example.com", "password": "correct horse battery"}]
@@ -40,13 +40,16 @@ class Registration(BaseModel):
     password: NewPassword
 
 
-class Registered(BaseModel):
+class Registered(ResponseModel):
     id: UUID
     email: str
 
 
 class Login(BaseModel):
-    """The OAuth 2 password form, as Swagger UI and most clients send it."""
+    """The OAuth 2 password form, as Swagger UI and most clients send it.
+
+    Unknown fields are ignored, as RFC 6749 (section 3.2) demands: clients send `client_id`.
+    """
 
     grant_type: Literal["password"] = "password"
     username: Annotated[str, STORABLE] = Field(
@@ -55,7 +58,7 @@ class Login(BaseModel):
     password: GivenPassword
 
 
-class Me(BaseModel):
+class Me(ResponseModel):
     """The authenticated account and its scopes."""
 
     id: UUID

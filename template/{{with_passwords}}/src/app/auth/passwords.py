@@ -7,6 +7,7 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import AfterValidator, Field, SecretStr
 
+from app.platform.http.schemas import ENCODABLE
 from app.settings import Settings
 
 
@@ -21,8 +22,9 @@ NewPassword = Annotated[
     SecretStr,
     Field(min_length=12, max_length=256, json_schema_extra={"pattern": r"^[^\x00]*$"}),
     AfterValidator(_storable),
+    ENCODABLE,
 ]
-GivenPassword = Annotated[SecretStr, Field(min_length=1, max_length=256)]
+GivenPassword = Annotated[SecretStr, Field(min_length=1, max_length=256), ENCODABLE]
 
 
 class Passwords:

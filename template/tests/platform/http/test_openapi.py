@@ -42,6 +42,14 @@ async def test_errors_are_documented_as_problems(app: FastAPI) -> None:
         assert set(operation["responses"]["default"]["content"]) == {"application/problem+json"}
 
 
+async def test_operation_ids_are_unique_names_of_functions(app: FastAPI) -> None:
+    """Generated clients name their methods after them: rename one of two equal functions."""
+    operations = [o for item in app.openapi()["paths"].values() for o in item.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert sorted(ids) == sorted(set(ids))
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", each) and "_api_" not in each for each in ids)
+
+
 async def test_every_schema_reference_resolves(app: FastAPI) -> None:
     document = app.openapi()
     for name in re.findall(r"#/components/schemas/(\w+)", str(document)):

@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from app import api
+from app.main import create_app
 from app.platform.base.errors import NotFound
 from app.platform.http import versioning
 from app.settings import Settings
@@ -17,6 +18,11 @@ router = APIRouter()
 @router.get("/thing")
 async def thing() -> int:
     return 1
+
+
+@router.post("/thing")
+async def make_thing(request: Request, response: Response) -> None:
+    response.headers["Location"] = versioning.location(request, "/thing/7")
 
 
 @router.get("/missing")
@@ -52,6 +58,32 @@ async def test_a_deprecated_version_is_marked_in_responses_and_openapi(settings:
         paths = app.openapi()["paths"]
         assert paths["/api/v1/thing"]["get"]["deprecated"] is True
         assert "deprecated" not in paths["/api/v2/thing"]["get"]
+
+
+@pytest.mark.usefixtures("two_versions")
+async def test_a_location_is_in_the_version_that_was_called(settings: Settings) -> None:
+    async with running_app(settings) as app, client_for(app) as client:
+        app.include_router(router)
+        for path, expected in (
+            ("/api/v1/thing", "/api/v1/thing/7"),
+            ("/api/v2/thing", "/api/v2/thing/7"),
+            ("/thing", "/api/v1/thing/7"),
+        ):
+            assert (await client.post(path)).headers["Location"] == expected
+
+
+@pytest.mark.usefixtures("two_versions")
+async def test_operation_ids_are_short_and_a_new_version_renames_none(settings: Settings) -> None:
+    document = create_app(settings).openapi()
+    ids = {
+        (path, method): operation["operationId"]
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    }
+    assert ids["/api/v1/thing", "get"] == "thing"
+    assert ids["/api/v1/thing", "post"] == "make_thing"
+    assert ids["/api/v2/thing", "get"] == "thing_v2"
+    assert ids["/health/live", "get"] == "live"
 
 
 async def test_no_middleware_is_added_without_a_deprecation(app: FastAPI) -> None:

@@ -1,6 +1,7 @@
 """Enqueueing from routes and reading the status: the same for every queue."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from app.auth import CurrentUser
 from app.platform.base.errors import Conflict
 from app.platform.jobs import Jobs, JobStatus, job, registry, status_headers
+from app.platform.jobs.status import JobRecord, JobState, public_status
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.conftest import client_for, running_app
@@ -69,6 +71,17 @@ async def test_another_callers_job_is_not_found(
         other.headers.update(await sign_in(other, "mallory@example.com"))
         same = other.headers.get("authorization") == caller.headers.get("authorization")
         assert (await other.get(url)).status_code == (200 if same else 404)
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "succeeded", "dead"])
+async def test_no_status_shows_what_the_job_raised(state: JobState) -> None:
+    values = {"id": uuid4(), "name": "x", "attempts": 2, "created_at": datetime.now(UTC)}
+    record = JobRecord(**values, status=state, error="password=hunter2 is wrong")
+    status = public_status(record, owner="carol", caller="carol")
+    assert status
+    assert "hunter2" not in status.model_dump_json()
+    assert "hunter2" not in str(vars(status))
+    assert status.error == ("The job failed after 2 attempts." if state == "dead" else None)
 
 
 async def test_an_unknown_job_is_not_found(caller: httpx2.AsyncClient) -> None:

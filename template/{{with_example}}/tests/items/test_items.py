@@ -1,10 +1,12 @@
 """The items API."""
 
 import asyncio
+from dataclasses import replace
 
 import httpx2
 import pytest
 
+from app import api
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.conftest import client_for, running_app
@@ -163,6 +165,20 @@ async def test_of_concurrent_updates_exactly_one_succeeds(fresh_settings: Settin
         statuses = await asyncio.gather(*(change(number) for number in range(50)))
         assert statuses.count(200) == 1
         assert set(statuses) <= {200, 409, 412}
+
+
+async def test_locations_are_in_the_version_of_the_api_that_was_called(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = replace(api.VERSIONS[0], name="v2")
+    monkeypatch.setattr(api, "VERSIONS", (*api.VERSIONS, newer))
+    async with running_app(settings) as app, client_for(app) as client:
+        client.headers.update(await sign_in(client, "versions@example.com"))
+        created = await client.post("/api/v2/items", json={"name": "Anchor"})
+        assert created.headers["Location"] == f"/api/v2/items/{created.json()['id']}"
+        export = await client.post("/api/v2/items/export")
+        assert export.headers["Location"] == f"/api/v2/jobs/{export.json()['id']}"
+        assert (await client.get(export.headers["Location"])).status_code == 200
 
 
 async def test_an_export_is_accepted_and_its_status_can_be_read(

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import create_engine
 from app.platform.settings import PlatformSettings, SettingsError
 from app.platform.settings.sources import ERROR_HEADER
@@ -82,8 +83,8 @@ async def migration_connection(settings: PlatformSettings) -> AsyncIterator[Asyn
         stack.push_async_callback(engine.dispose)
         try:
             connection = await stack.enter_async_context(engine.connect())
-        except (OSError, DBAPIError) as error:
-            reason = str(getattr(error, "orig", error))
+        except (DatabaseUnavailable, DBAPIError) as error:
+            reason = str(error.__cause__)
             if "startup parameter" in reason:  # PgBouncer's answer to statement_timeout
                 raise SettingsError(DIRECT_URL.format("leads to a connection pooler")) from None
             raise click.ClickException(f"Can't connect to Postgres: {reason}") from None

@@ -6,9 +6,13 @@ Deprecation: https://www.rfc-editor.org/rfc/rfc9745. Sunset: https://www.rfc-edi
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
+from functools import partial
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+FIRST_VERSION = "v1"
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,36 @@ class Version:
 
 def include_version(app: FastAPI, version: Version) -> None:
     """Add a version's routes; a deprecated one is marked in OpenAPI and in every response."""
+    app.state.api_prefixes = (*getattr(app.state, "api_prefixes", ()), version.prefix)
     for router in version.routers:
-        deprecated = True if version.deprecation else None
-        app.include_router(router, prefix=version.prefix, deprecated=deprecated)
+        app.include_router(
+            router,
+            prefix=version.prefix,
+            deprecated=True if version.deprecation else None,
+            generate_unique_id_function=partial(operation_id, version),
+        )
     if version.deprecation:
         app.add_middleware(
             DeprecationHeaders, prefix=version.prefix + "/", headers=version.deprecation.headers()
         )
+
+
+def operation_id(version: Version, route: APIRoute) -> str:
+    """The OpenAPI ``operationId`` of a route: its function's name, and the version if not v1.
+
+    Generated clients name their methods after it, so it depends on nothing that may be added.
+    """
+    return route.name if version.name == FIRST_VERSION else f"{route.name}_{version.name}"
+
+
+def location(request: Request, path: str) -> str:
+    """URL path of a resource, such as ``"/items/7"``, in the request's version of the API.
+
+    For a request outside of the API, in the first version.
+    """
+    prefixes: tuple[str, ...] = request.app.state.api_prefixes
+    called = request.scope["path"]
+    return next((each for each in prefixes if called.startswith(f"{each}/")), prefixes[0]) + path
 
 
 class DeprecationHeaders:

@@ -33,8 +33,8 @@ class JobQueue(Protocol):
         """Enqueue a job that starts ``delay`` seconds after the transaction commits.
 
         ``unique``: while the same job with the same key is queued or running, return its status
-        instead of enqueueing another. Raises ``TypeError`` if ``arguments`` do not match the
-        job's parameters.
+        instead of enqueueing another. Raises ``Conflict`` if that one belongs to another owner, and
+        ``TypeError`` if ``arguments`` do not match the job's parameters.
         """
 
 

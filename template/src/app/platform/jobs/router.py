@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.platform.base.errors import NotFound
 from app.platform.http.problems import responses
+from app.platform.http.versioning import location
 from app.platform.jobs.queue import find_status
 from app.platform.jobs.status import JobStatus
 
@@ -23,8 +24,7 @@ class Caller(Protocol):
 
 def status_headers(request: Request, status: JobStatus) -> dict[str, str]:
     """Headers of a 202 response: ``Location`` of the job's status and ``Retry-After``."""
-    path = request.url_for("read_job", job_id=str(status.id)).path
-    return {"Location": path, "Retry-After": POLL_INTERVAL}
+    return {"Location": location(request, f"/jobs/{status.id}"), "Retry-After": POLL_INTERVAL}
 
 
 def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
@@ -45,12 +45,6 @@ def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
         response.headers["Cache-Control"] = "no-store"
         if not status.finished:
             response.headers["Retry-After"] = POLL_INTERVAL
-        return _without_error_message(status)
+        return status
 
     return router
-
-
-def _without_error_message(status: JobStatus) -> JobStatus:
-    """A copy for callers: an exception's message may contain internal details."""
-    error = f"The job failed after {status.attempts} attempts."
-    return status.model_copy(update={"error": error if status.status == "dead" else None})

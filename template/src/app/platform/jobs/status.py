@@ -1,17 +1,15 @@
-"""Status of a job, as its owner sees it."""
+"""A job as it is stored, and its status: the part that its owner may see."""
 
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 JobState = Literal["queued", "running", "succeeded", "dead"]
 
 
-class JobStatus(BaseModel):
-    """Status of a job. ``dead``: it failed and has no retries left."""
-
+class _Job(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
@@ -22,8 +20,32 @@ class JobStatus(BaseModel):
     started_at: datetime | None = Field(None, description="Start of the last attempt")
     finished_at: datetime | None = None
     result: Any = None
-    error: str | None = Field(None, description="Error of the last attempt")
 
     @property
     def finished(self) -> bool:
         return self.status in ("succeeded", "dead")
+
+
+class JobRecord(_Job):
+    """A job as it is stored, for the operator: the message of its ``error`` may have secrets."""
+
+    error: str | None = None
+
+
+class JobStatus(_Job):
+    """Status of a job. ``dead``: it failed and has no retries left."""
+
+    @computed_field(description="Why the job is dead")  # type: ignore[prop-decorator]
+    @property
+    def error(self) -> str | None:
+        """A sentence of this service; what the job raised is in the log."""
+        failed = self.status == "dead"
+        return f"The job failed after {self.attempts} attempts." if failed else None
+
+
+def public_status(job: Any, owner: str | None, caller: str | None) -> JobStatus | None:
+    """Status of a stored job, a row or a record; ``None`` if it belongs to another ``owner``."""
+    return JobStatus.model_validate(job) if owner in (caller, None) else None
+
+
+HELD_BY_ANOTHER = "This job is already queued or running for another caller."

@@ -8,9 +8,10 @@ from uuid import UUID
 
 import httpx2
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from pydantic import SecretStr
 
+from app.auth import current_user
 from app.platform.base.errors import Conflict
 from app.platform.jobs import Jobs, JobStatus, job
 from app.settings import Settings
@@ -21,7 +22,7 @@ from tests.platform.jobs import samples
 router = APIRouter()
 
 
-@router.post("/test-jobs/{name}", status_code=202)
+@router.post("/test-jobs/{name}", status_code=202, dependencies=[Depends(current_user)])
 async def enqueue(name: str, jobs: Jobs, unique: str | None = None) -> JobStatus:
     arguments: dict[str, dict[str, Any]] = {
         "note": {"text": "hello"},
@@ -115,6 +116,21 @@ async def test_a_unique_job_runs_once_at_a_time(
     assert second.json()["id"] == (await first).json()["id"]
     third = await caller.post("/test-jobs/wait_for_gate?unique=key")
     assert third.json()["id"] != second.json()["id"]
+
+
+async def test_another_owners_unique_job_is_a_conflict_and_not_handed_out(
+    service: FastAPI, caller: httpx2.AsyncClient
+) -> None:
+    first = asyncio.create_task(caller.post("/test-jobs/wait_for_gate?unique=key"))
+    await service.state.redis.blpop(["open:started"], timeout=5)
+    async with client_for(service) as other:
+        other.headers.update(await sign_in(other, "mallory@example.com"))
+        same = other.headers.get("authorization") == caller.headers.get("authorization")
+        second = await other.post("/test-jobs/wait_for_gate?unique=key")
+    await service.state.redis.set("open", 1)
+    job_id = (await first).json()["id"]
+    assert second.status_code == (202 if same else 409)
+    assert (job_id in second.text) is same
 
 
 async def test_without_redis_a_job_runs_but_has_no_status(

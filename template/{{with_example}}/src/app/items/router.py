@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from app.auth import CurrentUser
 from app.items import service
@@ -15,7 +15,8 @@ from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.http.conditional import ConditionalRequestDep, digest
 from app.platform.http.pagination import Page, Paging, paging
 from app.platform.http.problems import responses
-from app.platform.jobs import Jobs, JobStatus
+from app.platform.http.versioning import location
+from app.platform.jobs import Jobs, JobStatus, status_headers
 
 router = APIRouter(prefix="/items", tags=["items"], responses=responses(Unauthorized))
 
@@ -28,10 +29,14 @@ def position(item: ItemRead) -> tuple[datetime, UUID]:
 
 @router.post("", status_code=201)
 async def create_item(
-    data: ItemCreate, user: CurrentUser, session: SessionDep, response: Response
+    data: ItemCreate,
+    user: CurrentUser,
+    session: SessionDep,
+    request: Request,
+    response: Response,
 ) -> ItemRead:
     item = await service.create_item(session, user.id, data)
-    response.headers["Location"] = f"/api/v1/items/{item.id}"
+    response.headers["Location"] = location(request, f"/items/{item.id}")
     response.headers["ETag"] = f'"{item.version}"'
     return ItemRead.model_validate(item)
 
@@ -89,8 +94,10 @@ async def delete_item(
 
 
 @router.post("/export", status_code=202)
-async def start_export(user: CurrentUser, jobs: Jobs, response: Response) -> JobStatus:
+async def start_export(
+    user: CurrentUser, jobs: Jobs, request: Request, response: Response
+) -> JobStatus:
     """Start an export of all your items, or return the one that is already running."""
     job = await jobs.enqueue(export_items, owner=user.id, unique=f"items.export:{user.id}")
-    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+    response.headers.update(status_headers(request, job))
     return job

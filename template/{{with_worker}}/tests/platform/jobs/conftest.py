@@ -16,6 +16,7 @@ from sqlalchemy import delete, select, update
 from app.platform.jobs import JobStatus, store
 from app.platform.jobs.runner import Runner
 from app.platform.jobs.scheduler import Scheduler
+from app.platform.jobs.status import JobRecord
 from app.settings import Settings
 from tests.conftest import running_app
 
@@ -38,20 +39,20 @@ class Service:
             )
         return status
 
-    async def status(self, job_id: UUID) -> JobStatus:
+    async def status(self, job_id: UUID) -> JobRecord:
         rows = await self.app.state.read_session.all(
             select(*store.STATUS).where(store.Job.id == job_id)
         )
-        return JobStatus.model_validate(rows[0])
+        return JobRecord.model_validate(rows[0])
 
-    async def statuses(self) -> list[JobStatus]:
-        """Status of every job, oldest first."""
+    async def statuses(self) -> list[JobRecord]:
+        """Every job, oldest first."""
         rows = await self.app.state.read_session.all(
             select(*store.STATUS).order_by(store.Job.created_at)
         )
-        return [JobStatus.model_validate(row) for row in rows]
+        return [JobRecord.model_validate(row) for row in rows]
 
-    async def wait_for_status(self, job_id: UUID, state: str) -> JobStatus:
+    async def wait_for_status(self, job_id: UUID, state: str) -> JobRecord:
         end = time.monotonic() + TIMEOUT
         while (status := await self.status(job_id)).status != state:
             assert time.monotonic() < end, f"still {status}"

@@ -5,6 +5,8 @@ from uuid import uuid4
 
 import pytest
 
+from app.platform.base import context
+from app.platform.base.errors import Conflict
 from app.platform.data.database import Database
 from app.platform.jobs import store
 from app.platform.jobs.commands import list_jobs, replay_dead
@@ -75,6 +77,34 @@ async def test_callers_do_not_see_the_exceptions_message(service: Service) -> No
         status = (await client.get(f"/api/v1/jobs/{enqueued.id}")).json()
     assert (status["status"], status["error"]) == ("dead", "The job failed after 2 attempts.")
     assert "hunter2" not in str(status)
+
+
+async def test_whoever_enqueues_a_unique_job_again_does_not_see_the_exceptions_message(
+    service: Service,
+) -> None:
+    first = await service.enqueue(samples.always_fails, unique="key")
+    await service.runner.run(first.id)
+    assert "hunter2" in str((await service.status(first.id)).error)
+    second = await service.enqueue(samples.always_fails, unique="key")
+    assert (second.id, second.attempts, second.error) == (first.id, 1, None)
+    assert "hunter2" not in second.model_dump_json()
+
+
+async def test_another_owners_unique_job_is_a_conflict_and_not_handed_out(
+    service: Service,
+) -> None:
+    with context.bind_request_context(user_id="carol"):
+        own = await service.enqueue(samples.note, text="a", unique="key")
+        assert (await service.enqueue(samples.note, text="a", unique="key")).id == own.id
+    with context.bind_request_context(user_id="mallory"), pytest.raises(Conflict) as refusal:
+        await service.enqueue(samples.note, text="a", unique="key")
+    assert str(own.id) not in refusal.value.detail
+
+
+async def test_a_unique_job_without_an_owner_is_everybodys(service: Service) -> None:
+    shared = await service.enqueue(samples.note, text="a", unique="key")
+    with context.bind_request_context(user_id="carol"):
+        assert (await service.enqueue(samples.note, text="a", unique="key")).id == shared.id
 
 
 async def test_metrics_report_the_backlog_and_its_age(service: Service) -> None:

@@ -19,12 +19,12 @@ from starlette.background import BackgroundTasks
 
 from app.platform.base import context
 from app.platform.base.components import Lifespan
-from app.platform.base.errors import Unavailable
+from app.platform.base.errors import Conflict, Unavailable
 from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry
 from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.runner import JobRun, Runner, status_key
-from app.platform.jobs.status import JobStatus
+from app.platform.jobs.status import HELD_BY_ANOTHER, JobRecord, JobStatus, public_status
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
@@ -61,7 +61,7 @@ class BackgroundQueue:
     ) -> JobStatus:
         definition = registry.definition_of(function)
         current = context.current()
-        status = JobStatus(
+        record = JobRecord(
             id=uuid4(),
             name=definition.name,
             status="queued",
@@ -69,7 +69,7 @@ class BackgroundQueue:
             created_at=datetime.now(UTC),
         )
         run = JobRun(
-            status=status,
+            status=record,
             owner=current.user_id,
             arguments=definition.dump_arguments(arguments),
             request_id=current.request_id,
@@ -80,29 +80,38 @@ class BackgroundQueue:
             return holder
         on_commit(self._session, partial(self._background.runner.save, run))
         self._tasks.add_task(self._background.runner.run, definition, run, delay)
-        return status.model_copy()
+        return JobStatus.model_validate(record)
 
     async def _claim_unique_key(self, run: JobRun) -> JobStatus | None:
         """Claim the unique key; if another job holds it, return the status of that job.
 
-        The claim lasts as long as a request may take; the job extends it when it starts.
+        The claim lasts as long as a request may take; the job extends it when it starts. Raises
+        ``Conflict`` if that job belongs to another owner.
         """
         redis, new = self._background.redis, run.status
         seconds = math.ceil(self._background.request_timeout) + 1
         try:
-            if await redis.set(run.unique_key, str(new.id), nx=True, ex=seconds):
+            if await redis.set(run.unique_key, run.claim, nx=True, ex=seconds):
                 return None
             holder = await redis.get(run.unique_key)
-            stored = await redis.get(status_key(UUID(holder))) if holder else None
+            job_id, _, owner = (holder or "").partition(":")
+            stored = await redis.get(status_key(UUID(job_id))) if holder else None
         except RedisError:
             raise Unavailable(
                 "Unique jobs cannot be enqueued while Redis is unavailable."
             ) from None
         if holder is None:  # the other job has just finished
             return await self._claim_unique_key(run)
-        if stored is None:  # the other job's transaction has not committed yet
-            return new.model_copy(update={"id": UUID(holder)})
-        return JobRun.model_validate_json(stored).status
+        # Without a stored status, the other job's transaction has not committed yet.
+        record = (
+            JobRun.model_validate_json(stored).status
+            if stored
+            else new.model_copy(update={"id": UUID(job_id)})
+        )
+        status = public_status(record, owner or None, run.owner)
+        if status is None:
+            raise Conflict(HELD_BY_ANOTHER)
+        return status
 
 
 async def _queue(request: Request, session: SessionDep, tasks: BackgroundTasks) -> JobQueue:
@@ -120,7 +129,7 @@ async def find_status(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatu
     except RedisError:
         raise Unavailable("The status of jobs is not available at the moment.") from None
     run = JobRun.model_validate_json(stored) if stored else None
-    return run.status if run and run.owner in (owner, None) else None
+    return public_status(run.status, run.owner, caller=owner) if run else None
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:

@@ -21,7 +21,7 @@ from app.platform.base import context
 from app.platform.jobs.attempt import attempt, backoff, error_summary
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.registry import JobDefinition
-from app.platform.jobs.status import JobState, JobStatus
+from app.platform.jobs.status import JobRecord, JobState
 from app.platform.observability import tracing
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -32,12 +32,17 @@ logger = get_logger(__name__)
 class JobRun(BaseModel):
     """A job of this process, with its owner and its trace context."""
 
-    status: JobStatus
+    status: JobRecord
     owner: str | None
     arguments: dict[str, Any]
     request_id: str
     trace_context: dict[str, str]
     unique_key: str | None = None
+
+    @property
+    def claim(self) -> str:
+        """The value of the unique key: the job's id and its owner."""
+        return f"{self.status.id}:{self.owner or ''}"
 
 
 def status_key(job_id: UUID) -> str:
@@ -125,7 +130,7 @@ class Runner:
         seconds = delay + attempts * (definition.timeout + self._settings.jobs_backoff_max)
         if run.unique_key:
             await self._best_effort(
-                self._app.state.redis.set(run.unique_key, str(run.status.id), ex=int(seconds) + 1)
+                self._app.state.redis.set(run.unique_key, run.claim, ex=int(seconds) + 1)
             )
 
     async def _release_unique_key(self, run: JobRun) -> None:

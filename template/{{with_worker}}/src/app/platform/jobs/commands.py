@@ -13,7 +13,7 @@ from app.platform.base.components import CommandContext
 from app.platform.data.database import Database, ReadSession, open_database
 from app.platform.jobs import store
 from app.platform.jobs.scheduler import run as run_scheduler
-from app.platform.jobs.status import JobStatus
+from app.platform.jobs.status import JobRecord
 from app.platform.jobs.transport import run_worker
 from app.platform.settings import PlatformSettings
 
@@ -82,10 +82,10 @@ def replay(context: CommandContext, job_id: UUID | None, all_jobs: bool) -> None
     click.echo(f"Jobs enqueued again: {count}")
 
 
-async def list_jobs(database: Database, state: str = "dead", limit: int = 50) -> list[JobStatus]:
+async def list_jobs(database: Database, state: str = "dead", limit: int = 50) -> list[JobRecord]:
     """The newest jobs in ``state``."""
     rows = await ReadSession(database).all(store.select_newest(state, limit))
-    return [JobStatus.model_validate(row) for row in rows]
+    return [JobRecord.model_validate(row) for row in rows]
 
 
 async def replay_dead(database: Database, job_id: UUID | None = None) -> int:

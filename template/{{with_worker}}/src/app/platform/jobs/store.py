@@ -32,8 +32,9 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.platform.base.errors import Conflict
 from app.platform.data.database import Base
-from app.platform.jobs.status import JobStatus
+from app.platform.jobs.status import HELD_BY_ANOTHER, JobStatus, public_status
 
 ACTIVE = text("status IN ('queued', 'running')")
 NOW = select(func.now())
@@ -141,7 +142,10 @@ def _from_now(seconds: float) -> Any:
 
 
 async def add(session: AsyncSession, new: NewJob) -> tuple[JobStatus, bool]:
-    """Status of the added job and ``True``, or of the job with its unique key and ``False``."""
+    """Status of the added job and ``True``, or of the job with its unique key and ``False``.
+
+    Raises ``Conflict`` if that job belongs to another owner.
+    """
     statement = (
         insert(Job)
         .values(
@@ -161,13 +165,18 @@ async def add(session: AsyncSession, new: NewJob) -> tuple[JobStatus, bool]:
         .on_conflict_do_nothing(index_elements=[Job.name, Job.unique_key], index_where=ACTIVE)
         .returning(*STATUS)
     )
-    holder = select(*STATUS).where(Job.name == new.name, Job.unique_key == new.unique_key, ACTIVE)
+    holder = select(*STATUS, Job.owner).where(
+        Job.name == new.name, Job.unique_key == new.unique_key, ACTIVE
+    )
     while True:
         if added := (await session.execute(statement)).first():
             return JobStatus.model_validate(added), True
         # If that job has just finished, the key is free again: try once more.
         if existing := (await session.execute(holder)).first():
-            return JobStatus.model_validate(existing), False
+            status = public_status(existing, existing.owner, new.owner)
+            if status is None:
+                raise Conflict(HELD_BY_ANOTHER)
+            return status, False
 
 
 def select_status(job_id: UUID, owner: str | None) -> Select[*tuple[Any, ...]]:

@@ -20,7 +20,7 @@ class KeyCreate(RequestModel):
     """``owner`` is you, unless you may manage the keys of others."""
 
     owner: Owner | None = None
-    scopes: Annotated[list[Scope], Field(max_length=50)] = []
+    scopes: list[Scope] = Field(default_factory=list, max_length=50)
     expires_in_days: Days | None = None
 
 

@@ -1,13 +1,12 @@
 """Alembic environment. Each component with tables has its own branch of migrations.
 
 Components can therefore be added and removed without breaking a chain of revisions. Your own
-migrations are on the branch ``app`` and depend on the heads of all other branches at the time of
-writing.
+migrations are a branch without a label, so that two first ones can be merged; each depends on the
+heads of all other branches at the time of writing.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -20,13 +19,13 @@ from sqlalchemy.exc import DBAPIError
 
 import app.main  # noqa: F401  (imports every model)
 from app.platform import about
+from app.platform.data import comparison
 from app.platform.data.database import Base
 from app.platform.data.migration_locks import acquire_advisory_lock, migration_connection
 from app.platform.data.migrations import LOCK_TIMEOUT
-from app.platform.data.revisions import without_removed_branches
+from app.platform.data.revisions import component_heads, own_heads, without_removed_branches
 from app.settings import get_settings
 
-BRANCH = "app"
 # All queries on a table queue behind a migration that waits for its lock. So each attempt waits
 # for LOCK_TIMEOUT only; between attempts, queries proceed. In total, about three minutes.
 RETRY_DELAYS = (1, 1, 2, 3, 5, 5, *[10] * 14)  # seconds
@@ -34,26 +33,27 @@ RETRY_DELAYS = (1, 1, 2, 3, 5, 5, *[10] * 14)  # seconds
 RETRYABLE = {"55P03": "the lock on a table was not available", "40P01": "deadlock"}  # by SQLSTATE
 
 
-def use_app_branch(
-    _context: MigrationContext, _revision: Any, directives: Iterable[MigrationScript]
+def place_after_own_migrations(
+    _context: MigrationContext, _revision: Any, directives: list[MigrationScript]
 ) -> None:
-    """Put new migrations on the branch ``app``, depending on the heads of all other branches."""
+    """Put a new migration after your last one; it depends on the heads of all components.
+
+    One that would be empty is not written, unless the attribute ``empty`` says so.
+    """
+    empty = context.config.attributes.get("empty", True)
+    directives[:] = [each for each in directives if empty or not each.upgrade_ops.is_empty()]
     scripts = ScriptDirectory.from_config(context.config)
-    heads = scripts.get_revisions("heads")
-    own = [head for head in heads if head and BRANCH in head.branch_labels]
-    others = [head.revision for head in heads if head and BRANCH not in head.branch_labels]
     for script in directives:
         if script.head == "head":
-            script.head = f"{BRANCH}@head" if own else "base"
-            script.branch_label = script.branch_label or (None if own else BRANCH)
-            script.depends_on = script.depends_on or others or None
+            script.head = next(iter(own_heads(scripts)), "base")
+            script.depends_on = script.depends_on or component_heads(scripts) or None
 
 
 def configure(**options: Any) -> None:
     context.configure(
         target_metadata=Base.metadata,
-        process_revision_directives=use_app_branch,
-        compare_server_default=True,
+        process_revision_directives=place_after_own_migrations,
+        **comparison.OPTIONS,
         transaction_per_migration=True,
         **options,
     )

@@ -50,28 +50,38 @@ def migrate(target: str, sql: bool) -> None:
     """Migrate the database to TARGET: the newest revisions, or the given one."""
     from alembic import command  # noqa: PLC0415 (0.3 s at every start)
     from alembic.config import Config  # noqa: PLC0415 (0.3 s at every start)
+    from alembic.script.revision import RevisionError  # noqa: PLC0415 (0.3 s at every start)
+    from alembic.util import CommandError  # noqa: PLC0415 (0.3 s at every start)
 
     get_settings()
-    command.upgrade(Config(toml_file="pyproject.toml"), target, sql=sql)
+    try:
+        command.upgrade(Config(toml_file="pyproject.toml"), target, sql=sql)
+    except (CommandError, RevisionError) as error:
+        raise click.ClickException(str(error)) from None
 
 
 @cli.command()
 @click.argument("message")
 @click.option("--empty", is_flag=True, help="Even if the models did not change: to move data.")
-def migration(message: str, empty: bool) -> None:
+@click.option("--merge", is_flag=True, help="Join two heads, as Git leaves them after a merge.")
+def migration(message: str, empty: bool, merge: bool) -> None:
     """Write a migration called MESSAGE for what changed in the models. It needs no database."""
-    from app.platform.dev.migration import lint_migrations, write  # noqa: PLC0415 (needs the dev dependencies)
+    from alembic.script.revision import RevisionError  # noqa: PLC0415 (0.3 s at every start)
+    from alembic.util import CommandError  # noqa: PLC0415 (0.3 s at every start)
+
+    from app.platform.dev import migration as dev  # noqa: PLC0415 (needs the dev dependencies)
     from app.platform.dev.servers import ServerError  # noqa: PLC0415 (needs the dev dependencies)
 
     if not message.strip():
         raise click.UsageError("Give a message that says what it does, such as `add orders`.")
     try:
-        written = write(message, empty=empty)
-    except ServerError as error:
+        written = dev.merge(message) if merge else dev.write(message, empty=empty)
+    except (CommandError, RevisionError, ServerError) as error:
         raise click.ClickException(str(error)) from None
-    if not written:
-        click.echo("The models and the migrations agree: there is nothing to write.")
-    elif found := lint_migrations():
+    if written is None:
+        agree = "Your migrations have one head" if merge else "The models and the migrations agree"
+        click.echo(f"{agree}: there is nothing to write.")
+    elif found := dev.lint(written):
         click.echo(f"{found}It would block traffic: change it before it runs.", err=True)
 
 

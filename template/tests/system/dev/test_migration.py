@@ -4,9 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL
 
 from tests.conftest import ROOT
 
@@ -34,10 +36,14 @@ def copy(tmp_path: Path) -> Path:
 
 
 def write(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(project, "migration", *arguments, env={"PATH": os.environ["PATH"]})
+
+
+def run(project: Path, *arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "app", "migration", *arguments],
+        [sys.executable, "-m", "app", *arguments],
         cwd=project,
-        env={"PYTHONPATH": str(project / "src"), "PATH": os.environ["PATH"]},
+        env={**env, "PYTHONPATH": str(project / "src")},
         capture_output=True,
         text=True,
         timeout=60,
@@ -45,14 +51,19 @@ def write(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def add_model(project: Path, model: str) -> None:
+    (project / "src/app/parcels.py").write_text(model)
+    main = project / "src/app/main.py"
+    if "app.parcels" not in main.read_text():
+        main.write_text(main.read_text() + "\nimport app.parcels\n")
+
+
 def versions(project: Path) -> set[Path]:
     return set((project / "migrations/versions").glob("*.py"))
 
 
 def test_a_new_table_gets_one_migration(copy: Path) -> None:
-    (copy / "src/app/parcels.py").write_text(MODEL)
-    with (copy / "src/app/main.py").open("a") as main:
-        main.write("\nimport app.parcels\n")
+    add_model(copy, MODEL)
     before = versions(copy)
 
     written = write(copy, "add parcels")
@@ -94,17 +105,111 @@ def test_one_stays_good_when_a_part_that_it_came_after_goes(copy: Path) -> None:
     assert "nothing to write" in again.stdout
 
 
-def test_one_that_would_keep_others_waiting_is_flagged(copy: Path) -> None:
-    model = copy / "src/app/parcels.py"
-    model.write_text(MODEL)
-    with (copy / "src/app/main.py").open("a") as main:
-        main.write("\nimport app.parcels\n")
+def test_one_that_would_keep_others_waiting_is_flagged_and_the_next_is_not(copy: Path) -> None:
+    add_model(copy, MODEL)
     write(copy, "add parcels")
-    model.write_text(MODEL + "    weight: Mapped[int] = mapped_column(index=True)\n")
+    add_model(copy, MODEL + "    weight: Mapped[int] = mapped_column(index=True)\n")
     flagged = write(copy, "weigh parcels")
     assert flagged.returncode == 0
     assert "Use `concurrently` to avoid blocking writes" in flagged.stderr
     assert "It would block traffic" in flagged.stderr
+    harmless = write(copy, "--empty", "move data")
+    assert (harmless.returncode, harmless.stderr) == (0, "")
+
+
+BOXED = """
+from enum import Enum
+
+from sqlalchemy import CheckConstraint, Enum as Enumerated
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.platform.data.database import Base
+
+
+class Size(Enum):
+    SMALL = "small"
+    LARGE = "large"
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Parcel(Base):
+    __tablename__ = "parcels_of_a_test"
+    __table_args__ = (CheckConstraint("weight > 0", name="weight"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    weight: Mapped[int] = mapped_column()
+    size: Mapped[Size] = mapped_column()
+    colour: Mapped[Colour] = mapped_column(
+        Enumerated(Colour, native_enum=False, create_constraint=True, length=9)
+    )
+"""
+
+
+def test_changed_enums_and_checks_are_seen(copy: Path) -> None:
+    add_model(copy, BOXED)
+    write(copy, "add parcels")
+    assert "nothing to write" in write(copy, "add nothing").stdout
+    before = versions(copy)
+    changed = BOXED.replace('"large"\n', '"large"\n    HUGE = "huge"\n')
+    changed = changed.replace('"blue"\n', '"blue"\n    GREEN = "green"\n')
+    changed = changed.replace("weight > 0", "weight > 1 OR shape IS NULL")
+    shape = 'class Shape(Enum):\n    ROUND = "round"\n\n\nclass Parcel'
+    changed = changed.replace("class Parcel", shape)
+    add_model(copy, changed + "    shape: Mapped[Shape | None] = mapped_column()\n")
+
+    assert write(copy, "add members").returncode == 0
+    [new] = versions(copy) - before
+    upgrade = new.read_text().partition("def downgrade")[0]
+    for expected in ("HUGE", "GREEN", "weight > 1", "ROUND"):
+        assert expected in upgrade
+    assert "nothing to write" in write(copy, "add nothing").stdout
+
+
+def test_two_first_migrations_are_both_applied_and_can_be_merged(
+    copy: Path, create_database: Callable[..., URL], environment: dict[str, str]
+) -> None:
+    before = versions(copy)
+    write(copy, "--empty", "move data")
+    [his] = versions(copy) - before
+    elsewhere = his.rename(copy / his.name)
+    add_model(copy, MODEL)
+    write(copy, "add parcels")
+    [hers] = versions(copy) - before
+    elsewhere.rename(his)
+
+    url = create_database().render_as_string(hide_password=False)
+    env = {**environment, "DATABASE_URL": url}
+    migrated = run(copy, "migrate", env=env)
+    assert migrated.returncode == 0, migrated.stderr
+
+    refused = write(copy, "add more")
+    assert refused.returncode == 1
+    assert "Your migrations have 2 heads: " in refused.stderr
+    assert his.name in refused.stderr
+    assert hers.name in refused.stderr
+    assert 'Merge them with `app migration --merge "merge heads"`' in refused.stderr
+
+    assert write(copy, "--merge", "merge heads").returncode == 0
+    assert "one head" in write(copy, "--merge", "merge again").stdout
+    assert "nothing to write" in write(copy, "add nothing").stdout
+    assert run(copy, "migrate", env=env).returncode == 0
+
+
+def test_migrations_that_contradict_each_other_are_one_sentence(
+    copy: Path, environment: dict[str, str]
+) -> None:
+    for number in range(2):
+        (copy / f"migrations/versions/toys_000{number}.py").write_text(
+            PART.replace("toys_0001", f"toys_000{number}")
+        )
+    for failed in (write(copy, "add more"), run(copy, "migrate", env=environment)):
+        assert failed.returncode == 1
+        assert failed.stderr.startswith("Error: Branch name 'toys' in revision toys_000")
+        assert len(failed.stderr.splitlines()) == 1
 
 
 def test_an_empty_one_is_written_on_request(copy: Path) -> None:

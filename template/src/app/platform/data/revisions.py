@@ -30,6 +30,16 @@ def without_removed_branches(applied: Iterable[str], scripts: ScriptDirectory) -
     return tuple(each for each in applied if _branch(each) in {None, *branches})
 
 
+def own_heads(scripts: ScriptDirectory) -> list[str]:
+    """The heads of your own migrations: one, none yet, or several after a merge of Git branches."""
+    return sorted(head for head in scripts.get_heads() if not _branch(head))
+
+
+def component_heads(scripts: ScriptDirectory) -> list[str]:
+    """The newest revision of each component."""
+    return sorted(head for head in scripts.get_heads() if _branch(head))
+
+
 def _branch(revision: str) -> str | None:
     match = COMPONENT_REVISION.fullmatch(revision)
     return match and match["branch"]

@@ -1,0 +1,81 @@
+"""The differences between models and database, enum types and CHECK constraints among them.
+
+Alembic alone compares neither: importing this module registers both comparisons.
+"""
+
+from typing import Any
+
+import alembic_postgresql_enum as alembic_postgresql_enum
+from alembic.autogenerate import comparators, compare_metadata
+from alembic.autogenerate.api import AutogenContext
+from alembic.migration import MigrationContext
+from alembic.operations.ops import CreateCheckConstraintOp, DropConstraintOp, UpgradeOps
+from alembic.util import DispatchPriority, PriorityDispatchResult
+from sqlalchemy import CheckConstraint, Connection, inspect, text
+from sqlalchemy.schema import conv
+
+from app.platform.data.database import Base
+
+OPTIONS = {"compare_server_default": True}
+_SCRATCH = "comparison_of_models"
+_CHECKS = text("""
+    SELECT relname, conname, pg_get_expr(conbin, conrelid)
+    FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
+    WHERE contype = 'c' AND relnamespace = current_schema()::regnamespace
+""")
+
+Checks = dict[tuple[str, str], str]  # expressions, by the names of table and constraint
+
+
+def differences(connection: Connection) -> list[Any]:
+    """What a migration would change, as the tuples of Alembic's ``compare_metadata``."""
+    context = MigrationContext.configure(connection, opts=OPTIONS)
+    result: list[Any] = compare_metadata(context, Base.metadata)
+    return result
+
+
+# After the tables, and before alembic_postgresql_enum, which changes the types in the models.
+@comparators.dispatch_for("schema", qualifier="postgresql", priority=DispatchPriority.LAST)
+def _compare_checks(
+    context: AutogenContext, upgrade: UpgradeOps, _schemas: object
+) -> PriorityDispatchResult:
+    assert context.connection
+    both = {*inspect(context.connection).get_table_names()} & {*Base.metadata.tables}
+    stored, declared = _checks(context.connection), _declared_checks(context.connection)
+    differing = {name for name, _ in stored.items() ^ declared.items() if name[0] in both}
+    drops: list[DropConstraintOp] = []
+    for table, name in sorted(differing):
+        if expression := stored.get((table, name)):
+            before = CreateCheckConstraintOp(conv(name), table, text(expression))
+            drops.append(DropConstraintOp(conv(name), table, type_="check", _reverse=before))
+        if (table, name) in declared:
+            # As the model has it: what Postgres prints is not always printed the same way again.
+            condition = _models_check(context.connection, table, name).sqltext
+            upgrade.ops.append(CreateCheckConstraintOp(conv(name), table, condition))
+    upgrade.ops[:0] = drops  # before the columns that they mention
+    return PriorityDispatchResult.CONTINUE
+
+
+def _models_check(connection: Connection, table: str, name: str) -> CheckConstraint:
+    format_constraint = connection.dialect.identifier_preparer.format_constraint
+    return next(
+        check
+        for check in Base.metadata.tables[table].constraints
+        if isinstance(check, CheckConstraint)
+        and (format_constraint(check) or "").strip('"') == name
+    )
+
+
+def _checks(connection: Connection) -> Checks:
+    return {(table, name): check for table, name, check in connection.execute(_CHECKS)}
+
+
+def _declared_checks(connection: Connection) -> Checks:
+    """The checks of the models, printed by Postgres: in tables that exist for a moment."""
+    with connection.begin_nested() as savepoint:
+        connection.execute(text(f"CREATE SCHEMA {_SCRATCH}"))
+        connection.execute(text(f"SET LOCAL search_path = {_SCRATCH}, public"))
+        Base.metadata.create_all(connection, checkfirst=False)
+        declared = _checks(connection)
+        savepoint.rollback()
+    return declared

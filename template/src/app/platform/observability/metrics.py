@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.platform import about
 from app.platform.base.components import Lifespan
+from app.platform.base.paths import route_path
 from app.platform.settings import PlatformSettings
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class SeparatePort:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             here = (scope.get("server") or ("", 0))[1] == self.port
-            if here != (scope["path"] == PATH):
+            if here != (route_path(scope) == PATH):
                 await Response(status_code=404)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -44,7 +44,9 @@ def _set(response: Response, settings: Settings, cookie: str, value: str, second
 
 
 def _name(cookie: str, settings: Settings) -> str:
-    return PREFIX + cookie if _strict(settings) else cookie
+    # Two services on one host, each under a prefix, have cookies of their own.
+    name = cookie + settings.root_path.replace("/", "-")
+    return PREFIX + name if _strict(settings) else name
 
 
 def _strict(settings: Settings) -> bool:

@@ -70,7 +70,7 @@ async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
         "the id alone": key_id,
         "the secret alone": secret,
         "what is stored": key_text.fingerprint(good).hex(),
-        "sealed": signing.sign(b"0" * 32, good.encode()),
+        "sealed": signing.sign((b"0" * 32,), good.encode()),
         "alg none": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.",
         "expired": await _altered(app, "expires_at"),
         "revoked": await _altered(app, "revoked_at"),

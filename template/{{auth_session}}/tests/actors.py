@@ -47,7 +47,7 @@ async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
         "what is stored": tokens.write(session_id, sessions.hash_secret(secret)),
         "the id alone": str(session_id),
         "an empty secret": tokens.write(session_id, b""),
-        "sealed": signing.sign(b"0" * 32, session_id.bytes + secret),
+        "sealed": signing.sign((b"0" * 32,), session_id.bytes + secret),
         "alg none": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.",
         "not used for long": await _altered(app, good, "expires_at"),
         "too old": await _altered(app, good, "expires_at", "ends_at"),

@@ -1,10 +1,12 @@
 """Pages of other sites: browsers send our cookie along, and it does them no good."""
 
+import secrets
 from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 from fastapi import FastAPI, WebSocket
+from pydantic import SecretStr
 
 from app.auth import CurrentUser
 from app.auth.scheme import Shown, authenticate
@@ -158,3 +160,21 @@ async def test_a_websocket_of_another_site_is_refused(
     else:
         with pytest.raises(Forbidden):
             await authenticate(socket, shown)
+
+
+async def test_a_csrf_token_survives_a_rotation_of_the_secret_key(
+    module_settings: Settings,
+) -> None:
+    rotated = module_settings.model_copy(
+        update={
+            "secret_key": SecretStr(secrets.token_hex(32)),
+            "secret_key_fallbacks": module_settings.secret_key,
+        }
+    )
+    async with running_app(module_settings) as app, browser_of(app) as browser:
+        csrf = await logged_in(browser)
+        cookies = dict(browser.cookies)
+    async with running_app(rotated) as app, browser_of(app) as browser:
+        browser.cookies.update(cookies)
+
+        assert await status(browser, "POST", **{"X-CSRF-Token": csrf}) == 204

@@ -26,12 +26,11 @@ class Csrf:
     """Makes the tokens, and refuses requests that other sites' pages send."""
 
     def __init__(self, settings: Settings) -> None:
-        self._key = signing.derive_key(settings, "csrf token")
+        self._keys = signing.derive_keys(settings, "csrf token")
         self._partners = settings.cors_origins if settings.cors_allow_credentials else []
 
     def token(self, session_id: UUID) -> str:
-        digest = hmac.digest(self._key, session_id.bytes, hashlib.sha256)
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return _token(self._keys[0], session_id)
 
     def check(self, connection: HTTPConnection, session_id: UUID) -> None:
         """Raise ``Forbidden`` if the request may be another site's doing.
@@ -42,8 +41,8 @@ class Csrf:
             return
         self.refuse_other_sites(connection)
         given = connection.headers.get(HEADER, "")
-        expected = self.token(session_id)
-        if connection.scope["type"] == "http" and not _equal(given, expected):
+        valid = any(_equal(given, _token(key, session_id)) for key in self._keys)
+        if connection.scope["type"] == "http" and not valid:
             audit.refused(connection, "csrf", "token")
             raise Forbidden(f"Send {HEADER}: GET /api/v1/auth/csrf says which.")
 
@@ -61,6 +60,11 @@ class Csrf:
             return site in ("same-origin", "none")
         # Older browsers say less; what is no browser says nothing, and has no cookie by accident.
         return origin is None or origin.partition("://")[2] == connection.headers.get("host")
+
+
+def _token(key: bytes, session_id: UUID) -> str:
+    digest = hmac.digest(key, session_id.bytes, hashlib.sha256)
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _equal(given: str, expected: str) -> bool:

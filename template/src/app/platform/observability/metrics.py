@@ -95,7 +95,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of all workers, with the exemplars of this one."""
-        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] if "WORKER_SLOT" in os.environ else None
         for metric in self._collector(directory).collect():
             if metric.name == DURATION:
                 metric.samples = [self._with_exemplar(sample) for sample in metric.samples]
@@ -206,9 +206,9 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        values.ValueClass = values.MutexValue  # in other processes, whatever the environment says
+        if slot := os.environ.get("WORKER_SLOT"):
             # A worker continues the files of the one that it replaces, so that they do not pile up.
-            slot = os.environ["WORKER_SLOT"]
             values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         app.state.metrics = Metrics()
         sampler = asyncio.create_task(_sample_periodically(app))

@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.platform import about
 from app.platform.settings.auth import AuthSettings
 from app.platform.settings.core import CoreSettings
 from app.platform.settings.data import DataSettings
@@ -42,7 +43,9 @@ class PlatformSettings(
 ):
     """All settings of the platform, one base class per concern."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=about.project_folder() / ".env", extra="ignore", env_ignore_empty=True
+    )
 
     _readable = field_validator("*", mode="before")(refuse_unreadable)
 

@@ -6,6 +6,7 @@ opens no connections to Postgres, so that children can be forked.
 
 import logging
 import os
+import shutil
 import signal
 import tempfile
 import warnings
@@ -87,7 +88,8 @@ class Child:
     def start(self, **_: Any) -> None:
         """Start the service; on failure, exit and be replaced by the main process."""
         try:
-            os.environ["WORKER_SLOT"] = str(current_process().index)
+            if self.settings.worker_metrics_port:
+                os.environ["WORKER_SLOT"] = str(current_process().index)
             settings = pools.with_pool_size(self.settings, capacity.CONNECTIONS_PER_CHILD)
             app = self.create_app(settings)
             self.runner = Runner(app, settings)
@@ -153,7 +155,11 @@ def run(settings: PlatformSettings, create_app: AppFactory) -> int:
         without_heartbeat=True,
     )
     signals.worker_ready.connect(partial(_ready, worker, settings), weak=False)
-    worker.start()
+    try:
+        worker.start()
+    finally:
+        if settings.worker_metrics_port:
+            shutil.rmtree(os.environ[METRICS_DIRECTORY], ignore_errors=True)
     return worker.exitcode or 0
 
 

@@ -1,4 +1,4 @@
-"""Sign-in for tests: none is needed."""
+"""How a test becomes somebody: not at all."""
 
 import httpx2
 from sqlalchemy import URL
@@ -9,5 +9,5 @@ async def seed(database: URL) -> None:
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
-    """No header: every caller is the same."""
+    """Everybody is the same caller."""
     return {}

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 
 from app.platform.base import context
 from app.platform.http import routing
+from app.platform.settings.core import DEPLOYED
 from app.settings import Settings
 from tests.conftest import client_for, running_app
 
@@ -104,9 +105,10 @@ async def test_every_response_has_the_security_headers(
     assert len(headers["x-request-id"]) == 32
 
 
-async def test_production_sends_hsts(settings: Settings) -> None:
+@pytest.mark.parametrize("environment", DEPLOYED)
+async def test_staging_and_production_send_hsts(settings: Settings, environment: str) -> None:
     async with (
-        running_app(settings.model_copy(update={"environment": "production"})) as app,
+        running_app(settings.model_copy(update={"environment": environment})) as app,
         client_for(app) as client,
     ):
         headers = (await client.get("/health/live")).headers

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
+import pytest
 from fastapi import FastAPI
 
 from app.platform.http import openapi
 from app.platform.http.conditional import ConditionalRequestDep
+from app.platform.settings.core import DEPLOYED
 from app.settings import Settings
 from tests.conftest import client_for, running_app
 
@@ -27,9 +29,12 @@ async def test_swagger_ui_works_offline(client: httpx2.AsyncClient) -> None:
     assert "connect-src 'self'" in policy
 
 
-async def test_swagger_ui_is_off_in_production(settings: Settings) -> None:
-    production = settings.model_copy(update={"environment": "production"})
-    async with running_app(production) as app, client_for(app) as client:
+@pytest.mark.parametrize("environment", DEPLOYED)
+async def test_swagger_ui_is_off_in_staging_and_production(
+    settings: Settings, environment: str
+) -> None:
+    deployed = settings.model_copy(update={"environment": environment})
+    async with running_app(deployed) as app, client_for(app) as client:
         assert (await client.get("/docs")).status_code == 404
         assert (await client.get("/openapi.json")).status_code == 200
 

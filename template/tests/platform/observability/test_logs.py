@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI, HTTPException
+from sqlalchemy import literal, select
 
 from app.platform.base import context
 from app.platform.http import routing
@@ -171,6 +172,22 @@ async def test_lines_below_the_log_level_are_dropped(
     logs.get_logger("shop").debug("detail")
     logging.getLogger("shop").debug("detail")
     assert lines(capfd, logger="shop") == []
+
+
+async def test_the_debug_level_shows_sql_without_its_values(
+    settings: Settings, service: FastAPI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = select(literal("s3cret"))
+    await service.state.read_session.first(shown)
+    assert lines(capfd, logger="sqlalchemy.engine.Engine") == []
+    try:
+        logs.configure(settings.model_copy(update={"log_level": "DEBUG"}))
+        await service.state.read_session.first(shown)
+        written = lines(capfd, logger="sqlalchemy.engine.Engine")
+    finally:
+        logs.configure(settings)
+    assert any(line["event"].startswith("SELECT") for line in written)
+    assert "s3cret" not in str(written)
 
 
 async def test_values_without_a_json_type_are_written_as_text(

@@ -1,4 +1,4 @@
-"""API keys."""
+"""The keys of those who call."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The commands that manage keys, and the use of the keys that they create."""
+"""The commands of the keys, and what they make, as callers use it."""
 
 from collections.abc import AsyncIterator
 
@@ -26,20 +26,18 @@ async def me(client: httpx2.AsyncClient, key: str) -> httpx2.Response:
     return await client.get(ME, headers={"Authorization": f"Bearer {key}"})
 
 
-async def test_a_key_is_created_rotated_and_revoked(
+async def test_a_key_is_made_replaced_and_ended(
     client: httpx2.AsyncClient, environment: dict[str, str]
 ) -> None:
-    created = keys(
-        environment, "create", "billing", "--scope", "a", "--scope", "b", "--expires", "7d"
-    )
-    key = created.stdout.strip()
+    made = keys(environment, "create", "billing", "--scope", "a", "--scope", "b", "--expires", "7d")
+    key = made.stdout.strip()
     key_id = key.split("_")[1]
     assert (await me(client, key)).json() == {
         "id": "billing",
         "scopes": ["a", "b"],
         "key_id": key_id,
     }
-    assert "cannot be shown again" in created.stderr
+    assert "shown this once" in made.stderr
 
     listed = keys(environment, "list", "--owner", "billing").stdout
     assert f"{key_id}  billing  a b  expires " in listed
@@ -56,34 +54,34 @@ async def test_a_key_is_created_rotated_and_revoked(
     assert (await me(client, second)).status_code == 401
 
 
-async def test_a_key_expires_unless_created_with_expires_never(
+async def test_a_key_expires_unless_it_is_made_to_last(
     client: httpx2.AsyncClient, environment: dict[str, str]
 ) -> None:
-    default = keys({**environment, "API_KEY_LIFETIME_DAYS": "1"}, "create", "one")
+    usual = keys({**environment, "API_KEY_LIFETIME_DAYS": "1"}, "create", "one")
     forever = keys(environment, "create", "two", "--expires", "never")
 
-    assert "expires 20" in default.stderr
+    assert "expires 20" in usual.stderr
     assert "expires never" in forever.stderr
     assert (await me(client, forever.stdout.strip())).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "complaint"),
     [
         (["create", "Ada Lovelace"], "does not match"),
         (["create", "ada", "--scope", "two words"], "does not match"),
-        (["create", "ada", "--expires", "soon"], "is not a duration; write it as 90d or 24h"),
-        (["rotate", "f" * 16], "This key does not exist."),
-        (["rotate", "f" * 16, "--overlap", "never"], "is not a duration"),
-        (["revoke", "f" * 16], "This key does not exist."),
-        (["revoke"], "Give the id of a key, or --owner."),
+        (["create", "ada", "--expires", "soon"], "is no duration; write it as 90d or 24h"),
+        (["rotate", "f" * 16], "There is no such key."),
+        (["rotate", "f" * 16, "--overlap", "never"], "is no duration"),
+        (["revoke", "f" * 16], "There is no such key."),
+        (["revoke"], "Give the id of one key, or --owner."),
     ],
 )
-def test_invalid_arguments_are_refused_with_a_reason(
-    environment: dict[str, str], arguments: list[str], message: str
+def test_what_can_not_be_done_is_said(
+    environment: dict[str, str], arguments: list[str], complaint: str
 ) -> None:
     done = keys(environment, *arguments)
 
     assert done.returncode != 0
-    assert message in done.stderr
+    assert complaint in done.stderr
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""The lifetime of sessions: use extends it, up to a maximum."""
+"""How long a session lives: use keeps it, its age ends it."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ Ends = Callable[..., Awaitable[tuple[datetime, datetime]]]
 
 @pytest.fixture
 async def ends(app: FastAPI, alice: httpx2.AsyncClient) -> Ends:
-    """Reads or changes the two expiry times of Alice's session."""
+    """Read, or set, when Alice's session ends."""
 
     async def ends(**values: Any) -> tuple[datetime, datetime]:
         async with app.state.db.transaction() as db:
@@ -31,7 +31,7 @@ async def ends(app: FastAPI, alice: httpx2.AsyncClient) -> Ends:
     return ends
 
 
-async def test_a_session_has_the_configured_lifetime(
+async def test_a_login_lasts_as_long_as_the_settings_say(
     settings: Settings, alice: httpx2.AsyncClient, ends: Ends
 ) -> None:
     idle, age = await ends()
@@ -41,18 +41,20 @@ async def test_a_session_has_the_configured_lifetime(
     assert abs(age - now - timedelta(seconds=settings.session_lifetime)) < timedelta(minutes=5)
 
 
-async def test_use_extends_a_session(
+async def test_use_keeps_a_session(
     settings: Settings, alice: httpx2.AsyncClient, ends: Ends
 ) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=120)
     await ends(expires_at=soon)
     assert (await alice.get(ME)).is_success
-    extended, _ = await ends()
+    moved_on, _ = await ends()
 
-    assert extended > soon + timedelta(seconds=settings.session_idle_timeout - 600)
+    assert moved_on > soon + timedelta(seconds=settings.session_idle_timeout - 600)
 
 
-async def test_use_is_not_recorded_at_each_request(alice: httpx2.AsyncClient, ends: Ends) -> None:
+async def test_use_is_not_written_down_at_each_request(
+    alice: httpx2.AsyncClient, ends: Ends
+) -> None:
     before = await ends()
     for _ in range(3):
         assert (await alice.get(ME)).is_success
@@ -60,9 +62,7 @@ async def test_use_is_not_recorded_at_each_request(alice: httpx2.AsyncClient, en
     assert await ends() == before
 
 
-async def test_use_does_not_extend_a_session_beyond_its_maximum_lifetime(
-    alice: httpx2.AsyncClient, ends: Ends
-) -> None:
+async def test_use_keeps_no_session_past_its_age(alice: httpx2.AsyncClient, ends: Ends) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=300)
     await ends(expires_at=soon - timedelta(seconds=100), ends_at=soon)
     assert (await alice.get(ME)).is_success
@@ -73,11 +73,11 @@ async def test_use_does_not_extend_a_session_beyond_its_maximum_lifetime(
     assert (await alice.get(ME)).status_code == 401
 
 
-async def test_a_session_has_the_current_scopes_of_its_account(
+async def test_what_a_session_may_do_is_what_its_account_may_now(
     app: FastAPI, alice: httpx2.AsyncClient
 ) -> None:
     await allow(app, "alice@example.com", "admin")
-    before = (await alice.get(ME)).json()["scopes"]
+    may = (await alice.get(ME)).json()["scopes"]
     await allow(app, "alice@example.com")
 
-    assert (before, (await alice.get(ME)).json()["scopes"]) == (["admin"], [])
+    assert (may, (await alice.get(ME)).json()["scopes"]) == (["admin"], [])

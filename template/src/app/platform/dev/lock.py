@@ -23,9 +23,7 @@ def locked(data: Path) -> Iterator[int]:
         while not _take(lock):
             if time.monotonic() > deadline:
                 pid = os.pread(lock, 20, 0).decode()
-                raise Unavailable(
-                    f"process {pid} already runs it, with its data in {data}: stop that one"
-                )
+                raise Unavailable(f"process {pid} already runs it, with its data in {data}")
             time.sleep(0.05)
         os.truncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)

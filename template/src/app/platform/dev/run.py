@@ -20,13 +20,12 @@ from dotenv import load_dotenv
 from watchfiles import PythonFilter, awatch
 
 from app.platform.dev.child import STOP_SECONDS, Child, DevError
-from app.platform.dev.launch import ServerUrls
 from app.platform.dev.servers import KINDS, ServerError, services
+from app.platform.settings.core import DEPLOYED
 
 PROJECT = Path(__file__).resolve().parents[4]
 LOCAL = PROJECT / ".local"
 SHARED = ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "SECRET_KEY_FILE")
-SERVER_CHECK_INTERVAL = 0.5  # seconds
 COLOURS = (36, 35, 33, 34, 32)
 
 
@@ -42,7 +41,7 @@ def run(*, port: int = 8000, companions: Sequence[Sequence[str]] = ()) -> int:
         with services(LOCAL) as urls:
             environment = _environment(port, urls)
             with _environment_file(environment):
-                asyncio.run(_run(port, companions, environment, urls))
+                asyncio.run(_run(port, companions, environment))
     except (DevError, ServerError) as error:
         sys.stderr.write(f"app dev: {error}\n")
         return 1
@@ -54,8 +53,10 @@ def run(*, port: int = 8000, companions: Sequence[Sequence[str]] = ()) -> int:
 def _refuse(port: int) -> None:
     if os.name == "nt":
         raise DevError("it needs Linux or macOS; on Windows, run it in WSL")
-    if os.environ.get("ENVIRONMENT") == "production":
-        raise DevError("ENVIRONMENT is production: unset it, or start the service with `app serve`")
+    if (environment := os.environ.get("ENVIRONMENT")) in DEPLOYED:
+        raise DevError(
+            f"ENVIRONMENT is {environment}: unset it, or start the service with `app serve`"
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -102,16 +103,8 @@ def _secret_key() -> str:
     return path.read_text()
 
 
-async def _run(
-    port: int,
-    companions: Sequence[Sequence[str]],
-    environment: dict[str, str],
-    servers: ServerUrls,
-) -> None:
-    """Migrate, then serve until cancelled.
-
-    Raise `DevError` when a process ends by itself, `ServerError` when a server does.
-    """
+async def _run(port: int, companions: Sequence[Sequence[str]], environment: dict[str, str]) -> None:
+    """Migrate, then serve until cancelled. Raise `DevError` when a process ends by itself."""
     _cancel_on(signal.SIGINT, signal.SIGTERM)
     commands = {"migrate": _app("migrate"), "api": _api(port)}
     commands |= {words[0]: _app(*words) for words in companions}
@@ -124,7 +117,6 @@ async def _run(
                 group.create_task(child.supervise())
             group.create_task(_restart_after_edits(workers))
             group.create_task(_announce(port, environment))
-            group.create_task(_watch_servers(servers))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
 
@@ -166,12 +158,6 @@ async def _restart_after_edits(children: Sequence[Child]) -> None:
     async for _ in awatch(PROJECT / "src", watch_filter=PythonFilter()):
         for child in children:
             child.restart()
-
-
-async def _watch_servers(servers: ServerUrls) -> None:
-    while True:
-        servers.check()
-        await asyncio.sleep(SERVER_CHECK_INTERVAL)
 
 
 async def _announce(port: int, environment: dict[str, str]) -> None:

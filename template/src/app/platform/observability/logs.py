@@ -198,6 +198,9 @@ def configure(settings: PlatformSettings) -> None:
         cache_logger_on_first_use=True,
     )
     _configure_standard_library(level, pretty)
+    logging.captureWarnings(True)
+    if not pretty:
+        _log_uncaught_exceptions()
 
 
 def is_pretty(settings: PlatformSettings) -> bool:
@@ -226,6 +229,31 @@ def _configure_standard_library(level: int, pretty: bool) -> None:
     logging.getLogger("uvicorn.access").disabled = True
     for chatty in ("httpx2", "httpcore2"):
         logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
+    # SQLAlchemy logs statements, without their values, as INFO; its own default is WARNING.
+    statements = logging.INFO if level <= logging.DEBUG else max(level, logging.WARNING)
+    logging.getLogger("sqlalchemy.engine").setLevel(statements)
+
+
+def _log_uncaught_exceptions() -> None:
+    """Log exceptions that nobody caught, which Python would print to stderr as plain text."""
+    logger = logging.getLogger("app.uncaught")
+
+    def log(kind: Any, error: BaseException | None, traceback: Any, where: str = "") -> None:
+        if not issubclass(kind, KeyboardInterrupt | SystemExit):
+            event = f"uncaught exception{where}"
+            logger.critical(event, exc_info=(kind, error or kind(), traceback))
+
+    # Not over the hooks of a test runner, or of an error tracker.
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = log
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = lambda raised: log(
+            raised.exc_type, raised.exc_value, raised.exc_traceback, " in a thread"
+        )
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = lambda raised: log(
+            raised.exc_type, raised.exc_value, raised.exc_traceback, " in a finalizer"
+        )
 
 
 def _text(logger: Any, name: str, event: EventDict) -> str:

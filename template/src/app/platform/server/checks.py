@@ -9,7 +9,6 @@ import click
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.platform import about
 from app.platform.base.cpus import available_cpus
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import create_engine
@@ -125,9 +124,7 @@ async def _missing_revisions(settings: PlatformSettings) -> list[str]:
         without_removed_branches,
     )
 
-    scripts = ScriptDirectory.from_config(
-        Config(toml_file=about.project_folder() / "pyproject.toml")
-    )
+    scripts = ScriptDirectory.from_config(Config(toml_file="pyproject.toml"))
 
     def missing(connection: Connection) -> list[str]:
         heads = MigrationContext.configure(connection).get_current_heads()
@@ -140,7 +137,7 @@ async def _missing_revisions(settings: PlatformSettings) -> list[str]:
 
 
 async def _allowed_hosts(settings: PlatformSettings) -> str:
-    if settings.environment == "production" and "*" in settings.allowed_hosts:
+    if settings.is_deployed and "*" in settings.allowed_hosts:
         raise CheckWarning("ALLOWED_HOSTS is *, so any Host header is accepted; list your hosts")
     return f"serves {', '.join(settings.allowed_hosts)}"
 

@@ -1,4 +1,4 @@
-"""Tables: API keys."""
+"""The table of the keys."""
 
 from datetime import datetime
 
@@ -9,9 +9,9 @@ from app.platform.data.database import Base
 
 
 class ApiKey(Base):
-    """A key without its secret. ``owner``: the caller, who may have several keys.
+    """A key, without its secret. ``owner`` is who calls with it; a caller may have several.
 
-    ``expires_at`` is null if the key never expires.
+    It never expires where ``expires_at`` is null.
     """
 
     __tablename__ = "api_keys"

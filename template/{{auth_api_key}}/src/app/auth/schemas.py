@@ -1,4 +1,4 @@
-"""Request and response bodies of the key routes."""
+"""What goes in and out of the routes of the keys."""
 
 from datetime import datetime
 from typing import Annotated
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from app.platform.http.schemas import RequestModel, ResponseModel
 
-# The owner of a key appears in logs: the name of a program or a customer, not of a person.
+# Who calls with a key. It stands in logs: the name of a program or a customer, not of a person.
 OWNER = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 SCOPE = r"^[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}$"
 
@@ -17,7 +17,7 @@ Days = Annotated[int, Field(ge=1, le=366, description="Unset: API_KEY_LIFETIME_D
 
 
 class KeyCreate(RequestModel):
-    """A new key. ``owner``: the caller by default; another one requires the scope `keys:admin`."""
+    """``owner`` is you, unless you may manage the keys of others."""
 
     owner: Owner | None = None
     scopes: list[Scope] = Field(default_factory=list, max_length=50)
@@ -25,14 +25,14 @@ class KeyCreate(RequestModel):
 
 
 class KeyRotate(RequestModel):
-    """A replacement. ``overlap_hours``: how long the old key stays valid."""
+    """The old key is good for ``overlap_hours`` yet: the time to put the new one in its place."""
 
     overlap_hours: Annotated[int, Field(ge=0, le=168)] = 24
     expires_in_days: Days | None = None
 
 
 class KeyRead(ResponseModel):
-    """A key without its secret. ``last_used_at`` is updated at most once a minute."""
+    """A key, without its secret. ``last_used_at`` is right to the minute."""
 
     id: str
     owner: str
@@ -43,14 +43,14 @@ class KeyRead(ResponseModel):
     last_used_at: datetime | None
 
 
-class KeyCreated(KeyRead):
-    """A new key with its secret in ``key``, which cannot be retrieved again."""
+class KeyMade(KeyRead):
+    """A new key. ``key`` is shown this once."""
 
     key: str
 
 
 class Me(ResponseModel):
-    """The authenticated caller, their scopes and the id of their key."""
+    """Who you are, what you may do, and with which key."""
 
     id: str
     scopes: list[str]

@@ -1,6 +1,6 @@
-"""The caller, who is anonymous and has every scope; features import from here alone.
+"""Who is calling, and what they may do: anybody, and everything. Features import from here alone.
 
-Access is controlled by the proxy in front of this service.
+Whatever stands in front of this service decides who gets to it.
 """
 
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The anonymous caller."""
+    """Who is calling, and what they may do."""
 
     id: str
     scopes: frozenset[str]
 
 
-ANONYMOUS = User(id="anonymous", scopes=frozenset())
+ANYBODY = User(id="anonymous", scopes=frozenset())
 
 
 async def current_user() -> User:
-    return ANONYMOUS
+    return ANYBODY
 
 
 CurrentUser = Annotated[User, Depends(current_user)]
 
 
 def require(*scopes: str) -> Any:
-    """A dependency for the caller; it refuses nobody."""
+    """Return a dependency that yields the caller: nobody is refused."""
     return Depends(current_user)
 
 
 async def user_id(user: CurrentUser) -> str:
-    """The key to count by caller: ``limit("exports", "10/hour", by=user_id)``; one for all."""
+    """Count all callers together: ``limit("exports", "10/hour", by=user_id)``."""
     return user.id
 
 
@@ -43,4 +43,4 @@ router = APIRouter()
 
 
 def setup(app: FastAPI, settings: Settings) -> None:
-    """Nothing to set up."""
+    """There is nothing to install."""

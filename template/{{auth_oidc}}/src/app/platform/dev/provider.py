@@ -35,6 +35,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from app.platform import about
+from app.platform.settings.core import DEPLOYED
 
 LIFETIME = 600  # seconds
 HERE = ("127.0.0.1", "localhost", "::1")
@@ -220,7 +221,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 def main(port: int) -> None:
     """Serve until stopped."""
-    if os.environ.get("ENVIRONMENT") == "production":
+    if os.environ.get("ENVIRONMENT") in DEPLOYED:
         sys.exit("This provider believes everybody: it is for development and tests.")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,6 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
 from app.platform import about
+from app.platform.settings.core import DEPLOYED
 from app.platform.settings.sources import CommaSeparated
 
 # Algorithms with a public key. With a shared secret, whoever verifies tokens could also sign them.
@@ -78,7 +79,7 @@ class AuthSettings(BaseSettings):
             or url.username
         ):
             raise ValueError("is not an issuer; write it as https://login.example.com/realms/main")
-        if environment == "production" and url.scheme != "https":
+        if environment in DEPLOYED and url.scheme != "https":
             raise ValueError("must begin with https:// in production")
         return value
 

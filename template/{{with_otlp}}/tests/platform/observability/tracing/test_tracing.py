@@ -3,9 +3,11 @@
 import threading
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from sqlalchemy import text
 
+from app.platform.http import routing
 from app.platform.observability import tracing
 from app.settings import Settings
 from tests.conftest import client_for
@@ -41,6 +43,50 @@ async def test_a_request_and_its_calls_are_one_trace(
     assert attributes(statement)["db.query.text"] == "SELECT $1"
     assert collector.headers[-1]["traceparent"].split("-")[1] == response["trace_id"]
     assert "s3cret" not in str(collector.spans)
+
+
+tracer = trace.get_tracer("shop")  # before any service has started
+
+
+@tracer.start_as_current_span("pack")
+async def pack() -> None:
+    trace.get_current_span().set_attribute("parcels", 2)
+
+
+async def test_spans_of_opentelemetrys_own_api_belong_to_the_request(
+    settings: Settings, collector: Collector
+) -> None:
+    async def order() -> None:
+        await pack()
+        with trace.get_tracer("shop").start_as_current_span("ship"):
+            pass
+
+    for _ in range(2):  # the second service of a process, too
+        collector.spans.clear()
+        async with traced(settings, collector.url) as app:
+            app.add_api_route("/order", order)
+            routing.install_index(app)
+            await get(app, "/order")
+        server = collector.one("GET /order")
+        for span in (collector.one("pack"), collector.one("ship")):
+            assert (span.trace_id, span.parent_span_id) == (server.trace_id, server.span_id)
+    assert attributes(collector.one("pack"))["parcels"] == 2
+
+
+async def test_an_unsampled_request_records_no_span_of_opentelemetrys_own_api(
+    settings: Settings, collector: Collector
+) -> None:
+    async with traced(settings, collector.url, otel_traces_sampler_arg=0.0) as app:
+        app.add_api_route("/order", pack)
+        routing.install_index(app)
+        assert (await get(app, "/order")).is_success
+    assert collector.spans == []
+
+
+async def test_the_resource_names_the_environment(settings: Settings, collector: Collector) -> None:
+    async with traced(settings, collector.url, environment="staging") as app:
+        await get(app, "/things/7")
+    assert collector.resource["deployment.environment.name"] == "staging"
 
 
 async def test_resource_attributes_can_be_set(

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
+from app.platform.settings.core import DEPLOYED
 from app.platform.settings.rates import Rate, RateSetting
 
 # Minimum costs of Argon2id in production.
@@ -66,6 +67,6 @@ class AccountSettings(BaseSettings):
     @classmethod
     def _strong(cls, value: int, info: ValidationInfo) -> int:
         minimum = MIN_MEMORY_COST if info.field_name == "argon2_memory_cost" else MIN_TIME_COST
-        if info.data.get("environment") == "production" and value < minimum:
+        if info.data.get("environment") in DEPLOYED and value < minimum:
             raise ValueError(f"is too weak for production, which needs {minimum} or more")
         return value

@@ -6,8 +6,6 @@ batches. An unavailable collector costs a bounded queue (``OTEL_BSP_MAX_QUEUE_SI
 and one log line a minute.
 """
 
-import asyncio
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +13,7 @@ from fastapi import FastAPI
 from opentelemetry import propagate
 
 from app.platform.base.components import Lifespan
+from app.platform.base.threads import run_in_daemon_thread
 from app.platform.observability.tracing import provider
 from app.platform.observability.tracing.clients import (
     instrument_engine,
@@ -58,9 +57,7 @@ async def flush(seconds: float) -> None:
     """Export pending spans within ``seconds``: this process may be frozen before the next batch."""
     if tracing := current():
         # Abandoned after the time-out; the next export takes what is left.
-        export = threading.Thread(target=tracing.provider.force_flush, daemon=True)
-        export.start()
-        await asyncio.to_thread(export.join, seconds)
+        await run_in_daemon_thread(tracing.provider.force_flush, seconds)
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
@@ -76,9 +73,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
             yield
         finally:
             set_current(None)
-            # In a daemon thread: a collector that hangs must not delay the exit.
-            last_export = threading.Thread(target=tracing.provider.shutdown, daemon=True)
-            last_export.start()
-            await asyncio.to_thread(last_export.join, SHUTDOWN_TIMEOUT)
+            # A collector that hangs must not delay the exit.
+            await run_in_daemon_thread(tracing.provider.shutdown, SHUTDOWN_TIMEOUT)
 
     return lifespan

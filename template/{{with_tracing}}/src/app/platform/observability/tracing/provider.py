@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from opentelemetry import propagate
+from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -31,7 +31,7 @@ from pydantic import SecretStr
 from app.platform import about
 from app.platform.base import context
 from app.platform.observability.tracing import backend
-from app.platform.observability.tracing.spans import Tracing, threshold
+from app.platform.observability.tracing.spans import CurrentTracerProvider, Tracing, threshold
 from app.platform.settings import PlatformSettings
 from app.platform.settings.tracing import TracingSettings
 
@@ -44,7 +44,7 @@ def _sampling_ratio(settings: PlatformSettings) -> float:
         return 1.0 if kind == "always_on" else 0.0
     if settings.otel_traces_sampler_arg is not None:
         return settings.otel_traces_sampler_arg
-    return 0.1 if settings.environment == "production" else 1.0
+    return 0.1 if settings.is_deployed else 1.0
 
 
 def span_processor_factory(settings: PlatformSettings) -> Callable[[], SpanProcessor] | None:
@@ -75,6 +75,8 @@ def start(settings: PlatformSettings) -> Tracing:
     )
     if create_processor:
         provider.add_span_processor(create_processor())
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # nobody has set one
+        trace.set_tracer_provider(CurrentTracerProvider())
     follow_parent = bool(create_processor) and settings.otel_traces_sampler.startswith(
         "parentbased_"
     )

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context, attach, detach
@@ -164,6 +164,38 @@ def set_current(tracing: Tracing | None) -> None:
     """Set the tracer of this process."""
     global _tracing
     _tracing = tracing
+
+
+class CurrentTracerProvider(trace.TracerProvider):
+    """OpenTelemetry's global provider: its spans belong to the service that is running.
+
+    It can be set once per process, whereas each service that starts has a provider of its own.
+    """
+
+    def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+        return CurrentTracer(*args, **kwargs)
+
+
+class CurrentTracer(trace.ProxyTracer):
+    """A tracer of ``trace.get_tracer``, even one that a module has got at its import.
+
+    The base class delegates each call to ``_tracer``, also where a span is used as a decorator.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arguments = (args, kwargs)
+        self._provider: trace.TracerProvider | None = None
+
+    @property
+    def _tracer(self) -> trace.Tracer:
+        if _tracing is None:
+            return self._noop_tracer
+        if _tracing.provider is not self._provider or self._real_tracer is None:
+            args, kwargs = self._arguments
+            self._provider = _tracing.provider
+            self._real_tracer = self._provider.get_tracer(*args, **kwargs)
+        return self._real_tracer
 
 
 def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:

@@ -18,7 +18,7 @@ Serve = Callable[..., "Server"]
 
 # The real app, with more routes for these tests.
 APP = """
-import asyncio, os, threading
+import asyncio, os, threading, time
 from pathlib import Path
 from fastapi import Request
 from app import main
@@ -52,14 +52,21 @@ def create_app():
         return StreamingResponse(parts())
 
     async def busy(seconds: float) -> None:
-        import time
+        time.sleep(seconds)
+
+    async def thread(seconds: float) -> None:
+        (Path(os.environ["GATES"]) / "thread-reached").touch()
+        await asyncio.to_thread(time.sleep, seconds)
+
+    def sync(seconds: float) -> None:
+        (Path(os.environ["GATES"]) / "sync-reached").touch()
         time.sleep(seconds)
 
     async def echo(request: Request) -> list[str]:
         return [(await request.body()).decode(), *request.headers.keys()]
 
     app.add_api_route("/test/echo", echo, methods=["POST"])
-    for route in (pid, slow, busy, gate):
+    for route in (pid, slow, busy, gate, thread, sync):
         app.add_api_route(f"/test/{route.__name__}", route)
     app.add_api_route("/test/stream", stream, response_model=None)
     routing.install_index(app)

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -20,31 +21,6 @@ def test_two_workers_serve_and_all_log_lines_share_their_fields(serve: Serve) ->
     assert {"gunicorn.error", "uvicorn.error", "app.request"} <= {line["logger"] for line in lines}
     assert all({"timestamp", "level", "event", "logger"} <= set(line) for line in lines)
     assert not [line for line in lines if line["level"] in ("warning", "error")]
-
-
-def test_serve_works_from_another_folder(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "gunicorn.conf.py").write_text("raise SystemExit('not this one')")
-    (tmp_path / ".env").write_text("LOG_LEVEL=nonsense")
-    server = serve("app", "serve", cwd=tmp_path)
-    assert server.get("/health/live").is_success
-    assert server.stop() == 0
-    assert {line["logger"] for line in server.lines()} >= {"gunicorn.error", "uvicorn.error"}
-
-
-def test_a_given_metrics_folder_keeps_what_others_have_there(serve: Serve, tmp_path: Path) -> None:
-    given = tmp_path / "metrics"
-    given.mkdir()
-    (given / "of_another_service.db").touch()
-    server = serve(PROMETHEUS_MULTIPROC_DIR=str(given))
-    server.until(lambda: len(server.workers()) == 2)
-    assert request_count(server) > 0
-    server.process.send_signal(signal.SIGHUP)
-    server.until(lambda: "Handling signal: hup" in server.log.read_text())
-    server.until(lambda: request_count(server) > 0)
-    [folder] = [path for path in given.iterdir() if path.is_dir()]
-    assert list(folder.glob("*.db"))
-    assert server.stop() == 0
-    assert [path.name for path in given.iterdir()] == ["of_another_service.db"]
 
 
 def test_sigterm_loses_no_request(serve: Serve) -> None:
@@ -84,6 +60,26 @@ def test_an_endless_stream_does_not_prevent_a_clean_shutdown(serve: Serve) -> No
     events = [line["event"] for line in server.lines()]
     assert events.count("Application shutdown complete.") == 2
     assert not [event for event in events if "SIGKILL" in str(event)]
+
+
+@pytest.mark.parametrize("route", ["thread", "sync"])
+def test_a_thread_that_hangs_does_not_prevent_a_clean_shutdown(
+    serve: Serve, tmp_path: Path, route: str
+) -> None:
+    server = serve(GUNICORN_CMD_ARGS="--graceful-timeout 9", WEB_CONCURRENCY="1")
+
+    def request() -> None:
+        with suppress(httpx2.TransportError):
+            server.get(f"/test/{route}?seconds=600")
+
+    client = threading.Thread(target=request)
+    client.start()
+    server.until((tmp_path / f"{route}-reached").exists)
+    assert server.stop() == 0
+    client.join()
+    # Gunicorn says nothing of a worker that it has to kill in the end.
+    events = [str(line["event"]) for line in server.lines()]
+    assert [event for event in events if event.startswith("Worker exiting")]
 
 
 def test_sighup_replaces_the_workers_and_loses_no_request(serve: Serve) -> None:

@@ -223,10 +223,8 @@ def test_kept_data_has_one_user_at_a_time(
 ) -> None:
     monkeypatch.setattr(lock, "LOCK_SECONDS", 0.1)
     with run(kept) as url:
-        busy = f"process {os.getpid()} already runs it.*: stop that one"
-        with pytest.raises(ServerError, match=busy) as error, run(kept):
+        with pytest.raises(ServerError, match=f"process {os.getpid()} already runs it"), run(kept):
             pass
-        assert "delete" not in str(error.value)  # the folder is in use
         assert listens(url)
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import click
@@ -91,7 +90,7 @@ def settings_there(overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     secrets = {
         "DATABASE_URL": "postgresql+asyncpg://app@postgres/app",
         "REDIS_URL": "redis://redis:6379/0",
-        "SECRET_KEY": token_hex(32),
+        "SECRET_KEY": "0123456789abcdef" * 4,
     }
     for name, value in secrets.items():
         (tmp_path / name).write_text(value)
@@ -102,8 +101,8 @@ def settings_there(overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return settings
 
 
-def test_the_settings_are_valid(settings_there: Settings) -> None:
-    assert settings_there.environment == "production"
+def test_the_settings_are_valid(overlay: str, settings_there: Settings) -> None:
+    assert settings_there.environment == ("staging" if overlay == "staging" else "production")
     assert settings_there.web_concurrency == 1
 
 
@@ -182,12 +181,12 @@ def test_the_termination_grace_period_covers_the_longest_job(
     name: str, settings_there: Settings
 ) -> None:
     registry.discover()
-    runner = importlib.import_module("app.platform.jobs.runner")
+    watchdog = importlib.import_module("app.platform.jobs.watchdog")
     grace = settings_there.model_dump()["worker_shutdown_timeout"]
     ours = [kind for kind in registry.definitions() if kind.function.__module__.startswith("app.")]
     for kind in ours:
         assert kind.timeout <= grace, f"{kind.name} may take longer than WORKER_SHUTDOWN_TIMEOUT"
-    needs = grace + runner.CANCEL_TIMEOUT + sum(runner.RECORD_RETRY_DELAYS)
+    needs = grace + watchdog.EXIT_MARGIN
     assert needs < pod(BACKGROUND_PROCESSES[name])["terminationGracePeriodSeconds"]
 
 

@@ -9,11 +9,8 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,6 +19,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from app.platform.base.threads import exit_process
 from app.platform.server.connection_limits import (
     BoundedHttpProtocol,
     ConnectionReaper,
@@ -36,19 +34,11 @@ ROLLBACK_TIMEOUT = 1  # seconds of these, for cancelled requests to roll back
 HEARTBEAT_INTERVAL = 5  # seconds; an orphaned worker stops within it
 
 
-@cache
-def metrics_folder(parent: str | None) -> str:
-    """A new folder for the workers' metrics; the same one when SIGHUP reloads the configuration."""
-    if parent:
-        Path(parent).mkdir(parents=True, exist_ok=True)
-    return tempfile.mkdtemp(prefix="metrics-", dir=parent)
-
-
 def drain_seconds(settings: PlatformSettings) -> float:
     """Seconds between SIGTERM and the end of accepting, for load balancers to stop routing here."""
     if settings.drain_seconds is not None:
         return settings.drain_seconds
-    return 5.0 if settings.environment == "production" else 0.0
+    return 5.0 if settings.is_deployed else 0.0
 
 
 class DrainingServer(Server):
@@ -189,6 +179,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         gc.freeze()
         gc.set_threshold(10_000, 20, 50)
         super().init_process()
+
+    def run(self) -> None:
+        # Not closed, and so not asyncio.run(): that would wait for every thread.
+        asyncio.Runner(loop_factory=self.config.get_loop_factory()).run(self._serve())
+        self.log.info("Worker exiting (pid: %s)", self.pid)  # as Gunicorn says after a return
+        exit_process(os.EX_OK)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

@@ -1,12 +1,14 @@
 """Failures in which kombu alone would stop the worker or leave it idle, and process start."""
 
 import asyncio
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from kombu.connection import Connection
 from kombu.transport import redis
 
+from app.platform.base import heartbeat
 from app.platform.jobs.celery_app import celery_app
 from app.platform.jobs.celery_worker import Channel
 from app.platform.jobs.names import TASK
@@ -63,3 +65,20 @@ async def test_children_are_forked_where_spawning_is_the_default(
     start("worker", module="tests.system.jobs.spawning")
     job = await service.enqueue(samples.note, text="forked")
     await service.wait_for_status(job.id, "succeeded")
+
+
+async def test_a_worker_whose_children_cannot_start_is_unhealthy(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(heartbeat, "STALE_AFTER", 2.0)
+    worker = start("worker", module="tests.system.jobs.failing")
+
+    def failures() -> int:
+        events = [line["event"] for line in worker.log_lines()]
+        return events.count("worker child failed to start")
+
+    async with asyncio.timeout(60):
+        while failures() < 2 or heartbeat.is_alive("worker"):  # noqa: ASYNC110 (no event to wait for)
+            await asyncio.sleep(0.05)
+    assert worker.is_running()

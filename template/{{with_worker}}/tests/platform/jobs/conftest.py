@@ -26,10 +26,10 @@ TIMEOUT = 60.0  # seconds, for a busy machine
 class Service:
     """The service without worker processes, with helpers for its jobs."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, runner: Runner) -> None:
         self.app = app
         self.settings = settings
-        self.runner = Runner(app, settings)
+        self.runner = runner
         self.scheduler = Scheduler(app, settings)
 
     async def enqueue(self, function: Any, **arguments: Any) -> JobStatus:
@@ -90,9 +90,9 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
     # A blocking pop must not exceed the client's timeout.
     quick = {"jobs_lease": 1.0, "jobs_backoff": 0.05, "redis_timeout": TIMEOUT + 5}
     changed = settings.model_copy(update=quick)
-    async with running_app(changed) as app:
+    async with running_app(changed) as app, Runner(app, changed) as runner:
         await app.state.redis.flushdb()
-        yield Service(app, changed)
+        yield Service(app, changed, runner)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from sqlalchemy import func, update
 
 from app.platform.jobs import runner, store
 from app.platform.jobs.attempt import backoff, error_summary
-from app.platform.jobs.runner import RELEASE_OVERLAP
+from app.platform.jobs.outcomes import RELEASE_OVERLAP
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service
 
@@ -144,13 +144,13 @@ async def test_a_job_that_ignores_a_cancellation_ends_before_it_is_released(
 ) -> None:
     monkeypatch.setattr(runner, "CANCEL_TIMEOUT", 2.0)
     stops_at_once = service.settings.model_copy(update={"worker_shutdown_timeout": 0.0})
-    worker = runner.Runner(service.app, stops_at_once)
     enqueued = await service.enqueue(samples.ignores_cancel)
-    running = asyncio.create_task(worker.run(enqueued.id))
-    async with asyncio.timeout(10):
-        await samples.STARTED.wait()
-    worker.stop()
-    await running
+    async with runner.Runner(service.app, stops_at_once) as worker:
+        running = asyncio.create_task(worker.run(enqueued.id))
+        async with asyncio.timeout(10):
+            await samples.STARTED.wait()
+        worker.stop()
+        await running
     assert samples.FINISHED.is_set()
     status = await service.status(enqueued.id)
     assert (status.status, status.attempts) == ("queued", 0)

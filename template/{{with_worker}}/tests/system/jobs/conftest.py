@@ -30,6 +30,7 @@ class Process:
         module: str = "tests.platform.jobs.samples",
     ) -> None:
         self._output = output
+        self.has_traceback = False  # of the interpreter itself, as plain text
         code = f"import {module}; from app.cli import main; main()"
         with output.open("wb") as stream:
             self._process = subprocess.Popen(
@@ -61,9 +62,9 @@ class Process:
         self._process.wait()
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The JSON lines that it has logged."""
-        raw = self._output.read_bytes().splitlines()
-        return [orjson.loads(line) for line in raw if line.startswith(b"{")]
+        """All complete lines that it has written; raises ``ValueError`` if one is not JSON."""
+        complete, _, _ = self._output.read_bytes().rpartition(b"\n")
+        return [orjson.loads(line) for line in complete.splitlines()]
 
 
 Start = Callable[..., Process]
@@ -78,7 +79,10 @@ async def service(fresh_settings: Settings) -> AsyncIterator[Service]:
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
-    """Start ``worker`` or ``scheduler``, one job at a time, with a short lease and delays."""
+    """Start ``worker`` or ``scheduler``, one job at a time, with a short lease and delays.
+
+    In the end, every line that they have written must have the shape of the log.
+    """
     processes: list[Process] = []
     base = {
         **environment,
@@ -98,6 +102,9 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     yield start
     for process in processes:
         process.stop()
+    for process in processes:
+        for line in [] if process.has_traceback else process.log_lines():
+            assert {"timestamp", "level", "event", "logger"} <= set(line), line
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Worker and scheduler processes: shutdown, crashes, malformed messages, commands."""
 
 import asyncio
+import os
+import signal
 import socket
 import tempfile
 import urllib.request
@@ -20,7 +22,7 @@ from app.platform.settings.tracing import TracingSettings
 from app.settings import Settings, get_settings
 from tests.conftest import client_for, running_app
 from tests.platform.jobs import samples
-from tests.platform.jobs.conftest import Service
+from tests.platform.jobs.conftest import TIMEOUT, Service
 from tests.system.jobs.conftest import Start
 
 router = APIRouter()
@@ -76,6 +78,26 @@ async def test_a_job_committed_without_redis_runs_later(
     await service.wait_for_status(JobStatus.model_validate(response.json()).id, "succeeded")
     scheduler.terminate()
     assert await scheduler.wait() == 0
+
+
+async def test_every_line_at_every_level_has_the_shape_of_the_log(
+    service: Service, start: Start
+) -> None:
+    processes = [start(name, LOG_LEVEL="DEBUG") for name in ("worker", "scheduler")]
+    failing = await service.enqueue(samples.fail_then_succeed, times=1)
+    await service.wait_for_status(failing.id, "succeeded")
+    job = await service.enqueue(samples.wait_for_gate, gate="open")
+    popped = await service.app.state.redis.blpop(["open:started"], timeout=TIMEOUT)
+    if (pid := int(popped[1])) != processes[0].group:  # a child, of which there is more to say
+        os.kill(pid, signal.SIGKILL)
+        await service.wait_for_start("open")
+    await service.app.state.redis.set("open", 1)
+    await service.wait_for_status(job.id, "succeeded")
+    for process in processes:
+        process.terminate()
+        assert await process.wait() == 0
+        loggers = {line["logger"] for line in process.log_lines()}  # raises if one is not JSON
+        assert "sqlalchemy.engine.Engine" in loggers
 
 
 async def test_a_killed_workers_job_runs_on_another(service: Service, start: Start) -> None:

@@ -3,7 +3,8 @@
 from app.platform.base import cpus
 from app.platform.settings import PlatformSettings
 
-CONNECTIONS_PER_CHILD = 5  # three for the job itself, one for its lease, one for the job store
+POOL_SIZE_OF_CHILD = 4  # three for the job itself, one for the job store
+CONNECTIONS_PER_CHILD = POOL_SIZE_OF_CHILD + 1  # and the one of the watchdog, for its lease
 
 
 def concurrency(settings: PlatformSettings) -> int:

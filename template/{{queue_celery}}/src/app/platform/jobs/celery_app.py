@@ -33,6 +33,8 @@ def celery_app(redis_url: str, timeout: float) -> "Celery":
         # The store's lease protects a job, and a redelivered message would be ignored.
         task_acks_late=False,
         worker_prefetch_multiplier=1,
+        # Seconds for a child to start; Celery would kill and replace it after four.
+        worker_proc_alive_timeout=60,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
     )

@@ -6,12 +6,14 @@ opens no connections to Postgres, so that children can be forked.
 
 import logging
 import os
-import shutil
 import signal
 import tempfile
+import time
 import warnings
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from ctypes import Array
 from functools import partial
+from multiprocessing.sharedctypes import RawArray
 from queue import Empty
 from types import FrameType
 from typing import Any
@@ -19,6 +21,7 @@ from uuid import UUID
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from billiard import current_process, set_start_method
+from billiard.util import get_logger
 from celery import bootsteps, shared_task, signals
 from celery.exceptions import SecurityWarning
 from celery.worker import WorkController, state
@@ -28,6 +31,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.platform.base import heartbeat
 from app.platform.base.components import AppFactory
+from app.platform.base.threads import exit_process
 from app.platform.jobs import capacity, pools
 from app.platform.jobs.celery_app import celery_app
 from app.platform.jobs.names import QUEUE, TASK
@@ -36,6 +40,7 @@ from app.platform.observability import logs
 from app.platform.settings import PlatformSettings
 
 STOP_SIGNAL = signal.SIGUSR2  # from the main process to its children
+RESTART_DELAY = 2.0  # seconds until a child that failed to start is replaced
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 logger = logging.getLogger(__name__)
@@ -81,30 +86,42 @@ class Child:
 
     create_app: AppFactory
     settings: PlatformSettings
+    heartbeats: Array[Any]  # one per child, by its index; in shared memory
+    entered: AbstractContextManager[BlockingPortal]
     portal: BlockingPortal
     runner: Runner
     stack: ExitStack
 
     def start(self, **_: Any) -> None:
-        """Start the service; on failure, exit and be replaced by the main process."""
+        """Start the service; on failure, exit and be replaced by the main process.
+
+        The heartbeat of a child that can't start stays where it is, and becomes stale.
+        """
+        index = current_process().index
+
+        def beat() -> None:
+            self.heartbeats[index] = time.time()
+
         try:
-            if self.settings.worker_metrics_port:
-                os.environ["WORKER_SLOT"] = str(current_process().index)
-            settings = pools.with_pool_size(self.settings, capacity.CONNECTIONS_PER_CHILD)
+            os.environ["WORKER_SLOT"] = str(index)
+            settings = pools.with_pool_size(self.settings, capacity.POOL_SIZE_OF_CHILD)
             app = self.create_app(settings)
-            self.runner = Runner(app, settings)
+            self.runner = Runner(app, settings, beat)
             self.stack = ExitStack()
-            self.portal = self.stack.enter_context(start_blocking_portal())
-            lifespan = app.router.lifespan_context(app)
-            self.stack.enter_context(self.portal.wrap_async_context_manager(lifespan))
+            # Never left: its end would wait for every thread, where the process just exits.
+            self.entered = start_blocking_portal()
+            self.portal = self.entered.__enter__()
+            for resource in (self.runner, app.router.lifespan_context(app)):
+                self.stack.enter_context(self.portal.wrap_async_context_manager(resource))
         except BaseException:
             logger.exception("worker child failed to start")
-            os._exit(1)
+            time.sleep(RESTART_DELAY)
+            exit_process(os.EX_SOFTWARE)
         signal.signal(STOP_SIGNAL, self.drain)
 
     def drain(self, _signal: int, _frame: FrameType | None) -> None:
         """Give the running job ``worker_shutdown_timeout`` seconds to finish."""
-        self.portal.start_task_soon(self.runner.stop)
+        self.runner.stop()
 
     def stop(self, **_: Any) -> None:
         self.stack.close()
@@ -122,13 +139,16 @@ def run_job(job_id: str) -> None:
 
 
 class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Touches the heartbeat as long as the event loop of the main process runs."""
+    """Passes the oldest heartbeat of the children on, as long as the main process works itself."""
 
     requires = ("celery.worker.components:Timer",)
 
     def start(self, worker: WorkController) -> None:
-        heartbeat.touch("worker")
-        worker.timer.call_repeatedly(heartbeat.INTERVAL, heartbeat.touch, ("worker",))
+        self.touch()
+        worker.timer.call_repeatedly(heartbeat.INTERVAL, self.touch)
+
+    def touch(self) -> None:
+        heartbeat.touch("worker", at=min(child.heartbeats))
 
 
 def run(settings: PlatformSettings, create_app: AppFactory) -> int:
@@ -136,6 +156,8 @@ def run(settings: PlatformSettings, create_app: AppFactory) -> int:
     logs.configure(settings)
     # Children inherit these, which requires a fork; on macOS, billiard would spawn them instead.
     child.settings, child.create_app = settings, create_app
+    children = capacity.concurrency(settings)
+    child.heartbeats = RawArray("d", [time.time()] * children)
     set_start_method("fork", force=True)
     # Celery warns about pickled messages when run as root; these messages are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
@@ -147,7 +169,7 @@ def run(settings: PlatformSettings, create_app: AppFactory) -> int:
     celery.steps["worker"].add(Heartbeat)
     worker = celery.Worker(
         pool="prefork",
-        concurrency=capacity.concurrency(settings),
+        concurrency=children,
         queues=[QUEUE],
         quiet=True,
         without_gossip=True,
@@ -155,17 +177,15 @@ def run(settings: PlatformSettings, create_app: AppFactory) -> int:
         without_heartbeat=True,
     )
     signals.worker_ready.connect(partial(_ready, worker, settings), weak=False)
-    try:
-        worker.start()
-    finally:
-        if settings.worker_metrics_port:
-            shutil.rmtree(os.environ[METRICS_DIRECTORY], ignore_errors=True)
+    worker.start()
     return worker.exitcode or 0
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _keep_logging(**_: Any) -> None:
     """Keep the service's logging: without a receiver for this signal, Celery configures its own."""
+    # Billiard's logger has no handler and does not propagate, so Python would print its lines.
+    get_logger().propagate = True
     for name in ("celery.worker.strategy", "celery.app.trace"):
         # Their two lines per job only repeat the runner's.
         logging.getLogger(name).setLevel(logging.WARNING)

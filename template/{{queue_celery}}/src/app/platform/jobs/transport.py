@@ -5,6 +5,7 @@ Celery's own retries, time limits, results and schedules are not used; the job s
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from fastapi import FastAPI
@@ -22,10 +23,13 @@ class Transport:
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis
         self._settings = settings
+        # Its own: the threads of jobs and routes may all be busy.
+        self._thread = ThreadPoolExecutor(1, "publisher")
 
     async def publish(self, ids: Sequence[UUID]) -> None:
         """Send job ids to the queue, each for one worker; raises if Redis is unavailable."""
-        await asyncio.to_thread(_publish, self._settings, ids)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, _publish, self._settings, ids)
 
     async def depth(self) -> int:
         """Number of jobs that wait for a worker."""

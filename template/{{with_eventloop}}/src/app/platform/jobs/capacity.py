@@ -13,6 +13,12 @@ def concurrency(settings: PlatformSettings) -> int:
 def worker_connections(settings: PlatformSettings) -> int:
     """Maximum connections to Postgres of a worker.
 
-    Two per job, which may read while its transaction is open, and two for the job store.
+    Two per job, which may read while its transaction is open, one for the job store, and the
+    watchdog's.
     """
-    return 2 * concurrency(settings) + 2
+    return pool_size(settings) + 1
+
+
+def pool_size(settings: PlatformSettings) -> int:
+    """Size of a worker's connection pool, without the watchdog's connection."""
+    return 2 * concurrency(settings) + 1

@@ -3,16 +3,18 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from fastapi import FastAPI
 from prometheus_client import start_http_server
 
 from app.platform.base import heartbeat
 from app.platform.base.components import AppFactory
+from app.platform.base.threads import exit_process
 from app.platform.jobs import capacity, pools
 from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.runner import Runner
@@ -27,10 +29,10 @@ logger = get_logger(__name__)
 class Worker:
     """Runs the jobs received from a queue, at most ``concurrency`` at a time."""
 
-    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
+    def __init__(self, runner: Runner, settings: PlatformSettings) -> None:
         self.concurrency = capacity.concurrency(settings)
         self.stopping = asyncio.Event()
-        self._runner = Runner(app, settings)
+        self._runner = runner
         self._slots = asyncio.Semaphore(self.concurrency)
 
     async def run(self, job_id: object) -> None:
@@ -46,7 +48,6 @@ class Worker:
     def stop(self) -> None:
         """Start no more jobs; running ones have ``worker_shutdown_timeout`` seconds to finish."""
         self.stopping.set()
-        self._runner.stop()
 
     async def wait_for_stop(self, task: "asyncio.Task[Any]") -> None:
         """Wait until ``stop`` is called; raises what ``task`` raises before that."""
@@ -71,32 +72,48 @@ def run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) ->
     ``consume`` receives job ids until ``worker.stopping`` is set. It raises if the queue is
     unavailable.
     """
-    asyncio.run(_run(settings, create_app, consume))
-    return os.EX_OK
+    # Not closed, and so not asyncio.run(): that would wait for every thread.
+    asyncio.Runner().run(_run(settings, create_app, consume))
+    exit_process(os.EX_OK)
 
 
 async def _run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) -> None:
-    settings = pools.with_pool_size(settings, capacity.worker_connections(settings))
+    settings = pools.with_pool_size(settings, capacity.pool_size(settings))
     app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        worker = Worker(app, settings)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+    beat = partial(heartbeat.touch, "worker")
+    async with Runner(app, settings, beat) as runner, app.router.lifespan_context(app):
+        worker = Worker(runner, settings)
+        _stop_on_signals(runner, worker)
         if settings.worker_metrics_port:
             start_http_server(settings.worker_metrics_port, registry=app.state.metrics.registry)
-        heartbeats = asyncio.create_task(_touch_heartbeat())
+        beat()
         logger.info("worker started", concurrency=worker.concurrency)
         await _consume_until_stopped(settings, worker, consume)
         await worker.drain()
-        heartbeats.cancel()
         logger.info("worker stopped")
 
 
-async def _touch_heartbeat() -> None:
-    """Touch the heartbeat as long as the event loop runs."""
-    while True:
-        heartbeat.touch("worker")
-        await asyncio.sleep(heartbeat.INTERVAL)
+def _stop_on_signals(runner: Runner, worker: Worker) -> None:
+    """Stop on SIGTERM and SIGINT, also while a job blocks the event loop.
+
+    A handler of the event loop would wait for that job; so would a Python one, if the job is in a
+    call of another library. The file descriptor is written to at once, and read in a thread.
+    """
+    loop = asyncio.get_running_loop()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def stop_after_signal() -> None:
+        stopping = {bytes([signal.SIGTERM]), bytes([signal.SIGINT])}
+        while os.read(reading, 1) not in stopping:
+            pass
+        runner.stop()
+        loop.call_soon_threadsafe(worker.stop)
+
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=stop_after_signal, name="signals", daemon=True).start()
 
 
 async def _consume_until_stopped(

@@ -4,7 +4,6 @@
 avoids importing the service, which takes about a second of CPU.
 """
 
-import hashlib
 import os
 import sys
 import tempfile
@@ -18,15 +17,15 @@ STALE_AFTER = 60.0  # seconds: six intervals, or twice the scheduler's longest d
 
 
 def _file(process: str) -> Path:
-    """A file of this user and this working copy: neither collides with those of others."""
-    user = os.getuid() if hasattr(os, "getuid") else ""
-    owner = hashlib.sha256(f"{user} {about.project_folder()}".encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir(), f"{about.NAME}-{owner}-{process}.heartbeat")
+    return Path(tempfile.gettempdir(), f"{about.NAME}-{process}.heartbeat")
 
 
-def touch(process: str) -> None:
-    """Record a heartbeat of ``process``."""
-    _file(process).touch()
+def touch(process: str, at: float | None = None) -> None:
+    """Record a heartbeat of ``process``, now or ``at`` a POSIX timestamp."""
+    file = _file(process)
+    file.touch()
+    if at is not None:
+        os.utime(file, (at, at))
 
 
 def is_alive(process: str) -> bool:

@@ -97,6 +97,13 @@ class DatabaseUnavailable(Unavailable):
         super().__init__("The database is not available.")
 
 
+class SchemaChanged(Unavailable):
+    """A migration changed a type while the statement ran; the next attempt sees the new one."""
+
+    def __init__(self) -> None:
+        super().__init__("The database schema has just changed; try again.")
+
+
 class OutcomeUnknown(Unavailable):
     """The connection was lost during the commit, which may or may not have succeeded."""
 

@@ -22,7 +22,13 @@ from sqlalchemy.util import greenlet_spawn
 
 from app.platform import about
 from app.platform.base.components import Lifespan
-from app.platform.base.errors import DatabaseUnavailable, OutcomeUnknown, Unavailable
+from app.platform.base.errors import (
+    DatabaseUnavailable,
+    OutcomeUnknown,
+    SchemaChanged,
+    Unavailable,
+)
+from app.platform.data.credentials import follow_database_url
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
@@ -113,11 +119,20 @@ class ReadSession:
 
     async def first(self, statement: Select[*Columns], **values: Any) -> Row[*Columns] | None:
         """First row, or ``None``."""
-        return await self._database.read(lambda c: c.execute(statement, values).first())
+        return await self._read(lambda c: c.execute(statement, values).first())
 
     async def all(self, statement: Select[*Columns], **values: Any) -> Sequence[Row[*Columns]]:
         """All rows."""
-        return await self._database.read(lambda c: c.execute(statement, values).all())
+        return await self._read(lambda c: c.execute(statement, values).all())
+
+    async def _read(self, run: Callable[[Connection], T]) -> T:
+        try:
+            return await self._database.read(run)
+        except SchemaChanged as changed:  # a read can be repeated, unless a transaction has failed
+            try:
+                return await self._database.read(run)
+            except DBAPIError:
+                raise changed from None
 
 
 async def _commit(session: AsyncSession) -> None:
@@ -205,6 +220,7 @@ def create_engine(settings: PlatformSettings) -> AsyncEngine:
     if not settings.db_pgbouncer:
         _ping_after_idle(engine, settings.db_ping_after_idle)
     _invalidate_pool_on_failover(engine)
+    follow_database_url(engine, settings)
     return engine
 
 
@@ -222,8 +238,17 @@ def _invalidate_pool_on_failover(engine: AsyncEngine) -> None:
         became_standby = getattr(error, "sqlstate", None) == READ_ONLY
         if context.connection and (unresponsive or became_standby):
             context.is_disconnect = context.invalidate_pool_on_disconnect = True
+        if _is_stale_plan(error.__cause__):
+            raise SchemaChanged from error
         if unresponsive:  # SQLAlchemy wraps the driver's own errors only
             raise DatabaseUnavailable from error
+
+
+def _is_stale_plan(error: BaseException | None) -> bool:
+    """Whether a migration has changed the types of a prepared statement, or has replaced them."""
+    return isinstance(error, asyncpg.InvalidCachedStatementError) or (
+        isinstance(error, asyncpg.InternalServerError) and "cache lookup failed" in str(error)
+    )
 
 
 def _ping_after_idle(engine: AsyncEngine, seconds: float) -> None:

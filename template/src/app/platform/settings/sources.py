@@ -11,19 +11,25 @@ from pydantic_settings import NoDecode, PydanticBaseSettingsSource
 ERROR_HEADER = "Invalid settings; nothing was started:"
 
 
+def read_secret_file(name: str) -> "str | UnreadableFile | None":
+    """The secret ``name`` from the file that ``NAME_FILE`` names; an empty one counts as unset."""
+    path = os.environ.get(f"{name.upper()}_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        return UnreadableFile(f"{path} can't be read: {reason}")
+
+
 class SecretFiles(PydanticBaseSettingsSource):
     """Secrets in files: ``NAME_FILE`` is the path of a file that holds ``NAME``."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{field_name.upper()}_FILE")
-        if not path or field.annotation not in (SecretStr, SecretStr | None):
+        if field.annotation not in (SecretStr, SecretStr | None):
             return None, field_name, False
-        try:
-            text = Path(path).read_text(encoding="utf-8").strip()
-            return text or None, field_name, False  # an empty file counts as unset
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            return UnreadableFile(f"{path} can't be read: {reason}"), field_name, False
+        return read_secret_file(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         fields = self.settings_cls.model_fields.items()

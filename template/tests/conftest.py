@@ -19,7 +19,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
@@ -222,6 +222,23 @@ async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """An anonymous client."""
     async with client_for(app) as client:
         yield client
+
+
+@pytest.fixture
+def queries(app: FastAPI) -> Iterator[list[str]]:
+    """The statements that the app sends to Postgres, in order.
+
+    A list endpoint must not send more of them the longer its list is.
+    """
+    statements: list[str] = []
+
+    def before_cursor_execute(_: Any, __: Any, statement: str, *___: Any) -> None:
+        statements.append(statement)
+
+    engine = app.state.db.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", before_cursor_execute)
+    yield statements
+    event.remove(engine, "before_cursor_execute", before_cursor_execute)
 
 
 @pytest.fixture

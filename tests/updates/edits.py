@@ -20,7 +20,12 @@ CONFLICT = re.compile(
     r"^<{7} before updating\n.*?^={7}\n(.*?)^>{7} after updating\n", re.MULTILINE | re.DOTALL
 )
 DELETED = (".vscode/settings.json", "benchmarks/compare.py")
-EXAMPLE = ("src/app/items", "tests/items", "migrations/versions/items_0001.py")
+EXAMPLE = (
+    "src/app/items",
+    "tests/items",
+    "migrations/versions/items_0001.py",
+    "migrations/versions/items_0002.py",
+)
 
 
 @dataclass(frozen=True)

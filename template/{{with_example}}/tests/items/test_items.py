@@ -37,6 +37,38 @@ async def test_an_item_can_be_created_read_updated_and_deleted(alice: httpx2.Asy
     assert (await alice.get(url)).status_code == 404
 
 
+async def test_the_parts_of_an_item_are_read_in_order_and_replaced_together(
+    alice: httpx2.AsyncClient,
+) -> None:
+    parts = [{"name": "Shank", "quantity": 1}, {"name": "Fluke", "quantity": 2}]
+    created = await alice.post(ITEMS, json={"name": "Anchor", "parts": parts})
+    url = created.headers["Location"]
+    assert (await alice.get(url)).json()["parts"] == created.json()["parts"] == parts
+    assert (await alice.get(ITEMS)).json()["items"] == [created.json()]
+
+    changed = await alice.patch(url, json={"parts": parts[1:]})
+    assert changed.json()["parts"] == parts[1:]
+    assert changed.headers["ETag"] != created.headers["ETag"]
+    assert (await alice.get(url)).json() == changed.json()
+    assert (await alice.patch(url, json={"name": "Hook"})).json()["parts"] == parts[1:]
+    assert (await alice.delete(url)).status_code == 204
+
+
+async def test_a_list_sends_as_many_queries_for_many_items_as_for_one(
+    alice: httpx2.AsyncClient, queries: list[str]
+) -> None:
+    async def sent() -> int:
+        queries.clear()
+        assert (await alice.get(ITEMS)).json()["items"]
+        return len(queries)
+
+    await create_item(alice)
+    for_one = await sent()
+    for _ in range(5):
+        await create_item(alice)
+    assert await sent() == for_one > 0
+
+
 async def test_a_cached_item_is_answered_with_304_until_it_changes(
     alice: httpx2.AsyncClient,
 ) -> None:
@@ -133,6 +165,8 @@ async def test_a_forged_cursor_is_refused(alice: httpx2.AsyncClient) -> None:
         {"name": 1},
         {"name": ["x"]},
         {"name": "x", "description": "y" * 10_001},
+        {"name": "x", "parts": [{"name": "y", "quantity": 0}]},
+        {"name": "x", "parts": [{"name": "y"}] * 51},
         {"name": "x", "descripton": "y"},
         [],
         None,

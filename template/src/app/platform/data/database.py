@@ -29,6 +29,7 @@ from app.platform.base.errors import (
     Unavailable,
 )
 from app.platform.data.credentials import follow_database_url
+from app.platform.data.lazy_loads import refuse_lazy_loads
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
@@ -53,6 +54,9 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+refuse_lazy_loads(Base)
 
 
 class Database:

@@ -1,10 +1,10 @@
-"""The items table."""
+"""The tables of items and their parts."""
 
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import DateTime, Index, String, Text, func
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import DateTime, ForeignKey, Index, String, Text, func
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.platform.data.database import Base
 
@@ -24,5 +24,18 @@ class Item(Base):
     # Optimistic locking: an UPDATE matches only the version that it read, so that of two concurrent
     # changes one fails.
     version: Mapped[int] = mapped_column()
+    # Never loaded by itself: a statement that needs it says `selectinload(Item.parts)`.
+    parts: Mapped[list["Part"]] = relationship(
+        order_by="Part.position", cascade="all, delete-orphan", passive_deletes=True
+    )
 
     __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012
+
+
+class Part(Base):
+    __tablename__ = "item_parts"
+
+    item_id: Mapped[UUID] = mapped_column(ForeignKey(Item.id, ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(200))
+    quantity: Mapped[int] = mapped_column()

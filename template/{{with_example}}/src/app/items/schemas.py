@@ -12,13 +12,35 @@ Name = Annotated[str, NOT_BLANK, Field(max_length=200), STRIPPED]
 Description = Annotated[str, STORABLE, Field(max_length=10_000)]
 
 
+class PartWrite(RequestModel):
+    name: Name
+    quantity: int = Field(1, ge=1, le=1_000_000)
+
+
+class PartRead(ResponseModel):
+    name: str
+    quantity: int
+
+
+Parts = Annotated[list[PartWrite], Field(max_length=50)]
+
+
 class ItemCreate(RequestModel):
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "Anchor", "description": "Forged, 40 kg"}]}
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "Anchor",
+                    "description": "Forged, 40 kg",
+                    "parts": [{"name": "Fluke", "quantity": 2}],
+                }
+            ]
+        }
     )
 
     name: Name
     description: Description = ""
+    parts: Parts = Field(default_factory=list)
 
 
 class ItemPatch(RequestModel):
@@ -28,6 +50,7 @@ class ItemPatch(RequestModel):
 
     name: Name | None = None
     description: Description | None = None
+    parts: Parts | None = None
 
 
 class ItemRead(ResponseModel):
@@ -37,6 +60,7 @@ class ItemRead(ResponseModel):
     created_at: datetime
     updated_at: datetime
     version: int
+    parts: list[PartRead]
 
 
 class Export(ResponseModel):

@@ -20,7 +20,7 @@ from tests.conftest import migrate, open_connection
 from tests.fire import _migrations
 from tests.fire._migrations import Release
 from tests.fire.conftest import FULL, Note
-from tests.platform.data.test_migrations import lint
+from tests.platform.data.test_migrations import squawk
 from tests.system.conftest import serve as serve
 from tests.system.serving import Serve, Server
 
@@ -279,5 +279,5 @@ def reported(release: Release, environment: dict[str, str]) -> str:
     migrator = release.run(environment, "app", "migrate", "--sql")
     sql, _ = migrator.communicate(timeout=TIMEOUT)
     assert migrator.returncode == 0, sql
-    report = lint(sql, release.folder)
+    report = squawk(sql, release.folder)
     return report.stdout if report.returncode else ""

@@ -79,7 +79,7 @@ def _two() -> Iterator[tuple[ServerProcess, ServerProcess]]:
 def two(_two: tuple[ServerProcess, ServerProcess]) -> tuple[ServerProcess, ServerProcess]:
     """Two migrated servers without data."""
     for server in _two:
-        query(server, "TRUNCATE items, jobs")
+        query(server, "TRUNCATE item_parts, items, jobs")
     return _two
 
 

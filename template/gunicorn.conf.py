@@ -7,13 +7,15 @@ import asyncio
 import itertools
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from prometheus_client.multiprocess import mark_process_dead
 
 from app.platform.base.cpus import available_cpus
 from app.platform.observability import logs
 from app.platform.server.checks import refuse_too_many_connections
+from app.platform.server.gunicorn_worker import metrics_folder
 from app.settings import get_settings
 
 settings = get_settings()
@@ -49,19 +51,14 @@ control_socket_disable = True
 _shared_memory = Path("/dev/shm")  # noqa: S108 (memory: on a disk, heartbeats could block)
 worker_tmp_dir = str(_shared_memory) if os.access(_shared_memory, os.W_OK) else None
 
-# Where workers write their metrics, so that each of them can report the sum.
-_metrics_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-if _metrics_dir is None:
-    _metrics_dir = tempfile.mkdtemp(prefix="metrics-", dir=worker_tmp_dir)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir
+# Workers write their metrics to a new folder, in the one that the variable names if it is set, so
+# that each of them can report the sum.
+_metrics_folder = metrics_folder(os.environ.get("PROMETHEUS_MULTIPROC_DIR") or worker_tmp_dir)
 
 
 def on_starting(server: Any) -> None:
-    """Check the connection budget; delete the metrics of the previous run."""
+    """Check the connection budget."""
     asyncio.run(refuse_too_many_connections(settings, server.cfg.workers))
-    Path(_metrics_dir).mkdir(parents=True, exist_ok=True)
-    for file in Path(_metrics_dir).glob("*.db"):
-        file.unlink()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -71,17 +68,16 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Pass the slot to the worker."""
+    """Pass the slot and the folder of metrics to the worker."""
     os.environ["WORKER_SLOT"] = str(worker.slot)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder
 
 
 def child_exit(server: Any, worker: Any) -> None:
     """Remove an exited worker from the gauges."""
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (reads environ)
-
-    mark_process_dead(worker.slot)
+    mark_process_dead(worker.slot, _metrics_folder)  # type: ignore[no-untyped-call]
 
 
 def on_exit(server: Any) -> None:
-    """Delete the metrics directory."""
-    shutil.rmtree(_metrics_dir, ignore_errors=True)
+    """Delete the folder of metrics."""
+    shutil.rmtree(_metrics_folder, ignore_errors=True)

@@ -55,6 +55,13 @@ def test_an_invalid_environment_starts_nothing(command: str) -> None:
         assert f"  {variable}: " in result.stderr
 
 
+@pytest.mark.parametrize("port", ["0", "70000", "http"])
+def test_an_impossible_port_is_refused(port: str) -> None:
+    result = run_command("dev", "--port", port, env={})
+    assert result.returncode == 2
+    assert "Invalid value for '--port'" in result.stderr
+
+
 def test_a_component_can_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     component = SimpleNamespace(add_commands=lambda group: group.command("toy")(lambda: None))
     monkeypatch.setattr(main, "COMPONENTS", (SimpleNamespace(), component))

@@ -44,6 +44,19 @@ def test_only_the_data_layer_commits() -> None:
     assert list(uses("commit", "rollback")) == []
 
 
+def test_only_one_module_reads_the_path_of_a_request() -> None:
+    """Compare ``route_path(scope)``: ``scope["path"]`` has the prefix of a proxy or a mount."""
+    redacted = re.compile(r"redact_path\((request\.)?scope\[.path.\]\)")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted(SRC.rglob("*.py"))
+        if path.name != "paths.py"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"""scope(\[|\.get\()["'](raw_)?path["']""", redacted.sub("", line))
+    ]
+    assert found == []
+
+
 def test_an_import_inside_a_function_has_a_reason() -> None:
     """Give it: ``# noqa: PLC0415 (0.3 s at every start)``."""
     files = [*SRC.rglob("*.py"), *(ROOT / "migrations").rglob("*.py"), *ROOT.glob("*.py")]

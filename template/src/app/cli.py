@@ -2,17 +2,22 @@
 
 import asyncio
 import json
+import os
+import shlex
 import sys
 from pathlib import Path
 
 import click
 
 from app import main as service
+from app.platform import about
 from app.platform.base.components import CommandContext
 from app.platform.jobs import BACKGROUND_PROCESSES
 from app.platform.server.checks import run_checks
 from app.platform.settings import SettingsError, offline_settings
 from app.settings import Settings, get_settings
+
+PORT = click.IntRange(1, 65535)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,7 +26,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--port", default=8000, show_default=True, help="Port of the API.")
+@click.option("--port", default=8000, show_default=True, type=PORT, help="Port of the API.")
 def dev(port: int) -> None:
     """Run everything here: Postgres, Redis, migrations, the API with reload, background processes.
 
@@ -38,6 +43,9 @@ def serve() -> None:
     from gunicorn.app.wsgiapp import WSGIApplication  # noqa: PLC0415 (not on Windows)
 
     get_settings()
+    # First, so that the arguments of the environment override it.
+    config = f"--config {shlex.quote(_project_file('gunicorn.conf.py'))}"
+    os.environ["GUNICORN_CMD_ARGS"] = f"{config} {os.environ.get('GUNICORN_CMD_ARGS', '')}"
     # In this process, so that what is imported here need not be imported again.
     sys.argv = ["gunicorn", "app.main:create_app()"]
     WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]").run()
@@ -55,7 +63,7 @@ def migrate(target: str, sql: bool) -> None:
 
     get_settings()
     try:
-        command.upgrade(Config(toml_file="pyproject.toml"), target, sql=sql)
+        command.upgrade(Config(toml_file=_project_file("pyproject.toml")), target, sql=sql)
     except (CommandError, RevisionError) as error:
         raise click.ClickException(str(error)) from None
 
@@ -101,6 +109,13 @@ def openapi(output: Path | None) -> None:
         output.write_text(document, encoding="utf-8")
     else:
         click.echo(document, nl=False)
+
+
+def _project_file(name: str) -> str:
+    path = about.project_folder() / name
+    if not path.exists():
+        raise click.ClickException(f"{path} does not exist: run this in the project's folder.")
+    return str(path)
 
 
 def add_commands(group: click.Group) -> None:

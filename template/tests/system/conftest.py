@@ -16,15 +16,15 @@ def serve(environment: dict[str, str], tmp_path: Path) -> Iterator[Serve]:
     (tmp_path / "service_under_test.py").write_text(APP)
     servers: list[Server] = []
 
-    def start(**changes: str) -> Server:
+    def start(*command: str, cwd: Path = ROOT, **changes: str) -> Server:
         port = free_port()
         usual = {"PORT": str(port), "WEB_CONCURRENCY": "2"}
         usual |= {"PYTHONPATH": str(tmp_path), "GATES": str(tmp_path)}
         log = tmp_path / f"log-{port}"
         output = log.open("w")
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "service_under_test:create_app()"],
-            cwd=ROOT, env=environment | usual | changes, text=True, stdout=output, stderr=output,
+            [sys.executable, "-m", *(command or ["gunicorn", "service_under_test:create_app()"])],
+            cwd=cwd, env=environment | usual | changes, text=True, stdout=output, stderr=output,
         )  # fmt: skip
         output.close()
         server = Server(process, port, log)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
@@ -10,11 +11,11 @@ from sqlalchemy import URL
 from tests.conftest import ROOT
 
 
-def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, env: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "app", *arguments],
         env=env,
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,
@@ -58,6 +59,17 @@ def test_serve_refuses_more_connections_than_postgres_allows(
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_commands_work_from_another_folder(
+    create_database: Callable[..., URL], environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.alembic]\nscript_location = "elsewhere"\n')
+    (tmp_path / ".env").write_text("LOG_LEVEL=nonsense")
+    url = create_database().render_as_string(hide_password=False)
+    for command in ("migrate", "check"):
+        result = run(command, env={**environment, "DATABASE_URL": url}, cwd=tmp_path)
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_concurrent_migrations_run_once(

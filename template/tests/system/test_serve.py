@@ -23,6 +23,31 @@ def test_two_workers_serve_and_all_log_lines_share_their_fields(serve: Serve) ->
     assert not [line for line in lines if line["level"] in ("warning", "error")]
 
 
+def test_serve_works_from_another_folder(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text("raise SystemExit('not this one')")
+    (tmp_path / ".env").write_text("LOG_LEVEL=nonsense")
+    server = serve("app", "serve", cwd=tmp_path)
+    assert server.get("/health/live").is_success
+    assert server.stop() == 0
+    assert {line["logger"] for line in server.lines()} >= {"gunicorn.error", "uvicorn.error"}
+
+
+def test_a_given_metrics_folder_keeps_what_others_have_there(serve: Serve, tmp_path: Path) -> None:
+    given = tmp_path / "metrics"
+    given.mkdir()
+    (given / "of_another_service.db").touch()
+    server = serve(PROMETHEUS_MULTIPROC_DIR=str(given))
+    server.until(lambda: len(server.workers()) == 2)
+    assert request_count(server) > 0
+    server.process.send_signal(signal.SIGHUP)
+    server.until(lambda: "Handling signal: hup" in server.log.read_text())
+    server.until(lambda: request_count(server) > 0)
+    [folder] = [path for path in given.iterdir() if path.is_dir()]
+    assert list(folder.glob("*.db"))
+    assert server.stop() == 0
+    assert [path.name for path in given.iterdir()] == ["of_another_service.db"]
+
+
 def test_sigterm_loses_no_request(serve: Serve) -> None:
     server = serve(DRAIN_SECONDS="3")
     with load(server) as outcomes:

@@ -1,4 +1,4 @@
-"""How a test becomes somebody, and how somebody tries to pass for another."""
+"""Sign-in for tests, and invalid credentials for the security tests."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -8,26 +8,26 @@ from fastapi import FastAPI
 from sqlalchemy import URL, delete, func, insert, update
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.auth import key_text, keys
+from app.auth import key_format, keys
 from app.auth.models import ApiKey
 from app.platform.base import signing
 
 KEYS = "/api/v1/auth/keys"
-ADMIN = key_text.write("test", "0" * 16, "a" * 52)  # opens databases of tests, and nothing else
+ADMIN = key_format.assemble("test", "0" * 16, "a" * 52)  # valid in test databases only
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
 
 Headers = dict[str, str]
 Revocation = Callable[[FastAPI, httpx2.AsyncClient, str, Headers], Awaitable[None]]
 
 
-def name_of(email: str) -> str:
-    """Return the name of the caller that stands for a person in tests."""
+def owner_of(email: str) -> str:
+    """The owner that stands for an e-mail address in tests."""
     return email.replace("@", ".at.")
 
 
 async def seed(database: URL) -> None:
-    """Store the key that makes the others."""
-    values = {"id": "0" * 16, "owner": "admin", "hash": key_text.fingerprint(ADMIN)}
+    """Store the key that creates the others."""
+    values = {"id": "0" * 16, "owner": "admin", "hash": key_format.hash_key(ADMIN)}
     engine = create_async_engine(database)
     try:
         async with engine.begin() as connection:
@@ -38,8 +38,8 @@ async def seed(database: URL) -> None:
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str, *scopes: str) -> Headers:
-    """Have a key made, and return the header with it."""
-    body = {"owner": name_of(email), "scopes": scopes}
+    """Create a key; return the header that has it."""
+    body = {"owner": owner_of(email), "scopes": scopes}
     answer = await client.post(KEYS, json=body, headers=AS_ADMIN)
     answer.raise_for_status()
     return {"Authorization": f"Bearer {answer.json()['key']}"}
@@ -48,7 +48,7 @@ async def sign_in(client: httpx2.AsyncClient, email: str, *scopes: str) -> Heade
 async def sign_in_with(
     app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
 ) -> Headers:
-    """Sign in as somebody who may do what ``scopes`` say."""
+    """Sign in as a caller with ``scopes``."""
     return await sign_in(client, email, *scopes)
 
 
@@ -57,28 +57,28 @@ def key_in(headers: Mapping[str, str]) -> str:
 
 
 async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
-    """Make from a good key, by name, all that must not pass for one."""
+    """Invalid keys by name, derived from a valid one."""
     prefix, key_id, rest = good.split("_")
     secret = rest[:-8]
     return {
-        "another secret": key_text.write(prefix, key_id, "b" * 52),
-        "another id": key_text.write(prefix, "f" * 16, secret),
-        "another key's id": key_text.write(prefix, "0" * 16, secret),
-        "another prefix": key_text.write("other", key_id, secret),
+        "another secret": key_format.assemble(prefix, key_id, "b" * 52),
+        "another id": key_format.assemble(prefix, "f" * 16, secret),
+        "another key's id": key_format.assemble(prefix, "0" * 16, secret),
+        "another prefix": key_format.assemble("other", key_id, secret),
         "another checksum": good[:-8] + ("0" * 8 if good[-8:] != "0" * 8 else "1" * 8),
-        "in capitals": good.upper(),
+        "in upper case": good.upper(),
         "the id alone": key_id,
         "the secret alone": secret,
-        "what is stored": key_text.fingerprint(good).hex(),
-        "sealed": signing.sign(b"0" * 32, good.encode()),
+        "the stored hash": key_format.hash_key(good).hex(),
+        "signed": signing.sign((b"0" * 32,), good.encode()),
         "alg none": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.",
-        "expired": await _altered(app, "expires_at"),
-        "revoked": await _altered(app, "revoked_at"),
+        "expired": await _with_past(app, "expires_at"),
+        "revoked": await _with_past(app, "revoked_at"),
     }
 
 
-async def _altered(app: FastAPI, column: str) -> str:
-    """Return another key, with a time in the past."""
+async def _with_past(app: FastAPI, column: str) -> str:
+    """A new key with a time in the past."""
     async with app.state.db.transaction() as db:
         key, text = await keys.create(db, "key", "mallory", [], timedelta(days=1))
         past = {column: func.now() - timedelta(seconds=1)}
@@ -87,7 +87,7 @@ async def _altered(app: FastAPI, column: str) -> str:
 
 
 async def _revoke(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
-    where = f"{KEYS}/{key_text.id_of(key_in(headers))}"
+    where = f"{KEYS}/{key_format.parse_id(key_in(headers))}"
     (await client.delete(where, headers=AS_ADMIN)).raise_for_status()
 
 
@@ -95,22 +95,22 @@ async def _revoke_all(
     app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers
 ) -> None:
     async with app.state.db.transaction() as db:
-        assert await keys.revoke_all(db, name_of(email)) == 1
+        assert await keys.revoke_all(db, owner_of(email)) == 1
 
 
 async def _expire(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
     async with app.state.db.transaction() as db:
-        of_owner = update(ApiKey).where(ApiKey.owner == name_of(email))
+        of_owner = update(ApiKey).where(ApiKey.owner == owner_of(email))
         await db.execute(of_owner.values(expires_at=func.now()))
 
 
 async def _delete(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
     async with app.state.db.transaction() as db:
-        await db.execute(delete(ApiKey).where(ApiKey.owner == name_of(email)))
+        await db.execute(delete(ApiKey).where(ApiKey.owner == owner_of(email)))
 
 
 async def _rotate(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
-    where = f"{KEYS}/{key_text.id_of(key_in(headers))}/rotate"
+    where = f"{KEYS}/{key_format.parse_id(key_in(headers))}/rotate"
     answer = await client.post(where, json={"overlap_hours": 0}, headers=AS_ADMIN)
     answer.raise_for_status()
 

@@ -1,4 +1,4 @@
-"""How a test becomes somebody: not at all."""
+"""Sign-in for tests: none is needed."""
 
 import httpx2
 from sqlalchemy import URL
@@ -9,5 +9,5 @@ async def seed(database: URL) -> None:
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
-    """Everybody is the same caller."""
+    """No header: every caller is the same."""
     return {}

@@ -1,4 +1,4 @@
-"""How a test becomes somebody, and how somebody tries to pass for another."""
+"""Sign-in for tests, and invalid credentials for the security tests."""
 
 import secrets
 from datetime import timedelta
@@ -21,7 +21,7 @@ async def seed(database: URL) -> None:
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
-    """Make an account if there is none, open a session, and return the headers that say so."""
+    """Create an account if there is none, open a session, and return its header."""
     await register(client, email)
     form = {"username": email, "password": PASSWORD}
     answer = await client.post(f"{AUTH}/token", data=form)
@@ -32,36 +32,36 @@ async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
 async def sign_in_with(
     app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
 ) -> dict[str, str]:
-    """Sign in as somebody who may do what ``scopes`` say."""
+    """Sign in as a caller with ``scopes``."""
     await register(client, email)
     await allow(app, email, *scopes)
     return await sign_in(client, email)
 
 
 async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
-    """Make from a good token, by name, all that must not pass for one."""
-    session_id, secret = tokens.read(good)
+    """Invalid tokens by name, derived from a valid one."""
+    session_id, secret = tokens.decode(good)
     return {
-        "another secret": tokens.write(session_id, secrets.token_bytes(32)),
-        "another session": tokens.write(uuid4(), secret),
-        "what is stored": tokens.write(session_id, sessions.hash_secret(secret)),
+        "another secret": tokens.encode(session_id, secrets.token_bytes(32)),
+        "another session": tokens.encode(uuid4(), secret),
+        "the stored hash": tokens.encode(session_id, sessions.hash_secret(secret)),
         "the id alone": str(session_id),
-        "an empty secret": tokens.write(session_id, b""),
-        "sealed": signing.sign(b"0" * 32, session_id.bytes + secret),
+        "an empty secret": tokens.encode(session_id, b""),
+        "signed": signing.sign((b"0" * 32,), session_id.bytes + secret),
         "alg none": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.",
-        "not used for long": await _altered(app, good, "expires_at"),
-        "too old": await _altered(app, good, "expires_at", "ends_at"),
-        "revoked": await _altered(app, good, "revoked_at"),
+        "idle for too long": await _with_past(app, good, "expires_at"),
+        "too old": await _with_past(app, good, "expires_at", "ends_at"),
+        "revoked": await _with_past(app, good, "revoked_at"),
     }
 
 
-async def _altered(app: FastAPI, good: str, *columns: str) -> str:
-    """Return the token of another session of the same account, with times in the past."""
-    session_id, _ = tokens.read(good)
+async def _with_past(app: FastAPI, good: str, *columns: str) -> str:
+    """The token of another session of the same account, with times in the past."""
+    session_id, _ = tokens.decode(good)
     async with app.state.db.transaction() as db:
         account_id = (await db.get_one(LoginSession, session_id)).account_id
         secret = sessions.new_secret()
-        other = await sessions.open_session(db, account_id, secret, app.state.settings)
+        session = await sessions.open_session(db, account_id, secret, app.state.settings)
         past = dict.fromkeys(columns, func.now() - timedelta(seconds=1))
-        await db.execute(update(LoginSession).where(LoginSession.id == other).values(**past))
-    return tokens.write(other, secret)
+        await db.execute(update(LoginSession).where(LoginSession.id == session).values(**past))
+    return tokens.encode(session, secret)

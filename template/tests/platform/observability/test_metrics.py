@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -146,3 +147,19 @@ async def test_metrics_can_have_a_separate_port(settings: Settings) -> None:
             assert (await client.get("http://test:80/health/live")).status_code == 200
             assert (await client.get("http://test:9100/metrics")).status_code == 200
             assert (await client.get("http://test:9100/health/live")).status_code == 404
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def test_outside_of_workers_metrics_are_kept_in_memory(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.delenv("WORKER_SLOT", raising=False)
+    async with running_app(settings) as app, client_for(app) as client:
+        await client.get("/health/live")
+
+        assert (COUNT, frozenset({"GET", "/health/live", "200"})) in await scrape(client)
+    assert files(tmp_path) == []

@@ -216,6 +216,16 @@ async def test_at_capacity_probes_are_served_and_others_get_503(
     assert b"retry-after: 1" in refused
 
 
+async def test_at_capacity_probes_are_served_with_and_without_a_path_prefix(
+    settings: Settings,
+) -> None:
+    async with listening(settings, max_connections=1, root_path="/shop") as listener:
+        await listener.connect(SLOW)
+        for probe in (PROBE, PROBE.replace(b"/health", b"/shop/health")):
+            assert await read_status(await listener.connect(probe)) == b"200"
+        assert await read_status(await listener.connect(SLOW)) == b"503"
+
+
 async def test_slow_clients_do_not_count_towards_max_in_flight(settings: Settings) -> None:
     async with listening(settings, max_in_flight=1) as listener:
         for request in (INCOMPLETE_BODY, INCOMPLETE_BODY, LARGE):

@@ -78,14 +78,14 @@ def test_secrets_are_not_shown() -> None:
     settings = get_settings()
     shown = repr(settings) + str(settings) + settings.model_dump_json()
     assert REQUIRED["SECRET_KEY"] not in shown
-    assert "pa%2Fss" not in shown
+    assert "kW7%2FzR2mQ9" not in shown
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
 def test_common_database_schemes_select_asyncpg(
     monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"{scheme}://app:pa%2Fss@db/app")
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://app:kW7%2FzR2mQ9@db/app")
     assert get_settings().database_url.get_secret_value() == REQUIRED["DATABASE_URL"]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
+from redis import Redis
 
 import app.platform.dev
 
@@ -214,6 +215,17 @@ def test_when_one_process_ends_the_rest_stops(start: Callable[..., Dev]) -> None
     assert dev.output.endswith("app dev: sick ended with exit code 7, so the rest stopped\n")
     assert gone(dev.pids("worker")[0])
     assert dev.get() == b""
+
+
+def test_when_a_server_ends_the_rest_stops(start: Callable[..., Dev]) -> None:
+    dev = start("worker", REDIS_URL="")
+    dev.wait_until_ready()
+    with Redis.from_url(re.findall(r"redis://127\.0\.0\.1:\d+/0", dev.output)[0]) as client:
+        server = int(client.info("server")["process_id"])
+    os.kill(server, signal.SIGKILL)
+    assert dev.process.wait(SECONDS) == 1
+    assert "app dev: Redis ended with exit code 137. Its log ends with" in dev.output
+    assert gone(dev.pids("worker")[0])
 
 
 def test_nothing_outlives_a_killed_app_dev(start: Callable[..., Dev]) -> None:

@@ -1,4 +1,4 @@
-"""The keys of those who call."""
+"""API keys."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The commands of the keys, and what they make, as callers use it."""
+"""The commands that manage keys, and the use of the keys that they create."""
 
 from collections.abc import AsyncIterator
 
@@ -26,18 +26,20 @@ async def me(client: httpx2.AsyncClient, key: str) -> httpx2.Response:
     return await client.get(ME, headers={"Authorization": f"Bearer {key}"})
 
 
-async def test_a_key_is_made_replaced_and_ended(
+async def test_a_key_is_created_rotated_and_revoked(
     client: httpx2.AsyncClient, environment: dict[str, str]
 ) -> None:
-    made = keys(environment, "create", "billing", "--scope", "a", "--scope", "b", "--expires", "7d")
-    key = made.stdout.strip()
+    created = keys(
+        environment, "create", "billing", "--scope", "a", "--scope", "b", "--expires", "7d"
+    )
+    key = created.stdout.strip()
     key_id = key.split("_")[1]
     assert (await me(client, key)).json() == {
         "id": "billing",
         "scopes": ["a", "b"],
         "key_id": key_id,
     }
-    assert "shown this once" in made.stderr
+    assert "cannot be shown again" in created.stderr
 
     listed = keys(environment, "list", "--owner", "billing").stdout
     assert f"{key_id}  billing  a b  expires " in listed
@@ -54,34 +56,34 @@ async def test_a_key_is_made_replaced_and_ended(
     assert (await me(client, second)).status_code == 401
 
 
-async def test_a_key_expires_unless_it_is_made_to_last(
+async def test_a_key_expires_unless_created_with_expires_never(
     client: httpx2.AsyncClient, environment: dict[str, str]
 ) -> None:
-    usual = keys({**environment, "API_KEY_LIFETIME_DAYS": "1"}, "create", "one")
+    default = keys({**environment, "API_KEY_LIFETIME_DAYS": "1"}, "create", "one")
     forever = keys(environment, "create", "two", "--expires", "never")
 
-    assert "expires 20" in usual.stderr
+    assert "expires 20" in default.stderr
     assert "expires never" in forever.stderr
     assert (await me(client, forever.stdout.strip())).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["create", "Ada Lovelace"], "does not match"),
         (["create", "ada", "--scope", "two words"], "does not match"),
-        (["create", "ada", "--expires", "soon"], "is no duration; write it as 90d or 24h"),
-        (["rotate", "f" * 16], "There is no such key."),
-        (["rotate", "f" * 16, "--overlap", "never"], "is no duration"),
-        (["revoke", "f" * 16], "There is no such key."),
-        (["revoke"], "Give the id of one key, or --owner."),
+        (["create", "ada", "--expires", "soon"], "is not a duration; write it as 90d or 24h"),
+        (["rotate", "f" * 16], "This key does not exist."),
+        (["rotate", "f" * 16, "--overlap", "never"], "is not a duration"),
+        (["revoke", "f" * 16], "This key does not exist."),
+        (["revoke"], "Give the id of a key, or --owner."),
     ],
 )
-def test_what_can_not_be_done_is_said(
-    environment: dict[str, str], arguments: list[str], complaint: str
+def test_invalid_arguments_are_refused_with_a_reason(
+    environment: dict[str, str], arguments: list[str], message: str
 ) -> None:
     done = keys(environment, *arguments)
 
     assert done.returncode != 0
-    assert complaint in done.stderr
+    assert message in done.stderr
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""Keys by HTTP: callers look after their own, and never get more than they have."""
+"""Key routes: callers manage their own keys, and cannot gain scopes."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.auth import key_text
+from app.auth import key_format
 from tests.actors import AS_ADMIN, KEYS, key_in, sign_in
 from tests.conftest import client_for
 
@@ -19,13 +19,13 @@ EMAIL = "carol@example.com"
 
 @pytest.fixture
 async def carol(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    """A caller who may look after her keys."""
+    """A caller with the scope that manages her own keys."""
     async with client_for(app) as client:
         client.headers.update(await sign_in(client, EMAIL, "keys", "items:read"))
         yield client
 
 
-async def made(caller: httpx2.AsyncClient, **body: Any) -> dict[str, Any]:
+async def create(caller: httpx2.AsyncClient, **body: Any) -> dict[str, Any]:
     answer = await caller.post(KEYS, json=body)
     assert answer.status_code == 201, answer.text
     assert answer.headers["Cache-Control"] == "no-store"
@@ -38,11 +38,11 @@ async def status(client: httpx2.AsyncClient, key: str) -> int:
 
 
 def own_id(caller: httpx2.AsyncClient) -> str:
-    return key_text.id_of(key_in(caller.headers))
+    return key_format.parse_id(key_in(caller.headers))
 
 
-async def test_a_new_key_is_good_for_what_it_was_made_for(carol: httpx2.AsyncClient) -> None:
-    new = await made(carol, scopes=["items:read"], expires_in_days=30)
+async def test_a_new_key_has_the_requested_scopes_and_expiry(carol: httpx2.AsyncClient) -> None:
+    new = await create(carol, scopes=["items:read"], expires_in_days=30)
     me = await carol.get(ME, headers={"Authorization": f"Bearer {new['key']}"})
     left = datetime.fromisoformat(new["expires_at"]) - datetime.now(UTC)
 
@@ -51,15 +51,15 @@ async def test_a_new_key_is_good_for_what_it_was_made_for(carol: httpx2.AsyncCli
     assert timedelta(days=29) < left <= timedelta(days=30)
 
 
-async def test_a_key_expires_even_if_nobody_said_when(carol: httpx2.AsyncClient) -> None:
-    new = await made(carol)
+async def test_a_key_expires_by_default(carol: httpx2.AsyncClient) -> None:
+    new = await create(carol)
     left = datetime.fromisoformat(new["expires_at"]) - datetime.now(UTC)
 
     assert timedelta(days=89) < left <= timedelta(days=90)
 
 
-async def test_a_key_is_shown_once(carol: httpx2.AsyncClient) -> None:
-    new = await made(carol)
+async def test_a_list_of_keys_has_no_secrets(carol: httpx2.AsyncClient) -> None:
+    new = await create(carol)
     listed = await carol.get(KEYS)
 
     assert [key["id"] for key in listed.json()] == [new["id"], own_id(carol)]
@@ -67,7 +67,7 @@ async def test_a_key_is_shown_once(carol: httpx2.AsyncClient) -> None:
     assert listed.headers["Cache-Control"] == "no-store"
 
 
-async def test_a_key_makes_none_that_may_do_more(carol: httpx2.AsyncClient) -> None:
+async def test_a_key_cannot_create_one_with_more_scopes(carol: httpx2.AsyncClient) -> None:
     refused = [
         await carol.post(KEYS, json={"scopes": scopes})
         for scopes in (["admin"], ["keys:admin"], ["items:read", "items:write"])
@@ -77,11 +77,11 @@ async def test_a_key_makes_none_that_may_do_more(carol: httpx2.AsyncClient) -> N
     assert len((await carol.get(KEYS)).json()) == 1
 
 
-async def test_a_key_gets_no_more_by_rotating_another_of_its_owner(
+async def test_rotating_another_key_of_the_owner_grants_no_scopes(
     app: FastAPI, client: httpx2.AsyncClient, carol: httpx2.AsyncClient
 ) -> None:
     stronger = await sign_in(client, EMAIL, "keys", "admin")
-    where = f"{KEYS}/{key_text.id_of(key_in(stronger))}/rotate"
+    where = f"{KEYS}/{key_format.parse_id(key_in(stronger))}/rotate"
 
     assert (await carol.post(where, json={})).status_code == 403
     assert await status(client, key_in(stronger)) == 200
@@ -91,7 +91,7 @@ async def test_a_key_gets_no_more_by_rotating_another_of_its_owner(
     ("method", "path"),
     [("GET", ""), ("POST", ""), ("POST", "/{id}/rotate"), ("DELETE", "/{id}")],
 )
-async def test_without_the_scope_nothing_can_be_done(
+async def test_every_key_route_requires_the_scope(
     alice: httpx2.AsyncClient, method: str, path: str
 ) -> None:
     url = KEYS + path.format(id=own_id(alice))
@@ -101,12 +101,12 @@ async def test_without_the_scope_nothing_can_be_done(
     assert 'scope="keys"' in answer.headers["WWW-Authenticate"]
 
 
-async def test_the_keys_of_others_are_out_of_reach(
+async def test_keys_of_other_owners_are_not_accessible(
     client: httpx2.AsyncClient, carol: httpx2.AsyncClient, bob: httpx2.AsyncClient
 ) -> None:
-    theirs = f"{KEYS}/{own_id(bob)}"
-    nobodys = f"{KEYS}/{'f' * 16}"
-    for url in (theirs, nobodys):
+    other = f"{KEYS}/{own_id(bob)}"
+    unknown = f"{KEYS}/{'f' * 16}"
+    for url in (other, unknown):
         assert (await carol.delete(url)).status_code == 404
         assert (await carol.post(f"{url}/rotate", json={})).status_code == 404
     owner = (await bob.get(ME)).json()["id"]
@@ -115,21 +115,23 @@ async def test_the_keys_of_others_are_out_of_reach(
     assert (await bob.get(ME)).status_code == 200
 
 
-async def test_who_may_looks_after_all_keys(
+async def test_the_admin_scope_manages_all_keys(
     client: httpx2.AsyncClient, bob: httpx2.AsyncClient
 ) -> None:
     client.headers.update(AS_ADMIN)
     owner = (await bob.get(ME)).json()["id"]
-    new = await made(client, owner=owner, scopes=["anything"])
+    new = await create(client, owner=owner, scopes=["anything"])
     listed = (await client.get(KEYS, params={"owner": owner})).json()
-    ended = await client.delete(f"{KEYS}/{own_id(bob)}")
+    revoked = await client.delete(f"{KEYS}/{own_id(bob)}")
 
     assert {key["id"] for key in listed} == {new["id"], own_id(bob)}
-    assert ended.status_code == 204
+    assert revoked.status_code == 204
     assert (await bob.get(ME)).status_code == 401
 
 
-async def test_both_keys_work_for_the_overlap_of_a_rotation(carol: httpx2.AsyncClient) -> None:
+async def test_both_keys_are_valid_during_the_overlap_of_a_rotation(
+    carol: httpx2.AsyncClient,
+) -> None:
     answer = await carol.post(f"{KEYS}/{own_id(carol)}/rotate", json={"overlap_hours": 1})
     new = answer.json()
     old = next(key for key in (await carol.get(KEYS)).json() if key["id"] == own_id(carol))
@@ -141,16 +143,16 @@ async def test_both_keys_work_for_the_overlap_of_a_rotation(carol: httpx2.AsyncC
     assert timedelta(minutes=50) < left <= timedelta(hours=1)
 
 
-async def test_a_rotation_makes_no_old_key_last_longer(carol: httpx2.AsyncClient) -> None:
-    short = await made(carol, scopes=["keys"], expires_in_days=1)
+async def test_a_rotation_does_not_extend_the_old_key(carol: httpx2.AsyncClient) -> None:
+    short = await create(carol, scopes=["keys"], expires_in_days=1)
     await carol.post(f"{KEYS}/{short['id']}/rotate", json={"overlap_hours": 168})
     listed = {key["id"]: key for key in (await carol.get(KEYS)).json()}
 
     assert listed[short["id"]]["expires_at"] == short["expires_at"]
 
 
-async def test_what_has_ended_is_not_brought_back(carol: httpx2.AsyncClient) -> None:
-    new = await made(carol)
+async def test_a_revoked_key_cannot_be_rotated(carol: httpx2.AsyncClient) -> None:
+    new = await create(carol)
     assert (await carol.delete(f"{KEYS}/{new['id']}")).status_code == 204
     when = (await carol.get(KEYS)).json()[0]["revoked_at"]
     assert (await carol.delete(f"{KEYS}/{new['id']}")).status_code == 204
@@ -174,26 +176,26 @@ async def test_what_has_ended_is_not_brought_back(carol: httpx2.AsyncClient) -> 
         {"expires_in_days": 10_000},
     ],
 )
-async def test_what_is_no_key_is_refused(carol: httpx2.AsyncClient, body: dict[str, Any]) -> None:
+async def test_invalid_keys_are_refused(carol: httpx2.AsyncClient, body: dict[str, Any]) -> None:
     assert (await carol.post(KEYS, json=body)).status_code == 422
 
 
 @pytest.mark.parametrize("key_id", ["%00", "x" * 300, "%ED%A0%80", "'%20OR%201=1"])
-async def test_an_id_that_is_none_is_not_found(carol: httpx2.AsyncClient, key_id: str) -> None:
+async def test_a_malformed_id_is_not_found(carol: httpx2.AsyncClient, key_id: str) -> None:
     assert (await carol.delete(f"{KEYS}/{key_id}")).status_code in (404, 422)
 
 
-async def test_the_audit_tells_what_became_of_keys_and_no_key(
+async def test_the_audit_log_has_key_events_but_no_keys(
     carol: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
-    new = await made(carol)
+    new = await create(carol)
     second = (await carol.post(f"{KEYS}/{new['id']}/rotate", json={})).json()
     await carol.delete(f"{KEYS}/{new['id']}")
     output = capfd.readouterr().out
 
-    told = [json.loads(line) for line in output.splitlines() if '"audit.' in line]
-    assert [(line["event"], line["subject"]) for line in told] == [
+    events = [json.loads(line) for line in output.splitlines() if '"audit.' in line]
+    assert [(line["event"], line["subject"]) for line in events] == [
         ("audit.key_create", new["owner"]),
         ("audit.key_rotate", new["owner"]),
         ("audit.key_revoke", new["owner"]),

@@ -1,4 +1,4 @@
-"""Keys: what they are made of, what is stored of them, when they were used."""
+"""Keys: their format, their stored hash and the time of their last use."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Row, select, update
 
-from app.auth import key_text
+from app.auth import key_format
 from app.auth.models import ApiKey
 from app.settings import Settings
 from tests.actors import key_in, sign_in
@@ -21,21 +21,21 @@ ME = "/api/v1/auth/me"
 async def stored(app: FastAPI, key: str) -> Row[tuple[bytes, datetime | None]]:
     async with app.state.db.transaction() as db:
         columns = select(ApiKey.hash, ApiKey.last_used_at)
-        return (await db.execute(columns.where(ApiKey.id == key_text.id_of(key)))).one()
+        return (await db.execute(columns.where(ApiKey.id == key_format.parse_id(key)))).one()
 
 
-async def test_a_key_says_what_it_is_and_is_random(alice: httpx2.AsyncClient) -> None:
-    keys = [key_text.new("key") for _ in range(50)] + [("", key_in(alice.headers))]
+async def test_keys_have_the_documented_format_and_are_random(alice: httpx2.AsyncClient) -> None:
+    keys = [key_format.generate("key") for _ in range(50)] + [("", key_in(alice.headers))]
 
     assert len({text for _, text in keys}) == len({text[21:73] for _, text in keys}) == 51
     assert all(re.fullmatch(r"key_[0-9a-f]{16}_[a-z2-7]{52}[0-9a-f]{8}", text) for _, text in keys)
 
 
-def test_a_secret_has_256_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_encodes_256_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secrets.token_bytes", lambda n: b"\xff" * n)
-    _, ones = key_text.new("key")
+    _, ones = key_format.generate("key")
     monkeypatch.setattr("secrets.token_bytes", lambda n: b"\xff" * (n - 1) + b"\xfe")
-    _, last_bit_differs = key_text.new("key")
+    _, last_bit_differs = key_format.generate("key")
 
     assert ones[21:73] == "7" * 51 + "q"
     assert ones[21:73] != last_bit_differs[21:73]
@@ -46,7 +46,7 @@ async def test_a_mistyped_key_costs_no_query(
 ) -> None:
     async with running_app(fresh_settings) as app, client_for(app) as client:
         headers = await sign_in(client, "alice@example.com")
-        app.state.read_session = None  # whoever asks the database fails
+        app.state.read_session = None  # so that a query would fail
         good = headers["Authorization"]
         mistyped = [good[:40] + ("a" if good[40] != "a" else "b") + good[41:]]
         mistyped.append(good[:-1] + ("0" if good[-1] != "0" else "1"))
@@ -55,7 +55,9 @@ async def test_a_mistyped_key_costs_no_query(
     assert [answer.status_code for answer in answers] == [401, 401]
 
 
-async def test_nothing_that_is_stored_can_be_used(app: FastAPI, alice: httpx2.AsyncClient) -> None:
+async def test_the_stored_hash_does_not_contain_the_key(
+    app: FastAPI, alice: httpx2.AsyncClient
+) -> None:
     key = key_in(alice.headers)
     row = await stored(app, key)
 
@@ -63,7 +65,9 @@ async def test_nothing_that_is_stored_can_be_used(app: FastAPI, alice: httpx2.As
     assert key.encode() not in row.hash
 
 
-async def test_use_is_written_down_once_a_minute(app: FastAPI, alice: httpx2.AsyncClient) -> None:
+async def test_last_used_at_is_updated_once_a_minute(
+    app: FastAPI, alice: httpx2.AsyncClient
+) -> None:
     key = key_in(alice.headers)
     assert (await stored(app, key)).last_used_at is None
     await alice.get(ME)
@@ -82,7 +86,7 @@ async def test_use_is_written_down_once_a_minute(app: FastAPI, alice: httpx2.Asy
     assert third > earlier + timedelta(seconds=60)
 
 
-async def test_of_many_uses_at_once_all_are_served(fresh_settings: Settings) -> None:
+async def test_concurrent_uses_of_a_key_all_succeed(fresh_settings: Settings) -> None:
     async with running_app(fresh_settings) as app, client_for(app) as client:
         client.headers.update(await sign_in(client, "alice@example.com"))
         answers = await asyncio.gather(*(client.get(ME) for _ in range(40)))
@@ -90,7 +94,7 @@ async def test_of_many_uses_at_once_all_are_served(fresh_settings: Settings) -> 
     assert {answer.status_code for answer in answers} == {200}
 
 
-async def test_the_prefix_is_a_setting_and_keys_with_another_stay_good(
+async def test_keys_stay_valid_when_the_prefix_changes(
     fresh_settings: Settings,
 ) -> None:
     async with running_app(fresh_settings) as app, client_for(app) as client:

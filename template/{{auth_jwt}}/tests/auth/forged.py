@@ -23,8 +23,8 @@ def claims_of(token: str) -> Claims:
     return claims
 
 
-def key_of(settings: Settings) -> bytes:
-    return signing.derive_key(settings, "access token")
+def key_of(settings: Settings, purpose: str = "access token") -> bytes:
+    return signing.derive_keys(settings, purpose)[0]
 
 
 def sign(claims: Claims, key: bytes, algorithm: str = "HS256") -> str:
@@ -63,7 +63,7 @@ FORGED: dict[str, Forge] = {
     "ids that are none": lambda c, s: sign({**c, "sid": "1 OR 1=1"}, key_of(s)),
     "a scope that is no text": lambda c, s: sign({**c, "scope": ["admin"]}, key_of(s)),
     "the secret itself as key": lambda c, s: sign(c, s.secret_key.get_secret_value().encode()),
-    "a key for something else": lambda c, s: sign(c, signing.derive_key(s, "refresh token")),
+    "a key for something else": lambda c, s: sign(c, key_of(s, "refresh token")),
     "another key": lambda c, s: sign(c, b"0" * 32),
     "alg none": lambda c, s: jwt.encode(c, None, "none"),
     "alg none, signed": lambda c, s: by_hand({"alg": "none", "typ": "JWT"}, c, key_of(s)),

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,6 +9,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from sqlalchemy import func, select, update
 
 from app.auth.models import Account, LoginSession
@@ -162,10 +164,10 @@ async def test_a_forged_token_does_not_end_the_session(
         "é",
         pair["access_token"][:256],
         pair["refresh_token"][:-1],
-        signing.sign(b"0" * 32, session_id.bytes + b"0" * 32),
-        signing.sign(signing.derive_key(settings, "access token"), session_id.bytes + b"0" * 32),
-        signing.sign(signing.derive_key(settings, "refresh token"), b"too short"),
-        signing.sign(signing.derive_key(settings, "refresh token"), uuid4().bytes + b"0" * 32),
+        signing.sign((b"0" * 32,), session_id.bytes + b"0" * 32),
+        signing.sign(signing.derive_keys(settings, "access token"), session_id.bytes + b"0" * 32),
+        signing.sign(signing.derive_keys(settings, "refresh token"), b"too short"),
+        signing.sign(signing.derive_keys(settings, "refresh token"), uuid4().bytes + b"0" * 32),
     ]
 
     assert {(await refresh(client, token)).status_code for token in forged} == {401}
@@ -274,13 +276,35 @@ async def test_stored_hashes_are_not_usable_as_tokens(
     async with app.state.db.transaction() as db:
         session = (await db.execute(select(LoginSession))).scalar_one()
     secret = signing.verify(
-        signing.derive_key(app.state.settings, "refresh token"), pair["refresh_token"]
+        signing.derive_keys(app.state.settings, "refresh token"), pair["refresh_token"]
     )[16:]
 
     assert len(secret) == 32
     assert secret not in session.secret_hash
     stolen = signing.sign(
-        signing.derive_key(app.state.settings, "refresh token"),
+        signing.derive_keys(app.state.settings, "refresh token"),
         session.id.bytes + session.secret_hash,
     )
     assert (await refresh(client, stolen)).status_code == 401
+
+
+async def test_refresh_tokens_survive_a_rotation_of_the_secret_key(
+    module_settings: Settings,
+) -> None:
+    new = SecretStr(secrets.token_hex(32))
+    rotated = module_settings.model_copy(
+        update={"secret_key": new, "secret_key_fallbacks": module_settings.secret_key}
+    )
+    async with running_app(module_settings) as app, client_for(app) as client:
+        pair = await new_pair(client)
+        second = (await refresh(client, pair["refresh_token"])).json()
+    async with running_app(rotated) as app, client_for(app) as client:
+        repeated = (await refresh(client, pair["refresh_token"])).json()
+        third = (await refresh(client, second["refresh_token"])).json()
+        assert repeated["refresh_token"] != second["refresh_token"]  # signed by the new key
+        assert await is_good(client, third)
+    finished = module_settings.model_copy(update={"secret_key": new})
+    async with running_app(finished) as app, client_for(app) as client:
+        assert not await is_good(client, second)
+        assert await is_good(client, third)
+        assert (await refresh(client, third["refresh_token"])).is_success

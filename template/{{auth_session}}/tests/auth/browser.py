@@ -1,4 +1,4 @@
-"""What a browser does for the tests of cookies: it keeps them, and sends them by itself."""
+"""A client that behaves like a browser: it stores cookies and sends them automatically."""
 
 from http.cookies import SimpleCookie
 
@@ -8,17 +8,17 @@ from fastapi import FastAPI
 from tests.accounts import AUTH, log_in, register
 
 EMAIL = "ada@example.com"
-HOME = {"Sec-Fetch-Site": "same-origin", "Origin": "https://test"}
+SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin", "Origin": "https://test"}
 
 
 def browser_of(app: FastAPI) -> httpx2.AsyncClient:
-    """Return a client that came to the service over HTTPS."""
+    """A client that uses HTTPS."""
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    return httpx2.AsyncClient(transport=transport, base_url="https://test", headers=HOME)
+    return httpx2.AsyncClient(transport=transport, base_url="https://test", headers=SAME_ORIGIN)
 
 
 async def logged_in(browser: httpx2.AsyncClient, email: str = EMAIL) -> str:
-    """Log in, and return the CSRF token."""
+    """Log in; return the CSRF token."""
     await register(browser, email)
     answer = await log_in(browser, email)
     answer.raise_for_status()
@@ -34,6 +34,6 @@ def cookies_set(answer: httpx2.Response) -> SimpleCookie:
 
 
 async def status(browser: httpx2.AsyncClient, method: str = "GET", **headers: str) -> int:
-    """Ask who I am, or log out everywhere, which is what changes something here."""
+    """The status of reading the account or, with POST, of ending all of its sessions."""
     path = f"{AUTH}/me" if method == "GET" else f"{AUTH}/logout-all"
     return (await browser.request(method, path, headers=headers)).status_code

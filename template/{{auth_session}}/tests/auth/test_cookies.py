@@ -1,4 +1,4 @@
-"""Sessions in browsers: what the cookies are like, and that a login makes new ones."""
+"""Sessions in browsers: attributes of the cookies, and their replacement at login."""
 
 from collections.abc import AsyncIterator
 
@@ -22,14 +22,14 @@ async def browser(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
         yield browser
 
 
-async def test_the_cookie_is_all_that_a_browser_needs_to_read(browser: httpx2.AsyncClient) -> None:
+async def test_safe_requests_need_the_cookie_only(browser: httpx2.AsyncClient) -> None:
     await logged_in(browser)
 
     assert (await browser.get(f"{AUTH}/me")).json()["email"] == EMAIL
 
 
 @pytest.mark.parametrize("environment", DEPLOYED)
-async def test_in_production_cookies_are_kept_from_scripts_and_from_other_hosts(
+async def test_in_production_scripts_and_other_hosts_cannot_read_the_session_cookie(
     fresh_settings: Settings, environment: str
 ) -> None:
     deployed = fresh_settings.model_copy(update={"environment": environment})
@@ -53,13 +53,13 @@ async def test_in_production_cookies_are_kept_from_scripts_and_from_other_hosts(
     assert cookies["__Host-session"].value not in answer.text
 
 
-async def test_elsewhere_they_work_over_plain_http(app: FastAPI) -> None:
+async def test_outside_of_production_cookies_work_over_plain_http(app: FastAPI) -> None:
     async with client_for(app) as browser:
         await logged_in(browser)
         assert await status(browser) == 200
 
 
-async def test_what_is_stored_is_not_what_the_cookie_holds(
+async def test_the_stored_hash_is_not_the_session_token(
     app: FastAPI, browser: httpx2.AsyncClient
 ) -> None:
     await logged_in(browser)
@@ -71,7 +71,7 @@ async def test_what_is_stored_is_not_what_the_cookie_holds(
     assert len(row.secret_hash) == 32
 
 
-async def test_a_login_ends_the_session_before_it_and_starts_another(
+async def test_a_login_replaces_the_previous_session(
     app: FastAPI, browser: httpx2.AsyncClient
 ) -> None:
     await logged_in(browser)
@@ -86,7 +86,7 @@ async def test_a_login_ends_the_session_before_it_and_starts_another(
     assert await status(browser) == 200
 
 
-async def test_a_session_that_somebody_planted_is_not_taken_over(
+async def test_a_login_ends_a_session_that_an_attacker_fixed(
     app: FastAPI, browser: httpx2.AsyncClient
 ) -> None:
     async with browser_of(app) as attacker:
@@ -100,19 +100,19 @@ async def test_a_session_that_somebody_planted_is_not_taken_over(
     assert me.status_code == 401
 
 
-@pytest.mark.parametrize("made_up", ["x", "A" * 64, "../" * 20, "é"])
-async def test_a_cookie_that_is_made_up_hinders_no_login(app: FastAPI, made_up: str) -> None:
+@pytest.mark.parametrize("invalid", ["x", "A" * 64, "../" * 20, "é"])
+async def test_a_login_ignores_an_invalid_cookie(app: FastAPI, invalid: str) -> None:
     async with client_for(app) as client:
         await register(client, EMAIL)
-        header = {b"Cookie": b"session=" + made_up.encode()}
+        header = {b"Cookie": b"session=" + invalid.encode()}
         form = {"username": EMAIL, "password": "correct horse battery"}
         answer = await client.post(f"{AUTH}/login", data=form, headers=header)
 
     assert answer.status_code == 200
-    assert cookies_set(answer)["session"].value != made_up
+    assert cookies_set(answer)["session"].value != invalid
 
 
-async def test_a_logout_takes_the_cookies_back_and_ends_the_session(
+async def test_a_logout_deletes_the_cookies_and_ends_the_session(
     app: FastAPI, browser: httpx2.AsyncClient
 ) -> None:
     csrf = await logged_in(browser)
@@ -125,7 +125,7 @@ async def test_a_logout_takes_the_cookies_back_and_ends_the_session(
     assert await status(browser) == 401
 
 
-async def test_no_shared_cache_keeps_what_a_cookie_opens(
+async def test_responses_to_a_cookie_are_not_stored_by_shared_caches(
     app: FastAPI, browser: httpx2.AsyncClient
 ) -> None:
     async def personal(user: CurrentUser) -> str:
@@ -140,7 +140,7 @@ async def test_no_shared_cache_keeps_what_a_cookie_opens(
     assert answer.headers["Cache-Control"] == "private, no-cache"
 
 
-async def test_a_header_is_believed_before_a_cookie(
+async def test_the_authorization_header_takes_precedence_over_the_cookie(
     browser: httpx2.AsyncClient, bob: httpx2.AsyncClient
 ) -> None:
     await logged_in(browser)
@@ -152,7 +152,7 @@ async def test_a_header_is_believed_before_a_cookie(
     assert bad.status_code == 401
 
 
-async def test_the_docs_page_can_sign_in(app: FastAPI, client: httpx2.AsyncClient) -> None:
+async def test_swagger_ui_can_sign_in(app: FastAPI, client: httpx2.AsyncClient) -> None:
     schemes = app.openapi()["components"]["securitySchemes"]
     await register(client, EMAIL)
     url = schemes["bearer"]["flows"]["password"]["tokenUrl"]

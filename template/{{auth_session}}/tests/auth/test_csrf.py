@@ -1,20 +1,22 @@
-"""Pages of other sites: browsers send our cookie along, and it does them no good."""
+"""Cross-site request forgery: requests that a browser sends for pages of other sites."""
 
+import secrets
 from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 from fastapi import FastAPI, WebSocket
+from pydantic import SecretStr
 
 from app.auth import CurrentUser
-from app.auth.scheme import Shown, authenticate
+from app.auth.scheme import PresentedToken, authenticate
 from app.platform.base.errors import Forbidden
 from app.settings import Settings
 from tests.accounts import AUTH, PASSWORD, register
 from tests.auth.browser import EMAIL, browser_of, cookies_set, logged_in, status
 from tests.conftest import client_for, running_app
 
-PARTNER = "https://app.example.com"
+LISTED = "https://app.example.com"
 EVIL = "https://evil.test"
 
 
@@ -24,13 +26,13 @@ async def browser(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
         yield browser
 
 
-async def test_our_page_with_the_token_may_change_something(browser: httpx2.AsyncClient) -> None:
+async def test_a_same_origin_request_with_the_token_succeeds(browser: httpx2.AsyncClient) -> None:
     csrf = await logged_in(browser)
 
     assert await status(browser, "POST", **{"X-CSRF-Token": csrf}) == 204
 
 
-async def test_the_token_is_in_a_cookie_and_can_be_asked_for(browser: httpx2.AsyncClient) -> None:
+async def test_the_csrf_token_is_in_a_cookie_and_at_a_route(browser: httpx2.AsyncClient) -> None:
     csrf = await logged_in(browser)
     asked = await browser.get(f"{AUTH}/csrf")
 
@@ -39,7 +41,7 @@ async def test_the_token_is_in_a_cookie_and_can_be_asked_for(browser: httpx2.Asy
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", "é", "cookie", "another session's"])
-async def test_without_the_right_token_nothing_changes(
+async def test_a_request_without_the_right_token_is_refused(
     app: FastAPI, browser: httpx2.AsyncClient, token: str | None
 ) -> None:
     await logged_in(browser)
@@ -63,7 +65,7 @@ async def test_without_the_right_token_nothing_changes(
         {"Sec-Fetch-Site": "cross-site", "Origin": EVIL},
         {"Sec-Fetch-Site": "same-site", "Origin": "https://other.test"},
         {"Sec-Fetch-Site": "cross-site", "Origin": "https://test"},
-        {"Sec-Fetch-Site": "cross-site", "Origin": PARTNER},
+        {"Sec-Fetch-Site": "cross-site", "Origin": LISTED},
         {"Sec-Fetch-Site": "", "Origin": EVIL},
         {"Sec-Fetch-Site": "", "Origin": "null"},
         {"Sec-Fetch-Site": "", "Origin": "http://["},
@@ -71,7 +73,7 @@ async def test_without_the_right_token_nothing_changes(
         {"Sec-Fetch-Site": "", "Origin": "https://evil.test/https://test"},
     ],
 )
-async def test_a_page_of_another_site_changes_nothing_even_with_the_token(
+async def test_a_cross_site_request_is_refused_even_with_the_token(
     browser: httpx2.AsyncClient, page: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     csrf = await logged_in(browser)
@@ -84,7 +86,9 @@ async def test_a_page_of_another_site_changes_nothing_even_with_the_token(
 
 
 @pytest.mark.parametrize("origin", ["https://test", None])
-async def test_an_old_browser_is_known_by_its_origin(app: FastAPI, origin: str | None) -> None:
+async def test_browsers_without_fetch_metadata_are_checked_by_origin(
+    app: FastAPI, origin: str | None
+) -> None:
     async with client_for(app) as browser:
         csrf = await logged_in(browser)
         headers = {"X-CSRF-Token": csrf} | ({"Origin": "http://test"} if origin else {})
@@ -92,7 +96,7 @@ async def test_an_old_browser_is_known_by_its_origin(app: FastAPI, origin: str |
         assert await status(browser, "POST", **headers) == 204
 
 
-async def test_a_page_of_another_site_can_not_log_a_visitor_in(browser: httpx2.AsyncClient) -> None:
+async def test_a_cross_site_login_is_refused(browser: httpx2.AsyncClient) -> None:
     await register(browser, EMAIL)
     form = {"username": EMAIL, "password": PASSWORD}
     page = {"Sec-Fetch-Site": "cross-site", "Origin": EVIL}
@@ -107,21 +111,21 @@ async def test_a_bearer_token_needs_no_csrf_token(alice: httpx2.AsyncClient) -> 
 
 
 @pytest.mark.parametrize(("credentials", "expected"), [(True, 204), (False, 403)])
-async def test_pages_that_are_named_may_if_they_may_have_cookies(
+async def test_listed_origins_are_trusted_if_credentials_are_allowed(
     fresh_settings: Settings, credentials: bool, expected: int
 ) -> None:
-    changes = {"cors_origins": [PARTNER], "cors_allow_credentials": credentials}
-    page = {"Sec-Fetch-Site": "same-site", "Origin": PARTNER}
+    changes = {"cors_origins": [LISTED], "cors_allow_credentials": credentials}
+    page = {"Sec-Fetch-Site": "same-site", "Origin": LISTED}
     changed_settings = fresh_settings.model_copy(update=changes)
     async with running_app(changed_settings) as app, browser_of(app) as browser:
         csrf = await logged_in(browser)
-        asked = {"Access-Control-Request-Method": "POST", "Origin": PARTNER}
+        asked = {"Access-Control-Request-Method": "POST", "Origin": LISTED}
         asked["Access-Control-Request-Headers"] = "x-csrf-token"
         preflight = await browser.options(f"{AUTH}/logout-all", headers=asked)
         refused = await browser.options(f"{AUTH}/csrf", headers={**asked, "Origin": EVIL})
         changed = await status(browser, "POST", **page, **{"X-CSRF-Token": csrf})
 
-    assert preflight.headers["Access-Control-Allow-Origin"] == PARTNER
+    assert preflight.headers["Access-Control-Allow-Origin"] == LISTED
     assert ("Access-Control-Allow-Credentials" in preflight.headers) == credentials
     assert "X-CSRF-Token" in preflight.headers["Access-Control-Allow-Headers"]
     assert "Access-Control-Allow-Origin" not in refused.headers
@@ -129,7 +133,7 @@ async def test_pages_that_are_named_may_if_they_may_have_cookies(
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "BREW"])
-async def test_every_method_that_may_change_something_needs_the_token(
+async def test_every_unsafe_method_needs_the_token(
     app: FastAPI, browser: httpx2.AsyncClient, method: str
 ) -> None:
     async def change(user: CurrentUser) -> None: ...
@@ -144,17 +148,35 @@ async def test_every_method_that_may_change_something_needs_the_token(
 
 
 @pytest.mark.parametrize(("origin", "ours"), [("https://test", True), (EVIL, False)])
-async def test_a_websocket_of_another_site_is_refused(
+async def test_a_cross_site_websocket_is_refused(
     app: FastAPI, browser: httpx2.AsyncClient, origin: str, ours: bool
 ) -> None:
     await logged_in(browser)
     headers = [(b"host", b"test"), (b"origin", origin.encode())]
     scope = {"type": "websocket", "app": app, "headers": headers, "path": "/", "client": None}
     socket = WebSocket(scope, None, None)  # type: ignore[arg-type]
-    shown = Shown(browser.cookies["session"], by_cookie=True)
+    presented = PresentedToken(browser.cookies["session"], by_cookie=True)
 
     if ours:
-        assert (await authenticate(socket, shown)).id
+        assert (await authenticate(socket, presented)).id
     else:
         with pytest.raises(Forbidden):
-            await authenticate(socket, shown)
+            await authenticate(socket, presented)
+
+
+async def test_a_csrf_token_survives_a_rotation_of_the_secret_key(
+    module_settings: Settings,
+) -> None:
+    rotated = module_settings.model_copy(
+        update={
+            "secret_key": SecretStr(secrets.token_hex(32)),
+            "secret_key_fallbacks": module_settings.secret_key,
+        }
+    )
+    async with running_app(module_settings) as app, browser_of(app) as browser:
+        csrf = await logged_in(browser)
+        cookies = dict(browser.cookies)
+    async with running_app(rotated) as app, browser_of(app) as browser:
+        browser.cookies.update(cookies)
+
+        assert await status(browser, "POST", **{"X-CSRF-Token": csrf}) == 204

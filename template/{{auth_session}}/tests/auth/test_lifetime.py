@@ -1,4 +1,4 @@
-"""How long a session lives: use keeps it, its age ends it."""
+"""The lifetime of sessions: use extends it, up to a maximum."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ Ends = Callable[..., Awaitable[tuple[datetime, datetime]]]
 
 @pytest.fixture
 async def ends(app: FastAPI, alice: httpx2.AsyncClient) -> Ends:
-    """Read, or set, when Alice's session ends."""
+    """Reads or changes the two expiry times of Alice's session."""
 
     async def ends(**values: Any) -> tuple[datetime, datetime]:
         async with app.state.db.transaction() as db:
@@ -31,7 +31,7 @@ async def ends(app: FastAPI, alice: httpx2.AsyncClient) -> Ends:
     return ends
 
 
-async def test_a_login_lasts_as_long_as_the_settings_say(
+async def test_a_session_has_the_configured_lifetime(
     settings: Settings, alice: httpx2.AsyncClient, ends: Ends
 ) -> None:
     idle, age = await ends()
@@ -41,20 +41,18 @@ async def test_a_login_lasts_as_long_as_the_settings_say(
     assert abs(age - now - timedelta(seconds=settings.session_lifetime)) < timedelta(minutes=5)
 
 
-async def test_use_keeps_a_session(
+async def test_use_extends_a_session(
     settings: Settings, alice: httpx2.AsyncClient, ends: Ends
 ) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=120)
     await ends(expires_at=soon)
     assert (await alice.get(ME)).is_success
-    moved_on, _ = await ends()
+    extended, _ = await ends()
 
-    assert moved_on > soon + timedelta(seconds=settings.session_idle_timeout - 600)
+    assert extended > soon + timedelta(seconds=settings.session_idle_timeout - 600)
 
 
-async def test_use_is_not_written_down_at_each_request(
-    alice: httpx2.AsyncClient, ends: Ends
-) -> None:
+async def test_use_is_not_recorded_at_each_request(alice: httpx2.AsyncClient, ends: Ends) -> None:
     before = await ends()
     for _ in range(3):
         assert (await alice.get(ME)).is_success
@@ -62,7 +60,9 @@ async def test_use_is_not_written_down_at_each_request(
     assert await ends() == before
 
 
-async def test_use_keeps_no_session_past_its_age(alice: httpx2.AsyncClient, ends: Ends) -> None:
+async def test_use_does_not_extend_a_session_beyond_its_maximum_lifetime(
+    alice: httpx2.AsyncClient, ends: Ends
+) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=300)
     await ends(expires_at=soon - timedelta(seconds=100), ends_at=soon)
     assert (await alice.get(ME)).is_success
@@ -73,11 +73,11 @@ async def test_use_keeps_no_session_past_its_age(alice: httpx2.AsyncClient, ends
     assert (await alice.get(ME)).status_code == 401
 
 
-async def test_what_a_session_may_do_is_what_its_account_may_now(
+async def test_a_session_has_the_current_scopes_of_its_account(
     app: FastAPI, alice: httpx2.AsyncClient
 ) -> None:
     await allow(app, "alice@example.com", "admin")
-    may = (await alice.get(ME)).json()["scopes"]
+    before = (await alice.get(ME)).json()["scopes"]
     await allow(app, "alice@example.com")
 
-    assert (may, (await alice.get(ME)).json()["scopes"]) == (["admin"], [])
+    assert (before, (await alice.get(ME)).json()["scopes"]) == (["admin"], [])

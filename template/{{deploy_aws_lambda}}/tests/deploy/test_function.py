@@ -97,9 +97,11 @@ def test_a_request_arrives_as_it_was_sent(function: Function) -> None:
     }
 
 
-def test_the_name_of_a_stage_is_not_part_of_the_path(function: Function) -> None:
+def test_the_name_of_a_stage_is_a_prefix_of_the_path(function: Function) -> None:
     response = function.invoke(http_api("GET", "/staging/test/seen", stage="staging"))
-    assert json.loads(content(response))["path"] == "/test/seen"
+    assert json.loads(content(response))["path"] == "/staging/test/seen"
+    response = function.invoke(http_api("GET", "/staging/openapi.json", stage="staging"))
+    assert json.loads(content(response))["servers"] == [{"url": "/staging"}]
 
 
 def test_bytes_go_in_and_out_unchanged(function: Function) -> None:
@@ -112,7 +114,7 @@ def test_text_stays_text_and_several_headers_and_cookies_stay_several(function: 
     response = function.invoke(http_api("GET", "/test/cookies"))
     assert (response["body"], response["isBase64Encoded"]) == ("é", False)
     assert [cookie.split(";")[0] for cookie in response["cookies"]] == ["one=1", "two=2"]
-    assert response["headers"]["vary"] == "A, B"
+    assert response["headers"]["vary"] == "A, B, Accept-Encoding"
     assert "set-cookie" not in response["headers"]
 
 

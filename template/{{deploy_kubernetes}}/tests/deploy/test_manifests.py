@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import click
@@ -90,7 +91,7 @@ def settings_there(overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     secrets = {
         "DATABASE_URL": "postgresql+asyncpg://app@postgres/app",
         "REDIS_URL": "redis://redis:6379/0",
-        "SECRET_KEY": "0123456789abcdef" * 4,
+        "SECRET_KEY": token_hex(32),
     }
     for name, value in secrets.items():
         (tmp_path / name).write_text(value)

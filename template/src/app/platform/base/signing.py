@@ -1,4 +1,4 @@
-"""Derived keys and signatures, all from ``SECRET_KEY``."""
+"""Derived keys and signatures, all from ``SECRET_KEY`` and, to verify, its fallbacks."""
 
 import base64
 import binascii
@@ -6,30 +6,37 @@ import hashlib
 import hmac
 
 from app.platform.settings import PlatformSettings
+from app.platform.settings.core import split_keys
+
+Keys = tuple[bytes, ...]  # the first one signs, and all verify
 
 SIGNATURE_BYTES = 16  # HMAC-SHA256, truncated to 128 bits
 
 
-def derive_key(settings: PlatformSettings, purpose: str) -> bytes:
-    """A 32-byte key for one purpose; a signature made with it is invalid for any other."""
-    secret = settings.secret_key.get_secret_value().encode()
-    return hmac.digest(secret, purpose.encode(), hashlib.sha256)
+def derive_keys(settings: PlatformSettings, purpose: str) -> Keys:
+    """The 32-byte keys for one purpose; a signature made with them is invalid for any other.
+
+    The first one is derived from ``SECRET_KEY``, the others from ``SECRET_KEY_FALLBACKS``.
+    """
+    secrets = [settings.secret_key.get_secret_value(), *split_keys(settings.secret_key_fallbacks)]
+    return tuple(hmac.digest(key.encode(), purpose.encode(), hashlib.sha256) for key in secrets)
 
 
-def sign(key: bytes, payload: bytes) -> str:
-    """``payload`` with its signature, URL-safe; not encrypted."""
-    signature = hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
+def sign(keys: Keys, payload: bytes) -> str:
+    """``payload`` with its signature by the first key, URL-safe; not encrypted."""
+    signature = hmac.digest(keys[0], payload, hashlib.sha256)[:SIGNATURE_BYTES]
     return base64.urlsafe_b64encode(signature + payload).rstrip(b"=").decode()
 
 
-def verify(key: bytes, signed: str) -> bytes:
-    """The payload of a text from ``sign``; raises ``ValueError`` if the signature is invalid."""
+def verify(keys: Keys, signed: str) -> bytes:
+    """The payload of a text from ``sign``; raises ``ValueError`` if no key made the signature."""
     try:
         raw = base64.urlsafe_b64decode(signed.encode("ascii") + b"=" * (-len(signed) % 4))
     except (UnicodeEncodeError, binascii.Error):
         raise ValueError("not signed") from None
     signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
-    expected = hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
-    if not hmac.compare_digest(signature, expected):
-        raise ValueError("the signature is invalid")
-    return payload
+    for key in keys:
+        expected = hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
+        if hmac.compare_digest(signature, expected):
+            return payload
+    raise ValueError("the signature is invalid")

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -22,8 +22,19 @@ class ServerError(Exception):
     """A server cannot be used; the message says why, and what to do instead."""
 
 
+class ServerUrls(dict[str, str]):
+    """URLs by the variables that they are for, and a check of the servers that run here."""
+
+    servers: "Sequence[_Server]" = ()
+
+    def check(self) -> None:
+        """Raise `ServerError` if one of the servers has ended by itself."""
+        for server in self.servers:
+            server.check()
+
+
 @contextmanager
-def running(kinds: Iterable[ServerType], data: Path | None) -> Iterator[dict[str, str]]:
+def running(kinds: Iterable[ServerType], data: Path | None) -> Iterator[ServerUrls]:
     """Run servers side by side; yield their URLs, by the variables that they are for.
 
     With `data`, each keeps its state in a folder of its own below it. Raises `ServerError`.
@@ -32,7 +43,9 @@ def running(kinds: Iterable[ServerType], data: Path | None) -> Iterator[dict[str
     try:
         for server in servers:
             server.start()
-        yield {server.kind.variable: server.url() for server in servers}
+        urls = ServerUrls({server.kind.variable: server.url() for server in servers})
+        urls.servers = servers
+        yield urls
     finally:
         for server in servers:
             server.release()
@@ -83,7 +96,7 @@ class _Server:
             if self._answers():
                 return self.plan.url
             if "Address already in use" not in (log := self._log_tail()):
-                raise self._error(f"its log ends with\n\n{log}\n\n")
+                raise self._error(f"its log ends with\n\n{log}\n\n", blame_data=True)
             self.release()  # another program was faster to take the port
             self.join()
             self.start()
@@ -99,6 +112,14 @@ class _Server:
                 return True
             time.sleep(0.01)
         return False
+
+    def check(self) -> None:
+        """Raise `ServerError` if the server has ended."""
+        if self.guard and (code := self.guard.poll()) is not None:
+            raise ServerError(
+                f"{self.kind.name} ended with exit code {code}. Its log ends with"
+                f"\n\n{self._log_tail()}\n\nStart again."
+            )
 
     def release(self) -> None:
         """Have the guard stop the server; do not wait for it."""
@@ -117,9 +138,10 @@ class _Server:
         text = os.pread(self.log, 4000, max(0, size - 4000)).decode(errors="replace")
         return "\n".join(f"    {line}" for line in text.splitlines()[-12:])
 
-    def _error(self, reason: str) -> ServerError:
+    def _error(self, reason: str, *, blame_data: bool = False) -> ServerError:
         end = "" if reason.endswith("\n") else ". "
-        hint = f", delete {self.data} to begin with an empty one" if self.data else ""
+        own_data = self.data if blame_data else None
+        hint = f", delete {own_data} to begin with an empty one" if own_data else ""
         return ServerError(
             f"{self.kind.name} can't be started: {reason}{end}"
             f"Repair that{hint}, or set {self.kind.variable} to the URL of a server of yours."

@@ -23,7 +23,9 @@ def locked(data: Path) -> Iterator[int]:
         while not _take(lock):
             if time.monotonic() > deadline:
                 pid = os.pread(lock, 20, 0).decode()
-                raise Unavailable(f"process {pid} already runs it, with its data in {data}")
+                raise Unavailable(
+                    f"process {pid} already runs it, with its data in {data}: stop that one"
+                )
             time.sleep(0.05)
         os.truncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)

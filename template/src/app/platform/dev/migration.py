@@ -16,6 +16,7 @@ from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from app.platform import about
 from app.platform.data.revisions import own_heads
 from app.platform.dev.servers import postgres
 
@@ -27,7 +28,7 @@ def write(message: str, *, empty: bool) -> Script | None:
     `empty` writes one although the models say nothing new. Raises `ServerError`, and
     `ClickException` if your migrations have two heads.
     """
-    config = Config(toml_file="pyproject.toml")
+    config = Config(toml_file=about.project_folder() / "pyproject.toml")
     scripts = ScriptDirectory.from_config(config)
     heads = own_heads(scripts)
     if len(heads) > 1:
@@ -48,7 +49,7 @@ def write(message: str, *, empty: bool) -> Script | None:
 
 def merge(message: str) -> Script | None:
     """Write a migration that comes after all heads of your own; `None` if there is only one."""
-    config = Config(toml_file="pyproject.toml")
+    config = Config(toml_file=about.project_folder() / "pyproject.toml")
     heads = own_heads(ScriptDirectory.from_config(config))
     if len(heads) < 2:
         return None
@@ -81,7 +82,7 @@ def lint(migration: Script) -> str:
     found = subprocess.run(  # noqa: S603
         [
             str(Path(sys.executable).with_name("squawk")),
-            *("--config", ".squawk.toml"),
+            *("--config", str(about.project_folder() / ".squawk.toml")),
             *(f"--exclude={rule}" for rule in excluded),
         ],
         input=_sql(migration),

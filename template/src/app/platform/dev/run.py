@@ -20,12 +20,14 @@ from dotenv import load_dotenv
 from watchfiles import PythonFilter, awatch
 
 from app.platform.dev.child import STOP_SECONDS, Child, DevError
+from app.platform.dev.launch import ServerUrls
 from app.platform.dev.servers import KINDS, ServerError, services
 from app.platform.settings.core import DEPLOYED
 
 PROJECT = Path(__file__).resolve().parents[4]
 LOCAL = PROJECT / ".local"
 SHARED = ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "SECRET_KEY_FILE")
+SERVER_CHECK_INTERVAL = 0.5  # seconds
 COLOURS = (36, 35, 33, 34, 32)
 
 
@@ -41,7 +43,7 @@ def run(*, port: int = 8000, companions: Sequence[Sequence[str]] = ()) -> int:
         with services(LOCAL) as urls:
             environment = _environment(port, urls)
             with _environment_file(environment):
-                asyncio.run(_run(port, companions, environment))
+                asyncio.run(_run(port, companions, environment, urls))
     except (DevError, ServerError) as error:
         sys.stderr.write(f"app dev: {error}\n")
         return 1
@@ -103,8 +105,16 @@ def _secret_key() -> str:
     return path.read_text()
 
 
-async def _run(port: int, companions: Sequence[Sequence[str]], environment: dict[str, str]) -> None:
-    """Migrate, then serve until cancelled. Raise `DevError` when a process ends by itself."""
+async def _run(
+    port: int,
+    companions: Sequence[Sequence[str]],
+    environment: dict[str, str],
+    servers: ServerUrls,
+) -> None:
+    """Migrate, then serve until cancelled.
+
+    Raise `DevError` when a process ends by itself, `ServerError` when a server does.
+    """
     _cancel_on(signal.SIGINT, signal.SIGTERM)
     commands = {"migrate": _app("migrate"), "api": _api(port)}
     commands |= {words[0]: _app(*words) for words in companions}
@@ -117,6 +127,7 @@ async def _run(port: int, companions: Sequence[Sequence[str]], environment: dict
                 group.create_task(child.supervise())
             group.create_task(_restart_after_edits(workers))
             group.create_task(_announce(port, environment))
+            group.create_task(_watch_servers(servers))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
 
@@ -158,6 +169,12 @@ async def _restart_after_edits(children: Sequence[Child]) -> None:
     async for _ in awatch(PROJECT / "src", watch_filter=PythonFilter()):
         for child in children:
             child.restart()
+
+
+async def _watch_servers(servers: ServerUrls) -> None:
+    while True:
+        servers.check()
+        await asyncio.sleep(SERVER_CHECK_INTERVAL)
 
 
 async def _announce(port: int, environment: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
+from app.platform.base.paths import route_path
 from app.platform.http.request_state import RequestState
 from app.platform.http.routing import ROUTE_TEMPLATE_KEY
 from app.platform.observability import logs
@@ -58,7 +59,7 @@ class AccessLog:
             seconds = request.ended - request.started
             trace_id = request.trace_id if request.span.sampled else ""
             self._state.metrics.observe(method, route, status, seconds, trace_id)
-            if status >= 400 or self._should_log(scope["path"]):
+            if status >= 400 or self._should_log(route_path(scope)):
                 ended_at = now - timedelta(seconds=monotonic_now - request.ended)
                 self._write(_log_fields(request, method, route, status, seconds, ended_at))
         logs.output.flush()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.platform.base.paths import route_path
 from app.platform.http.access_log import PROBE_PATHS
 from app.platform.http.problems import problem
 from app.platform.settings import PlatformSettings
@@ -22,7 +23,8 @@ class AllowedHosts:
         self.suffixes = tuple(host[1:].lower() for host in hosts if host.startswith("*."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in PROBE_PATHS or self._allows(scope):
+        exempt = scope["type"] == "lifespan" or route_path(scope) in PROBE_PATHS
+        if exempt or self._allows(scope):
             await self.app(scope, receive, send)
         else:
             detail = "This service does not serve that host."

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.platform.base import context
 from app.platform.base.components import Lifespan
+from app.platform.base.paths import route_path, set_prefix
 from app.platform.http import json_body
 from app.platform.http.access_log import PROBE_PATHS, AccessLog
 from app.platform.http.headers import joined, refuse
@@ -84,15 +85,18 @@ class RequestMiddleware:
         self.websockets = 0
         self.max_websockets = settings.max_websockets
         self.timeout = settings.request_timeout
+        self.root_path = settings.root_path
         self.headers = DefaultHeaders(HEADERS | HSTS if settings.is_deployed else HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            set_prefix(scope, self.root_path)
         if scope["type"] != "http":
             with context.bind_request_context(request_id=_new_id()):
                 await self._handle_other(scope, receive, send)
             return
         headers = joined(scope["headers"])
-        probe = scope["path"] in PROBE_PATHS
+        probe = route_path(scope) in PROBE_PATHS
         span = tracing.UNTRACED if probe else tracing.server_span(scope, headers)
         request_id = _request_id(headers)
         request = RequestState(

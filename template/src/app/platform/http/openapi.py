@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from fastapi.staticfiles import StaticFiles
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 from app.platform.http.openapi_headers import describe_headers
 from app.platform.http.problems import Problem
@@ -52,33 +52,63 @@ def openapi_schema(app: FastAPI) -> dict[str, Any]:
 
 def setup(app: FastAPI, settings: PlatformSettings) -> None:
     app.openapi = lambda: openapi_schema(app)  # type: ignore[method-assign]
-    app.add_api_route("/openapi.json", app.openapi, include_in_schema=False)
+
+    async def document(request: Request) -> JSONResponse:
+        return JSONResponse(_below(request.scope.get("root_path", ""), app.openapi()))
+
+    app.add_api_route("/openapi.json", document, include_in_schema=False)
     if settings.is_deployed:
         return
     app.mount(ASSETS_PATH, StaticFiles(directory=str(files("fastapi_offline") / "static")))
     oauth: SwaggerOAuth | None = getattr(app.state, "swagger_oauth", None)
-    page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title=app.title,
-        swagger_js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
-        swagger_css_url=f"{ASSETS_PATH}/swagger-ui.css",
-        swagger_favicon_url=f"{ASSETS_PATH}/favicon.png",
-        oauth2_redirect_url=OAUTH_REDIRECT_PATH if oauth else None,
-        init_oauth=_init_oauth(oauth) if oauth else None,
-    )
     connect = f"connect-src 'self' {oauth.origin}" if oauth else "connect-src 'self'"
-    _add_page(app, "/docs", page.body, SWAGGER_CSP.replace("connect-src 'self'", connect))
+    policy = SWAGGER_CSP.replace("connect-src 'self'", connect)
+
+    async def page(request: Request) -> HTMLResponse:
+        prefix = request.scope.get("root_path", "")
+        html = get_swagger_ui_html(
+            openapi_url=f"{prefix}/openapi.json",
+            title=app.title,
+            swagger_js_url=f"{prefix}{ASSETS_PATH}/swagger-ui-bundle.js",
+            swagger_css_url=f"{prefix}{ASSETS_PATH}/swagger-ui.css",
+            swagger_favicon_url=f"{prefix}{ASSETS_PATH}/favicon.png",
+            oauth2_redirect_url=prefix + OAUTH_REDIRECT_PATH if oauth else None,
+            init_oauth=_init_oauth(oauth) if oauth else None,
+        )
+        html.headers["Content-Security-Policy"] = policy
+        return html
+
+    app.add_api_route("/docs", page, include_in_schema=False)
     if oauth:  # the redirect URI: it passes the authorization code to the page
-        redirect = get_swagger_ui_oauth2_redirect_html()
-        _add_page(app, OAUTH_REDIRECT_PATH, redirect.body, SWAGGER_CSP)
+        app.add_api_route(OAUTH_REDIRECT_PATH, _oauth_redirect, include_in_schema=False)
 
 
-def _add_page(app: FastAPI, path: str, body: bytes | memoryview, csp: str) -> None:
-    async def page() -> HTMLResponse:
-        # A new response each time: the compression middleware modifies its headers.
-        return HTMLResponse(bytes(body), headers={"Content-Security-Policy": csp})
+async def _oauth_redirect() -> HTMLResponse:
+    html = get_swagger_ui_oauth2_redirect_html()
+    html.headers["Content-Security-Policy"] = SWAGGER_CSP
+    return html
 
-    app.add_api_route(path, page, include_in_schema=False)
+
+def _below(prefix: str, document: dict[str, Any]) -> dict[str, Any]:
+    """The document for clients that reach this service under a path prefix."""
+    if not prefix:
+        return document
+    components = {**document["components"]}
+    if "securitySchemes" in components:
+        components["securitySchemes"] = _prefixed(prefix, components["securitySchemes"])
+    return {**document, "servers": [{"url": prefix}], "components": components}
+
+
+def _prefixed(prefix: str, value: Any) -> Any:
+    """A copy of security schemes, with the prefix before the URLs that are paths."""
+    if isinstance(value, dict):
+        return {
+            name: prefix + each
+            if name.endswith("Url") and str(each).startswith("/")
+            else _prefixed(prefix, each)
+            for name, each in value.items()
+        }
+    return value
 
 
 def _init_oauth(oauth: SwaggerOAuth) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from pydantic_core import to_json
 
 from app.platform.base.errors import BadRequest
-from app.platform.base.signing import derive_key, sign, verify
+from app.platform.base.signing import Keys, derive_keys, sign, verify
 
 MAX_LIMIT = 100
 
@@ -29,16 +29,16 @@ class Page(BaseModel, Generic[T]):
 class Paging(Generic[Key]):
     """The requested page: up to ``limit`` rows after the key ``after``."""
 
-    def __init__(self, limit: int, after: Key | None, key: bytes) -> None:
+    def __init__(self, limit: int, after: Key | None, keys: Keys) -> None:
         self.limit = limit
         self.after = after
-        self._key = key
+        self._keys = keys
 
     def page(self, rows: Sequence[T], position: Callable[[T], Key]) -> Page[T]:
         """The page of ``rows``; query for ``limit + 1`` of them, to see if there is a next page."""
         items = list(rows[: self.limit])
         last = to_json(position(items[-1])) if len(rows) > self.limit else None
-        return Page(items=items, next=sign(self._key, last) if last else None)
+        return Page(items=items, next=sign(self._keys, last) if last else None)
 
 
 def paging(name: str, position: type[Key]) -> Callable[..., Paging[Key]]:
@@ -50,11 +50,11 @@ def paging(name: str, position: type[Key]) -> Callable[..., Paging[Key]]:
         limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 20,
         cursor: Annotated[str | None, Query(max_length=512)] = None,
     ) -> Paging[Key]:
-        key = derive_key(request.app.state.settings, f"cursor:{name}")
+        keys = derive_keys(request.app.state.settings, f"cursor:{name}")
         if cursor is None:
-            return Paging(limit, None, key)
+            return Paging(limit, None, keys)
         try:
-            return Paging(limit, adapter.validate_json(verify(key, cursor)), key)
+            return Paging(limit, adapter.validate_json(verify(keys, cursor)), keys)
         except ValueError:
             raise BadRequest("The cursor is not valid for this list.") from None
 

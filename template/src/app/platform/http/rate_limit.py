@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import AppError, TooManyRequests
+from app.platform.base.paths import route_path
 from app.platform.http.gcra import RateLimiter, RateLimitResult
 from app.platform.http.problems import problem
 from app.platform.settings import PlatformSettings
@@ -78,7 +79,7 @@ class RateLimitMiddleware:
         self.rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+        if scope["type"] != "http" or not route_path(scope).startswith(PREFIX):
             await self.app(scope, receive, send)
             return
 

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.platform.base.errors import MethodNotAllowed
+from app.platform.base.paths import route_path
 
 # The scope's key for the template of the matched route, such as "/api/v1/items/{item_id}".
 ROUTE_TEMPLATE_KEY = "route_template"
@@ -48,9 +49,9 @@ class RouteIndex(BaseRoute):
         }
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http" or scope.get("root_path"):
+        if scope["type"] != "http":
             return Match.NONE, {}
-        candidates = self._routes_by_key.get(_key(scope["path"]), self._wildcard_routes)
+        candidates = self._routes_by_key.get(_key(route_path(scope)), self._wildcard_routes)
         for method in METHODS.get(scope["method"], (scope["method"],)):
             wanted = scope if method == scope["method"] else {**scope, "method": method}
             for route in candidates:

@@ -12,6 +12,8 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.platform.base.paths import route_path
+
 FIRST_VERSION = "v1"
 
 
@@ -74,8 +76,9 @@ def location(request: Request, path: str) -> str:
     For a request outside of the API, in the first version.
     """
     prefixes: tuple[str, ...] = request.app.state.api_prefixes
-    called = request.scope["path"]
-    return next((each for each in prefixes if called.startswith(f"{each}/")), prefixes[0]) + path
+    called, root_path = route_path(request.scope), request.scope.get("root_path", "")
+    version = next((each for each in prefixes if called.startswith(f"{each}/")), prefixes[0])
+    return f"{root_path}{version}{path}"
 
 
 class DeprecationHeaders:
@@ -87,12 +90,14 @@ class DeprecationHeaders:
         self.headers = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(self.prefix):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
         async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            started = message["type"] == "http.response.start"
+            # Only now: the request middleware, inside this one, sets the path prefix.
+            if started and route_path(scope).startswith(self.prefix):
                 message["headers"] = [*message["headers"], *self.headers]
             await send(message)
 

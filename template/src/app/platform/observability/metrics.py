@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.platform import about
 from app.platform.base.components import Lifespan
+from app.platform.base.paths import route_path
 from app.platform.settings import PlatformSettings
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of all workers, with the exemplars of this one."""
-        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] if "WORKER_SLOT" in os.environ else None
         for metric in self._collector(directory).collect():
             if metric.name == DURATION:
                 metric.samples = [self._with_exemplar(sample) for sample in metric.samples]
@@ -191,7 +192,7 @@ class SeparatePort:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             here = (scope.get("server") or ("", 0))[1] == self.port
-            if here != (scope["path"] == PATH):
+            if here != (route_path(scope) == PATH):
                 await Response(status_code=404)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
@@ -205,9 +206,9 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        values.ValueClass = values.MutexValue  # in other processes, whatever the environment says
+        if slot := os.environ.get("WORKER_SLOT"):
             # A worker continues the files of the one that it replaces, so that they do not pile up.
-            slot = os.environ["WORKER_SLOT"]
             values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         app.state.metrics = Metrics()
         sampler = asyncio.create_task(_sample_periodically(app))

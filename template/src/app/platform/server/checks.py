@@ -9,6 +9,7 @@ import click
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.platform import about
 from app.platform.base.cpus import available_cpus
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import create_engine
@@ -124,7 +125,9 @@ async def _missing_revisions(settings: PlatformSettings) -> list[str]:
         without_removed_branches,
     )
 
-    scripts = ScriptDirectory.from_config(Config(toml_file="pyproject.toml"))
+    scripts = ScriptDirectory.from_config(
+        Config(toml_file=about.project_folder() / "pyproject.toml")
+    )
 
     def missing(connection: Connection) -> list[str]:
         heads = MigrationContext.configure(connection).get_current_heads()

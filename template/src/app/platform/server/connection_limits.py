@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.platform.base.paths import route_path, set_prefix
 from app.platform.http.access_log import PROBE_PATHS
 from app.platform.http.problems import problem
 from app.platform.server.http_protocol import HttpProtocol
@@ -33,7 +34,8 @@ class BoundedHttpProtocol(HttpProtocol):
         self.write_timer: asyncio.TimerHandle | None = None
         self.running_cycle: Any = None
         if not self._evict_idle(self.app_state["settings"].max_connections):
-            self.app = cast(Any, _OverCapacityApp(self.app))
+            root_path = self.app_state["settings"].root_path
+            self.app = cast(Any, _OverCapacityApp(self.app, root_path))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -132,11 +134,13 @@ def is_awaiting_first_request(connection: Any) -> bool:
 class _OverCapacityApp:
     """The app of a connection above ``max_connections``: it serves probes only, or answers 503."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, root_path: str) -> None:
         self.app: ASGIApp = app
+        self.root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in PROBE_PATHS:
+        set_prefix(scope, self.root_path)
+        if route_path(scope) in PROBE_PATHS:
             await self.app(scope, receive, send)
             return
         headers = {"Retry-After": "1", "Connection": "close"}

@@ -9,8 +9,11 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -32,6 +35,14 @@ from app.platform.settings import PlatformSettings
 LIFESPAN_TIMEOUT = 7
 ROLLBACK_TIMEOUT = 1  # seconds of these, for cancelled requests to roll back
 HEARTBEAT_INTERVAL = 5  # seconds; an orphaned worker stops within it
+
+
+@cache
+def metrics_folder(parent: str | None) -> str:
+    """A new folder for the workers' metrics; the same one when SIGHUP reloads the configuration."""
+    if parent:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    return tempfile.mkdtemp(prefix="metrics-", dir=parent)
 
 
 def drain_seconds(settings: PlatformSettings) -> float:

@@ -7,17 +7,19 @@ also be given as ``NAME_FILE``, the path of a file that holds it.
 from secrets import token_hex
 from typing import TypeVar
 
-from pydantic import SecretStr, ValidationError, field_validator
+from pydantic import SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.platform import about
 from app.platform.settings.auth import AuthSettings
-from app.platform.settings.core import CoreSettings
+from app.platform.settings.core import DEPLOYED, CoreSettings
 from app.platform.settings.data import DataSettings
 from app.platform.settings.http import HttpSettings
 from app.platform.settings.jobs import JobsSettings
 from app.platform.settings.observability import ObservabilitySettings
 from app.platform.settings.renamed import RenamedVariables
 from app.platform.settings.renamed import rename_hints as rename_hints
+from app.platform.settings.secrets import secret_weakness
 from app.platform.settings.server import ServerSettings
 from app.platform.settings.sources import SecretFiles, format_errors, refuse_unreadable
 from app.platform.settings.tracing import TracingSettings
@@ -41,9 +43,22 @@ class PlatformSettings(
 ):
     """All settings of the platform, one base class per concern."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=about.project_folder() / ".env", extra="ignore", env_ignore_empty=True
+    )
 
     _readable = field_validator("*", mode="before")(refuse_unreadable)
+
+    @field_validator("*")
+    @classmethod
+    def _not_guessable(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse guessable secrets where strangers can reach the service; also in your own settings."""
+        if isinstance(value, SecretStr) and info.data.get("environment") in DEPLOYED:
+            secret = value.get_secret_value()
+            own_rule = (info.field_name or "").startswith("secret_key")
+            if secret and not own_rule and (reason := secret_weakness(secret)):
+                raise ValueError(f"{reason}; use a random one")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -8,12 +8,17 @@ from pydantic_settings import BaseSettings
 from app.platform.settings.rates import OptionalRate, Rate
 from app.platform.settings.sources import CommaSeparated
 
+OWN_PATHS = ("api", "docs", "health", "metrics", "openapi.json")
+
 
 class HttpSettings(BaseSettings):
     """Hosts, proxies, CORS, rate limits and request limits."""
 
     allowed_hosts: CommaSeparated = Field(
         ["*"], description="Accepted Host headers, comma-separated"
+    )
+    root_path: str = Field(
+        "", description="Path prefix under which a proxy serves the API, such as /shop"
     )
     trusted_proxies: CommaSeparated = Field(
         ["127.0.0.1"],
@@ -40,6 +45,15 @@ class HttpSettings(BaseSettings):
     max_in_flight: int = Field(
         256, ge=1, description="Concurrent requests per process; beyond it, 503"
     )
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_prefix(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+            raise ValueError("is not a path; write it as /shop, with no slash at the end")
+        if value.split("/")[:2][-1] in OWN_PATHS:  # with and without it, paths would look alike
+            raise ValueError(f"begins like this service's own paths: {', '.join(OWN_PATHS)}")
+        return value
 
     @field_validator("cors_origins")
     @classmethod

@@ -1,8 +1,8 @@
-"""Who is calling, and what they may do. Features import from here alone.
+"""The caller and their scopes; features import from here alone.
 
-A caller is a name, and shows an API key: a random secret of which only the hash is stored. A caller
-may have several keys, so that one can be replaced while the other still works. Each request looks
-its key up, so that a revocation is felt at once.
+A caller is identified by a name and authenticates with an API key, a random secret of which only
+the hash is stored. A caller may have several keys, so that one can be replaced while another still
+works. Each request looks up its key, so that a revocation takes effect immediately.
 
     async def delete_all(user: Annotated[User, require("admin")]) -> None: ...
 """
@@ -31,4 +31,4 @@ router.include_router(key_routes.router)
 
 
 def setup(app: FastAPI, settings: Settings) -> None:
-    """There is nothing to install: keys are rows."""
+    """Nothing to set up: keys are rows."""

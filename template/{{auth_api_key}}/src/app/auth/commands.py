@@ -1,4 +1,4 @@
-"""The commands of the keys, for who may reach the database: ``app keys create billing``."""
+"""Commands that manage keys in the database: ``app keys create billing``."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ def add_commands(group: click.Group) -> None:
 
 
 def _matching(pattern: str) -> Callable[..., Any]:
-    """Return a callback that refuses a value, or one of several, that does not match."""
+    """A callback that refuses a value, or one of several, that does not match ``pattern``."""
 
     def check(_: click.Context, __: click.Parameter, value: Any) -> Any:
         for text in value if isinstance(value, tuple) else (value,):
@@ -39,28 +39,28 @@ def _matching(pattern: str) -> Callable[..., Any]:
 
 
 def _duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    """Read ``90d`` or ``24h``."""
+    """The duration that ``90d`` or ``24h`` stands for."""
     match = re.fullmatch(r"(\d{1,4})([hd])", value)
     if not match:
-        raise click.BadParameter(f"{value!r} is no duration; write it as 90d or 24h")
+        raise click.BadParameter(f"{value!r} is not a duration; write it as 90d or 24h")
     return int(match[1]) * UNITS[match[2]]
 
 
 def _lifetime(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Lifetime:
-    """Read how long a new key is good for; ``None`` is for ever."""
+    """The lifetime of a new key; ``None`` if it never expires."""
     if value is None:
         return timedelta(days=get_settings().api_key_lifetime_days)
     return None if value == "never" else _duration(ctx, parameter, value)
 
 
 expires = click.option(
-    "--expires", callback=_lifetime, help="90d, 24h or never; API_KEY_LIFETIME_DAYS if not given."
+    "--expires", callback=_lifetime, help="90d, 24h or never; the default is API_KEY_LIFETIME_DAYS."
 )
 
 
 @click.group()
 def keys() -> None:
-    """Make, list, replace and end API keys."""
+    """Create, list, rotate and revoke API keys."""
 
 
 @keys.command()
@@ -68,16 +68,16 @@ def keys() -> None:
 @click.option("--scope", "scopes", multiple=True, callback=_matching(SCOPE), help="Repeatable.")
 @expires
 def create(owner: str, scopes: tuple[str, ...], expires: Lifetime) -> None:
-    """Make a key for OWNER, a name for who calls with it, and write it to the terminal, once."""
+    """Create a key for OWNER, the name of its caller, and print it."""
     prefix = get_settings().api_key_prefix
-    _show(*_in_transaction(lambda db: service.create(db, prefix, owner, scopes, expires)))
+    _print(*_in_transaction(lambda db: service.create(db, prefix, owner, scopes, expires)))
 
 
 @keys.command("list")
-@click.option("--owner", callback=_matching(OWNER), help="Only of this one.")
+@click.option("--owner", callback=_matching(OWNER), help="Only the keys of this owner.")
 def list_(owner: str | None) -> None:
-    """List the keys, newest first, those that ended, too."""
-    for key in _in_transaction(lambda db: service.all_of(db, owner)):
+    """List all keys, newest first, including revoked and expired ones."""
+    for key in _in_transaction(lambda db: service.list_keys(db, owner)):
         scopes = " ".join(key.scopes) or "-"
         click.echo(
             f"{key.id}  {key.owner}  {scopes}  {_state(key)}, used {_when(key.last_used_at)}"
@@ -87,39 +87,39 @@ def list_(owner: str | None) -> None:
 @keys.command()
 @click.argument("key_id")
 @click.option(
-    "--overlap", callback=_duration, default="24h", help="How long the old one works yet: 24h."
+    "--overlap", callback=_duration, default="24h", help="How long the old key stays valid: 24h."
 )
 @expires
 def rotate(key_id: str, overlap: timedelta, expires: Lifetime) -> None:
-    """Make another key like KEY_ID, which works for a while yet."""
+    """Replace KEY_ID by a new key; the old one stays valid during the overlap."""
 
     async def replace(db: AsyncSession) -> tuple[ApiKey, str]:
-        old = await service.find(db, key_id)
+        old = await service.get_for_update(db, key_id)
         return await service.rotate(db, get_settings().api_key_prefix, old, expires, overlap)
 
-    _show(*_in_transaction(replace))
+    _print(*_in_transaction(replace))
 
 
 @keys.command()
 @click.argument("key_id", required=False)
-@click.option("--owner", callback=_matching(OWNER), help="All keys of this one.")
+@click.option("--owner", callback=_matching(OWNER), help="All keys of this owner.")
 def revoke(key_id: str | None, owner: str | None) -> None:
-    """End a key at once, or all of one owner."""
+    """Revoke a key, or all keys of one owner."""
     if (key_id is None) == (owner is None):
-        raise click.UsageError("Give the id of one key, or --owner.")
+        raise click.UsageError("Give the id of a key, or --owner.")
 
     async def end(db: AsyncSession) -> int:
         if owner:
             return await service.revoke_all(db, owner)
-        await service.revoke(db, await service.find(db, str(key_id)))
+        await service.revoke(db, await service.get_for_update(db, str(key_id)))
         return 1
 
     click.echo(f"{_in_transaction(end)} revoked.")
 
 
-def _show(key: ApiKey, text: str) -> None:
-    """Write the key alone to stdout, to be piped on, and the rest to stderr."""
-    click.echo(f"{key.id}, {_state(key)}. It is shown this once:", err=True)
+def _print(key: ApiKey, text: str) -> None:
+    """Write the key to stdout, so that it can be piped, and everything else to stderr."""
+    click.echo(f"{key.id}, {_state(key)}. It cannot be shown again:", err=True)
     click.echo(text)
 
 

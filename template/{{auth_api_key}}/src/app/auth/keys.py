@@ -1,4 +1,4 @@
-"""What can be done with keys, whoever asks: a route, a command, a test."""
+"""Operations on keys, for routes and commands."""
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.auth import key_text
+from app.auth import key_format
 from app.auth.models import ApiKey
 from app.platform.base.errors import Conflict, NotFound
 
 
 def is_active() -> ColumnElement[bool]:
-    """Select the keys that are good for something."""
+    """The condition that a key is neither revoked nor expired."""
     unexpired = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     return ApiKey.revoked_at.is_(None) & unexpired
 
@@ -20,16 +20,16 @@ def is_active() -> ColumnElement[bool]:
 async def create(
     db: AsyncSession, prefix: str, owner: str, scopes: Collection[str], lifetime: timedelta | None
 ) -> tuple[ApiKey, str]:
-    """Make a key for ``owner``; without a ``lifetime`` it never expires.
+    """Create a key for ``owner``; without a ``lifetime`` it never expires.
 
-    Returns its row and the key itself, which is not stored and can't be shown again.
+    Returns its row and the key itself, which is not stored.
     """
-    key_id, text = key_text.new(prefix)
+    key_id, text = key_format.generate(prefix)
     now = datetime.now(UTC)
     key = ApiKey(
         id=key_id,
         owner=owner,
-        hash=key_text.fingerprint(text),
+        hash=key_format.hash_key(text),
         scopes=sorted(set(scopes)),
         created_at=now,
         expires_at=lifetime and now + lifetime,
@@ -42,13 +42,13 @@ async def create(
 async def rotate(
     db: AsyncSession, prefix: str, old: ApiKey, lifetime: timedelta | None, overlap: timedelta
 ) -> tuple[ApiKey, str]:
-    """Make another key with the same scopes; the old one is good for ``overlap`` yet.
+    """Create a key with the same scopes; the old one stays valid for ``overlap``.
 
-    Raises ``Conflict`` if the old one is good for nothing by now.
+    Raises ``Conflict`` if the old one has been revoked or has expired.
     """
     now = datetime.now(UTC)
     if old.revoked_at or (old.expires_at and old.expires_at <= now):
-        raise Conflict("This key has ended: make a new one.")
+        raise Conflict("This key is revoked or expired: create a new one.")
     if overlap:
         old.expires_at = min(old.expires_at or now + overlap, now + overlap)
     else:
@@ -57,28 +57,28 @@ async def rotate(
 
 
 async def revoke(db: AsyncSession, key: ApiKey) -> None:
-    """End a key at once."""
+    """Revoke a key, which takes effect immediately."""
     key.revoked_at = key.revoked_at or datetime.now(UTC)
     await db.flush()
 
 
 async def revoke_all(db: AsyncSession, owner: str) -> int:
-    """End all keys of a caller at once; return how many."""
+    """Revoke all active keys of ``owner``; return their number."""
     of_owner = update(ApiKey).where(ApiKey.owner == owner, is_active())
-    ended = await db.execute(of_owner.values(revoked_at=func.now()).returning(ApiKey.id))
-    return len(ended.all())
+    revoked = await db.execute(of_owner.values(revoked_at=func.now()).returning(ApiKey.id))
+    return len(revoked.all())
 
 
-async def find(db: AsyncSession, key_id: str) -> ApiKey:
-    """Return a key, so that nobody else changes it meanwhile; raise ``NotFound``."""
+async def get_for_update(db: AsyncSession, key_id: str) -> ApiKey:
+    """A key, locked (``FOR UPDATE``); raises ``NotFound``."""
     key = await db.get(ApiKey, key_id, with_for_update=True)
     if key is None:
-        raise NotFound("There is no such key.")
+        raise NotFound("This key does not exist.")
     return key
 
 
-async def all_of(db: AsyncSession, owner: str | None = None) -> Sequence[ApiKey]:
-    """Return the keys of a caller, or of all, newest first: those that ended, too."""
+async def list_keys(db: AsyncSession, owner: str | None = None) -> Sequence[ApiKey]:
+    """The keys of an owner, or of all, newest first, including revoked and expired ones."""
     statement = select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id)
     if owner:
         statement = statement.where(ApiKey.owner == owner)

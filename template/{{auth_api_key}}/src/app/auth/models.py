@@ -1,4 +1,4 @@
-"""The table of the keys."""
+"""Tables: API keys."""
 
 from datetime import datetime
 
@@ -9,9 +9,9 @@ from app.platform.data.database import Base
 
 
 class ApiKey(Base):
-    """A key, without its secret. ``owner`` is who calls with it; a caller may have several.
+    """A key without its secret. ``owner``: the caller, who may have several keys.
 
-    It never expires where ``expires_at`` is null.
+    ``expires_at`` is null if the key never expires.
     """
 
     __tablename__ = "api_keys"

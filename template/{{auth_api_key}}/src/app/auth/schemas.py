@@ -1,4 +1,4 @@
-"""What goes in and out of the routes of the keys."""
+"""Request and response bodies of the key routes."""
 
 from datetime import datetime
 from typing import Annotated
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from app.platform.http.schemas import RequestModel, ResponseModel
 
-# Who calls with a key. It stands in logs: the name of a program or a customer, not of a person.
+# The owner of a key appears in logs: the name of a program or a customer, not of a person.
 OWNER = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 SCOPE = r"^[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}$"
 
@@ -17,7 +17,7 @@ Days = Annotated[int, Field(ge=1, le=366, description="Unset: API_KEY_LIFETIME_D
 
 
 class KeyCreate(RequestModel):
-    """``owner`` is you, unless you may manage the keys of others."""
+    """A new key. ``owner``: the caller by default; another one requires the scope `keys:admin`."""
 
     owner: Owner | None = None
     scopes: list[Scope] = Field(default_factory=list, max_length=50)
@@ -25,14 +25,14 @@ class KeyCreate(RequestModel):
 
 
 class KeyRotate(RequestModel):
-    """The old key is good for ``overlap_hours`` yet: the time to put the new one in its place."""
+    """A replacement. ``overlap_hours``: how long the old key stays valid."""
 
     overlap_hours: Annotated[int, Field(ge=0, le=168)] = 24
     expires_in_days: Days | None = None
 
 
 class KeyRead(ResponseModel):
-    """A key, without its secret. ``last_used_at`` is right to the minute."""
+    """A key without its secret. ``last_used_at`` is updated at most once a minute."""
 
     id: str
     owner: str
@@ -43,14 +43,14 @@ class KeyRead(ResponseModel):
     last_used_at: datetime | None
 
 
-class KeyMade(KeyRead):
-    """A new key. ``key`` is shown this once."""
+class KeyCreated(KeyRead):
+    """A new key with its secret in ``key``, which cannot be retrieved again."""
 
     key: str
 
 
 class Me(ResponseModel):
-    """Who you are, what you may do, and with which key."""
+    """The authenticated caller, their scopes and the id of their key."""
 
     id: str
     scopes: list[str]

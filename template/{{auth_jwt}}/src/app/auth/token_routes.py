@@ -106,7 +106,8 @@ async def _rotate(
         return None
     settings: Settings = request.app.state.settings
     now = datetime.now(UTC)
-    next_secret = _tokens(request).next_secret(session_id, secret)
+    next_secrets = _tokens(request).next_secrets(session_id, secret)
+    next_secret = next((s for s in next_secrets if sessions.matches(session, s)), next_secrets[0])
     repeated_at = session.refreshed_at if sessions.matches(session, next_secret) else None
     if repeated_at:
         age = abs((now - repeated_at).total_seconds())  # other replicas' clocks may be ahead

@@ -10,8 +10,10 @@ again without any of them being stored.
 
 import hashlib
 import hmac
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import jwt
@@ -41,9 +43,9 @@ class Tokens:
 
     def __init__(self, settings: Settings) -> None:
         self.lifetime = settings.access_token_lifetime
-        self._access_key = signing.derive_key(settings, "access token")
-        self._refresh_key = signing.derive_key(settings, "refresh token")
-        self._rotation_key = signing.derive_key(settings, "refresh token rotation")
+        self._access_keys = signing.derive_keys(settings, "access token")
+        self._refresh_keys = signing.derive_keys(settings, "refresh token")
+        self._rotation_keys = signing.derive_keys(settings, "refresh token rotation")
 
     def issue_access(self, access: AccessClaims, secret: bytes, issued_at: datetime) -> str:
         """The access token that belongs to a refresh token's ``secret``."""
@@ -58,20 +60,12 @@ class Tokens:
             "sid": str(access.session_id),
             "scope": " ".join(sorted(access.scopes)),
         }
-        return jwt.encode(claims, self._access_key, ALGORITHM)
+        return jwt.encode(claims, self._access_keys[0], ALGORITHM)
 
     def read_access(self, token: str) -> AccessClaims:
         """The claims of a token; raises ``InvalidCredentials`` if it is not valid."""
         try:
-            claims = jwt.decode(
-                token,
-                self._access_key,
-                algorithms=[ALGORITHM],
-                audience=about.NAME,
-                issuer=about.NAME,
-                leeway=LEEWAY,
-                options={"require": CLAIMS, "strict_aud": True},
-            )
+            claims = self._decode(token)
             scopes = frozenset(claims["scope"].split())
             return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]), scopes)
         except jwt.ExpiredSignatureError:
@@ -83,16 +77,36 @@ class Tokens:
         ):  # AttributeError: a claim of another type
             raise InvalidCredentials("invalid", "The access token is not valid.") from None
 
-    def next_secret(self, session_id: UUID, secret: bytes) -> bytes:
-        """The secret that replaces ``secret`` when it is used."""
-        return hmac.digest(self._rotation_key, session_id.bytes + secret, hashlib.sha256)
+    def _decode(self, token: str) -> dict[str, Any]:
+        *fallbacks, last = self._access_keys
+        for key in fallbacks:
+            with suppress(jwt.InvalidSignatureError):
+                return _decode(token, key)
+        return _decode(token, last)
+
+    def next_secrets(self, session_id: UUID, secret: bytes) -> list[bytes]:
+        """What replaces ``secret`` when it is used: by the current key, then by the fallbacks."""
+        text = session_id.bytes + secret
+        return [hmac.digest(key, text, hashlib.sha256) for key in self._rotation_keys]
 
     def issue_refresh(self, session_id: UUID, secret: bytes) -> str:
-        return signing.sign(self._refresh_key, session_id.bytes + secret)
+        return signing.sign(self._refresh_keys, session_id.bytes + secret)
 
     def read_refresh(self, token: str) -> tuple[UUID, bytes]:
         """The session's id and the secret; raises ``ValueError`` if the token was never issued."""
-        payload = signing.verify(self._refresh_key, token)
+        payload = signing.verify(self._refresh_keys, token)
         if len(payload) != 16 + SECRET_BYTES:
             raise ValueError("not a refresh token")
         return UUID(bytes=payload[:16]), payload[16:]
+
+
+def _decode(token: str, key: bytes) -> dict[str, Any]:
+    return jwt.decode(
+        token,
+        key,
+        algorithms=[ALGORITHM],
+        audience=about.NAME,
+        issuer=about.NAME,
+        leeway=LEEWAY,
+        options={"require": CLAIMS, "strict_aud": True},
+    )

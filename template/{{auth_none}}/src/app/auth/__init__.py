@@ -1,6 +1,6 @@
-"""Who is calling, and what they may do: anybody, and everything. Features import from here alone.
+"""The caller, who is anonymous and has every scope; features import from here alone.
 
-Whatever stands in front of this service decides who gets to it.
+Access is controlled by the proxy in front of this service.
 """
 
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who is calling, and what they may do."""
+    """The anonymous caller."""
 
     id: str
     scopes: frozenset[str]
 
 
-ANYBODY = User(id="anonymous", scopes=frozenset())
+ANONYMOUS = User(id="anonymous", scopes=frozenset())
 
 
 async def current_user() -> User:
-    return ANYBODY
+    return ANONYMOUS
 
 
 CurrentUser = Annotated[User, Depends(current_user)]
 
 
 def require(*scopes: str) -> Any:
-    """Return a dependency that yields the caller: nobody is refused."""
+    """A dependency for the caller; it refuses nobody."""
     return Depends(current_user)
 
 
 async def user_id(user: CurrentUser) -> str:
-    """Count all callers together: ``limit("exports", "10/hour", by=user_id)``."""
+    """The key to count by caller: ``limit("exports", "10/hour", by=user_id)``; one for all."""
     return user.id
 
 
@@ -43,4 +43,4 @@ router = APIRouter()
 
 
 def setup(app: FastAPI, settings: Settings) -> None:
-    """There is nothing to install."""
+    """Nothing to set up."""

@@ -1,8 +1,8 @@
-"""Who is calling, and what they may do. Features import from here alone.
+"""The caller and their scopes; features import from here alone.
 
-A login opens a session, a row in Postgres, and hands out its secret: to browsers as a cookie that
-no script can read, to other clients as a bearer token. It is looked up at each request, so that a
-logout, a disabled account or a scope that was taken away is felt at once.
+A login opens a session, a row in Postgres, and returns its token: to browsers as a cookie that
+scripts cannot read, to other clients as a bearer token. Each request looks up the session, so that
+a logout, a disabled account or a revoked scope takes effect immediately.
 
     async def delete_all(user: Annotated[User, require("admin")]) -> None: ...
 """

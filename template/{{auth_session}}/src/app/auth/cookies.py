@@ -1,8 +1,8 @@
-"""The two cookies: the session's, which scripts can't read, and the CSRF token's, which they do.
+"""The two cookies: the session token, and the CSRF token, which scripts can read.
 
-In production their names begin with ``__Host-``: browsers then keep them only if they came over
-HTTPS from this very host, so that no other host of the domain can set or see them. Elsewhere they
-are plain, to work over http.
+In production their names begin with ``__Host-``: browsers accept such cookies only over HTTPS and
+send them to this host only, so that no other host of the domain can set or read them. Elsewhere the
+names have no prefix, so that plain HTTP works.
 """
 
 from fastapi import Response
@@ -15,18 +15,18 @@ CSRF = "csrf"
 PREFIX = "__Host-"
 
 
-def session_of(connection: HTTPConnection) -> str | None:
-    """Return what the session's cookie holds."""
+def session_token(connection: HTTPConnection) -> str | None:
+    """The token in the session cookie."""
     settings: Settings = connection.app.state.settings
     return connection.cookies.get(_name(SESSION, settings))
 
 
-def give(response: Response, settings: Settings, token: str, csrf_token: str) -> None:
+def set_cookies(response: Response, settings: Settings, token: str, csrf_token: str) -> None:
     _set(response, settings, SESSION, token, settings.session_lifetime)
     _set(response, settings, CSRF, csrf_token, settings.session_lifetime)
 
 
-def take_back(response: Response, settings: Settings) -> None:
+def delete_cookies(response: Response, settings: Settings) -> None:
     _set(response, settings, SESSION, "", 0)
     _set(response, settings, CSRF, "", 0)
 
@@ -44,7 +44,9 @@ def _set(response: Response, settings: Settings, cookie: str, value: str, second
 
 
 def _name(cookie: str, settings: Settings) -> str:
-    return PREFIX + cookie if _strict(settings) else cookie
+    # Two services on one host, each under a prefix, have cookies of their own.
+    name = cookie + settings.root_path.replace("/", "-")
+    return PREFIX + name if _strict(settings) else name
 
 
 def _strict(settings: Settings) -> bool:

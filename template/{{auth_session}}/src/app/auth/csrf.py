@@ -1,8 +1,8 @@
-"""Keeps other sites' pages from acting as who is signed in: browsers send cookies by themselves.
+"""Protection against cross-site request forgery, for requests that are authenticated by cookie.
 
-A request that changes something, and shows who it is by the cookie, must come from this site or one
-of ``CORS_ORIGINS``, which the browser says, and carry a token that only those can have read. It is
-derived from the session, so it ends with it and fits no other.
+A request with an unsafe method must come from this origin or one of ``CORS_ORIGINS``, according to
+the browser, and have a token that only pages of those can read. The token is derived from the
+session's id, so that it is valid for this session only.
 https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html
 """
 
@@ -19,48 +19,52 @@ from app.platform.http import audit
 from app.settings import Settings
 
 HEADER = "X-CSRF-Token"
-SAFE = ("GET", "HEAD", "OPTIONS")  # change nothing
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # RFC 9110
 
 
 class Csrf:
-    """Makes the tokens, and refuses requests that other sites' pages send."""
+    """Issues CSRF tokens, and refuses cross-site requests."""
 
     def __init__(self, settings: Settings) -> None:
-        self._key = signing.derive_key(settings, "csrf token")
-        self._partners = settings.cors_origins if settings.cors_allow_credentials else []
+        self._keys = signing.derive_keys(settings, "csrf token")
+        self._trusted_origins = settings.cors_origins if settings.cors_allow_credentials else []
 
     def token(self, session_id: UUID) -> str:
-        digest = hmac.digest(self._key, session_id.bytes, hashlib.sha256)
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return _token(self._keys[0], session_id)
 
     def check(self, connection: HTTPConnection, session_id: UUID) -> None:
-        """Raise ``Forbidden`` if the request may be another site's doing.
+        """Raise ``Forbidden`` unless the request is from a trusted origin and has the token.
 
-        A websocket can carry no header of ours, so where it comes from has to do.
+        Browsers cannot set headers of a WebSocket handshake: there the origin has to suffice.
         """
-        if connection.scope.get("method") in SAFE:
+        if connection.scope.get("method") in SAFE_METHODS:
             return
-        self.refuse_other_sites(connection)
+        self.check_origin(connection)
         given = connection.headers.get(HEADER, "")
-        expected = self.token(session_id)
-        if connection.scope["type"] == "http" and not _equal(given, expected):
+        valid = any(_equal(given, _token(key, session_id)) for key in self._keys)
+        if connection.scope["type"] == "http" and not valid:
             audit.refused(connection, "csrf", "token")
-            raise Forbidden(f"Send {HEADER}: GET /api/v1/auth/csrf says which.")
+            raise Forbidden(f"Send the header {HEADER}; GET /api/v1/auth/csrf returns its value.")
 
-    def refuse_other_sites(self, connection: HTTPConnection) -> None:
-        """Raise ``Forbidden`` if the browser says that another site's page sends this."""
-        if not self._is_ours(connection):
+    def check_origin(self, connection: HTTPConnection) -> None:
+        """Raise ``Forbidden`` if, according to the browser, a page of another site sent this."""
+        if not self._is_trusted(connection):
             audit.refused(connection, "csrf", "site")
-            raise Forbidden("Pages of other sites may not do this.")
+            raise Forbidden("Cross-site requests are not allowed.")
 
-    def _is_ours(self, connection: HTTPConnection) -> bool:
+    def _is_trusted(self, connection: HTTPConnection) -> bool:
         origin = connection.headers.get("origin")
-        if origin in self._partners:
+        if origin in self._trusted_origins:
             return True
         if site := connection.headers.get("sec-fetch-site"):
             return site in ("same-origin", "none")
-        # Older browsers say less; what is no browser says nothing, and has no cookie by accident.
+        # Older browsers send only Origin; other clients send neither, and no cookie by accident.
         return origin is None or origin.partition("://")[2] == connection.headers.get("host")
+
+
+def _token(key: bytes, session_id: UUID) -> str:
+    digest = hmac.digest(key, session_id.bytes, hashlib.sha256)
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _equal(given: str, expected: str) -> bool:

@@ -1,4 +1,4 @@
-"""How callers show who they are: the secret of a session that lives, by cookie or by header."""
+"""Authentication by the token of an active session, in a cookie or the ``Authorization`` header."""
 
 import hmac
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ from app.platform.http.conditional import PRIVATE
 from app.settings import Settings
 
 MISSING_DETAIL = "Log in first."
-NOTED_EVERY = 60.0  # seconds: a session's use is written down no more often
+USE_INTERVAL = 60.0  # seconds between two updates of a session's expiry
 
 _bearer = OAuth2PasswordBearer(
     "/api/v1/auth/token",
     scheme_name="bearer",
-    description="For everything that is no browser. It needs no CSRF token.",
+    description="For clients other than browsers; no CSRF token is needed.",
     auto_error=False,
 )
 _cookie = APIKeyCookie(
     name=cookies.PREFIX + cookies.SESSION,
     scheme_name="cookie",
-    description=f"For browsers. What changes something needs `{HEADER}` besides. Outside of"
+    description=f"For browsers. Unsafe methods also need the header `{HEADER}`. Outside of"
     f" production the cookie is called `{cookies.SESSION}`.",
     auto_error=False,
 )
@@ -51,59 +51,61 @@ SESSION = (
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """The secret that came, and whether a browser sent it by itself."""
+class PresentedToken:
+    """The token of a request, and whether it came in the cookie."""
 
     token: str
     by_cookie: bool
 
 
-async def _shown(
+async def _presented_token(
     connection: HTTPConnection,
     response: Response,
     token: Annotated[str | None, Depends(_bearer)],
     _: Annotated[str | None, Depends(_cookie)],  # for the API document; the name may differ
-) -> Shown | None:
+) -> PresentedToken | None:
     if token:
-        return Shown(token, by_cookie=False)
-    if token := cookies.session_of(connection):
-        # Shared caches know that an answer to `Authorization` is not for others; here, say it.
+        return PresentedToken(token, by_cookie=False)
+    if token := cookies.session_token(connection):
+        # Shared caches do not store responses to `Authorization`; for a cookie, tell them.
         response.headers["Cache-Control"] = PRIVATE
-        return Shown(token, by_cookie=True)
+        return PresentedToken(token, by_cookie=True)
     return None
 
 
-Credential = Annotated[Shown | None, Depends(_shown)]
+Credential = Annotated[PresentedToken | None, Depends(_presented_token)]
 
 
-async def authenticate(connection: HTTPConnection, shown: Shown) -> User:
-    """Return whose session it is.
+async def authenticate(connection: HTTPConnection, presented: PresentedToken) -> User:
+    """The account of the session.
 
-    Raises ``InvalidCredentials`` if it has ended, ``Forbidden`` for a cross-site request.
+    Raises ``InvalidCredentials`` if the session has ended, ``Forbidden`` for a cross-site request.
     """
     try:
-        session_id, secret = tokens.read(shown.token)
+        session_id, secret = tokens.decode(presented.token)
     except ValueError:
-        raise InvalidCredentials("invalid", "This is no session.") from None
+        raise InvalidCredentials("invalid", "The session token is malformed.") from None
     reader: ReadSession = connection.app.state.read_session
     row = await reader.first(SESSION, session=session_id)
     if row is None or not hmac.compare_digest(row.secret_hash, sessions.hash_secret(secret)):
         raise InvalidCredentials("ended", "This session has ended.")
-    if shown.by_cookie:
+    if presented.by_cookie:
         csrf: Csrf = connection.app.state.csrf
         csrf.check(connection, session_id)
-    await _note_use(connection, session_id, row.expires_at, row.ends_at)
+    await _record_use(connection, session_id, row.expires_at, row.ends_at)
     return User(str(row.id), frozenset(row.scopes), str(session_id))
 
 
-async def _note_use(
+async def _record_use(
     connection: HTTPConnection, session_id: UUID, expires_at: datetime, ends_at: datetime
 ) -> None:
-    """Move the idle time-out on, if it is worth a write."""
+    """Extend the idle timeout, at most once a minute."""
     settings: Settings = connection.app.state.settings
     database: Database = connection.app.state.db
     until = min(sessions.expiry(settings), ends_at)
-    if until - expires_at < timedelta(seconds=min(NOTED_EVERY, settings.session_idle_timeout / 10)):
+    if until - expires_at < timedelta(
+        seconds=min(USE_INTERVAL, settings.session_idle_timeout / 10)
+    ):
         return
     async with database.transaction() as db:
         of_session = update(LoginSession).where(LoginSession.id == session_id)

@@ -1,4 +1,4 @@
-"""Routes that open and end sessions: with a cookie for browsers, with a token for others."""
+"""Routes that open and end sessions: with cookies for browsers, with a token for other clients."""
 
 from contextlib import suppress
 from typing import Annotated, Literal
@@ -22,14 +22,14 @@ from app.settings import Settings
 router = APIRouter()
 
 
-class LoggedIn(ResponseModel):
-    """``csrf_token`` goes into the header `X-CSRF-Token` of what changes something."""
+class CsrfToken(ResponseModel):
+    """``csrf_token``: the value of the header `X-CSRF-Token`, which unsafe methods need."""
 
     csrf_token: str
 
 
 class Token(ResponseModel):
-    """``expires_in``: seconds until the session ends, however much it is used."""
+    """``expires_in``: seconds until the session ends, even if it is in use."""
 
     access_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105
@@ -40,25 +40,25 @@ class Token(ResponseModel):
 @router.post("/login", responses=responses(Unauthorized, Forbidden, TooManyRequests))
 async def login(
     form: Annotated[Login, Form()], request: Request, response: Response, accounts: AccountsDep
-) -> LoggedIn:
-    """Open a session for a browser: the answer sets its cookies.
+) -> CsrfToken:
+    """Open a session for a browser: the response sets its cookies.
 
-    The session that the browser had before is ended, so that nobody can hand it one of theirs.
+    The browser's previous session ends, which prevents session fixation.
     """
     csrf = _csrf(request)
-    csrf.refuse_other_sites(request)  # whose page would log a visitor in as somebody else
-    _, session_id, token = await _open(request, accounts, form, cookies.session_of(request))
+    csrf.check_origin(request)  # login CSRF: another site could log the visitor in as somebody else
+    _, session_id, token = await _open(request, accounts, form, cookies.session_token(request))
     csrf_token = csrf.token(session_id)
-    cookies.give(response, request.app.state.settings, token, csrf_token)
+    cookies.set_cookies(response, request.app.state.settings, token, csrf_token)
     response.headers["Cache-Control"] = "no-store"
-    return LoggedIn(csrf_token=csrf_token)
+    return CsrfToken(csrf_token=csrf_token)
 
 
 @router.post("/token", responses=responses(Unauthorized, TooManyRequests))
 async def token(
     form: Annotated[Login, Form()], request: Request, response: Response, accounts: AccountsDep
 ) -> Token:
-    """Open a session for a client that is no browser; it sends `Authorization: Bearer ...`."""
+    """Open a session for another client, which sends the token as `Authorization: Bearer ...`."""
     settings: Settings = request.app.state.settings
     identity, _, secret = await _open(request, accounts, form)
     response.headers["Cache-Control"] = "no-store"
@@ -70,24 +70,24 @@ async def token(
 
 
 @router.get("/csrf", responses=responses(Unauthorized))
-async def csrf(user: CurrentUser, request: Request, response: Response) -> LoggedIn:
-    """Say which token goes into the header `X-CSRF-Token`: for pages that can't read the cookie."""
+async def csrf(user: CurrentUser, request: Request, response: Response) -> CsrfToken:
+    """The value of the header `X-CSRF-Token`, for pages that cannot read the cookie."""
     response.headers["Cache-Control"] = "no-store"
-    return LoggedIn(csrf_token=_csrf(request).token(UUID(user.credential)))
+    return CsrfToken(csrf_token=_csrf(request).token(UUID(user.credential)))
 
 
 @router.post("/logout", status_code=204, responses=responses(Unauthorized, Forbidden))
 async def logout(user: CurrentUser, request: Request, response: Response, db: SessionDep) -> None:
-    """End this session: its secret is worth nothing from now on."""
+    """End this session; its token stops working immediately."""
     await sessions.revoke(db, UUID(user.credential))
-    cookies.take_back(response, request.app.state.settings)
+    cookies.delete_cookies(response, request.app.state.settings)
     audit.succeeded(request, "logout", user.id)
 
 
 async def _open(
-    request: Request, accounts: Accounts, form: Login, former: str | None = None
+    request: Request, accounts: Accounts, form: Login, previous: str | None = None
 ) -> tuple[Identity, UUID, str]:
-    """Open a session under a new secret, and end the ``former`` one; return what it is known by."""
+    """Open a session and end the ``previous`` one; returns the account, session id and token."""
     identity = await accounts.authenticate(request, form.username, form.password)
     settings: Settings = request.app.state.settings
     database: Database = request.app.state.db
@@ -96,16 +96,16 @@ async def _open(
         session_id = await sessions.open_session(
             db, identity.id, secret, settings, identity.client_hash
         )
-        if former:
-            await _end(db, former)
+        if previous:
+            await _end(db, previous)
     audit.succeeded(request, "login", str(identity.id))
-    return identity, session_id, tokens.write(session_id, secret)
+    return identity, session_id, tokens.encode(session_id, secret)
 
 
 async def _end(db: AsyncSession, token: str) -> None:
-    """End the session of a token; one that is not right ends nothing."""
+    """End the session of a token; an invalid token is ignored."""
     with suppress(ValueError):
-        session_id, secret = tokens.read(token)
+        session_id, secret = tokens.decode(token)
         session = await sessions.get_for_update(db, session_id)
         if session and sessions.matches(session, secret):
             await sessions.revoke(db, session_id)

@@ -1,4 +1,4 @@
-"""The secret of a session, as clients carry it: its id and 256 random bits."""
+"""Session tokens: the session's id and a secret of 256 random bits."""
 
 import base64
 import binascii
@@ -6,15 +6,15 @@ from uuid import UUID
 
 from app.auth.sessions import SECRET_BYTES
 
-LENGTH = 64  # characters: 16 and 32 bytes in base64, which leaves no bit to play with
+LENGTH = 64  # characters: 48 bytes in base64, without unused bits, so each token has one form
 
 
-def write(session_id: UUID, secret: bytes) -> str:
+def encode(session_id: UUID, secret: bytes) -> str:
     return base64.urlsafe_b64encode(session_id.bytes + secret).decode()
 
 
-def read(token: str) -> tuple[UUID, bytes]:
-    """Return the session's id and the secret; raise ``ValueError`` for what is no token."""
+def decode(token: str) -> tuple[UUID, bytes]:
+    """The session's id and the secret; raises ``ValueError`` if the text is not a token."""
     if len(token) != LENGTH:
         raise ValueError("not a token")
     try:

@@ -1,6 +1,7 @@
 """The console backend: traces are printed in development, and nowhere else."""
 
 import re
+import secrets
 
 import pytest
 from fastapi import FastAPI, Request
@@ -89,7 +90,7 @@ async def test_nothing_is_printed_outside_of_development(
         update={
             "environment": environment,
             "otel_traces_sampler": "always_on",
-            "secret_key": SecretStr("4b1d9c0e7f3a5268" * 4),
+            "secret_key": SecretStr(secrets.token_hex(32)),
         }
     )
     async with running_app(changed) as app, client_for(app) as client:

@@ -60,7 +60,7 @@ class Accounts:
         self._app = app
         self._settings = settings
         self._passwords = Passwords(settings)
-        self._client_key = signing.derive_key(settings, "login client")
+        self._client_keys = signing.derive_keys(settings, "login client")
 
     async def register(self, request: Request, email: str, password: SecretStr) -> UUID:
         """Create an account; raise ``Conflict`` if the address has one.
@@ -97,9 +97,13 @@ class Accounts:
         await rate_limit.check_rate_limit(
             request, "login", self._settings.login_limit_client, client
         )
-        client_hash = hmac.digest(self._client_key, f"{client} {email}".encode(), hashlib.sha256)
+        hashes = [
+            hmac.digest(key, f"{client} {email}".encode(), hashlib.sha256)
+            for key in self._client_keys
+        ]
+        client_hash = hashes[0]
         known = select(LoginSession.id).where(
-            LoginSession.account_id == Account.id, LoginSession.client_hash == client_hash
+            LoginSession.account_id == Account.id, LoginSession.client_hash.in_(hashes)
         )
         row = await self._reader.first(
             select(

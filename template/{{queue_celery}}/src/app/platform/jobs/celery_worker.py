@@ -6,6 +6,7 @@ opens no connections to Postgres, so that children can be forked.
 
 import logging
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -103,7 +104,8 @@ class Child:
             self.heartbeats[index] = time.time()
 
         try:
-            os.environ["WORKER_SLOT"] = str(index)
+            if self.settings.worker_metrics_port:
+                os.environ["WORKER_SLOT"] = str(index)
             settings = pools.with_pool_size(self.settings, capacity.POOL_SIZE_OF_CHILD)
             app = self.create_app(settings)
             self.runner = Runner(app, settings, beat)
@@ -177,7 +179,11 @@ def run(settings: PlatformSettings, create_app: AppFactory) -> int:
         without_heartbeat=True,
     )
     signals.worker_ready.connect(partial(_ready, worker, settings), weak=False)
-    worker.start()
+    try:
+        worker.start()
+    finally:
+        if settings.worker_metrics_port:
+            shutil.rmtree(os.environ[METRICS_DIRECTORY], ignore_errors=True)
     return worker.exitcode or 0
 
 

@@ -4,6 +4,7 @@
 avoids importing the service, which takes about a second of CPU.
 """
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -17,7 +18,10 @@ STALE_AFTER = 60.0  # seconds: six intervals, or twice the scheduler's longest d
 
 
 def _file(process: str) -> Path:
-    return Path(tempfile.gettempdir(), f"{about.NAME}-{process}.heartbeat")
+    """A file of this user and this working copy: neither collides with those of others."""
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    owner = hashlib.sha256(f"{user} {about.project_folder()}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir(), f"{about.NAME}-{owner}-{process}.heartbeat")
 
 
 def touch(process: str, at: float | None = None) -> None:

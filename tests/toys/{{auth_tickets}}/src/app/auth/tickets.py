@@ -6,7 +6,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 from pydantic import BaseModel, ValidationError
 
 from app.auth.identity import InvalidCredentials, User
-from app.platform.base.signing import derive_key, sign, verify
+from app.platform.base.signing import derive_keys, sign, verify
 from app.settings import Settings
 
 
@@ -26,13 +26,13 @@ def write(settings: Settings, name: str, *scopes: str, ends_in: float | None = N
     lifetime = settings.ticket_lifetime if ends_in is None else ends_in
     ends = time.time() + lifetime
     ticket = Ticket(id=uuid4().hex, name=name, scopes=frozenset(scopes), ends=ends)
-    return sign(derive_key(settings, "ticket"), ticket.model_dump_json().encode())
+    return sign(derive_keys(settings, "ticket"), ticket.model_dump_json().encode())
 
 
 def read(settings: Settings, sealed: str) -> Ticket:
     """Return what is in a ticket; raise ``InvalidCredentials`` unless it is a good one."""
     try:
-        payload = verify(derive_key(settings, "ticket"), sealed)
+        payload = verify(derive_keys(settings, "ticket"), sealed)
         ticket = Ticket.model_validate_json(payload)
     except (ValueError, ValidationError):
         raise InvalidCredentials("forged", "This is no ticket.") from None

@@ -24,7 +24,7 @@ def scope_of(event: Event) -> Scope:
     if event.get("version") != "2.0" or "http" not in event.get("requestContext", {}):
         raise NotARequest("This function answers HTTP requests, in the payload format 2.0.")
     http = event["requestContext"]["http"]
-    raw_path = _without_stage(event["rawPath"], event["requestContext"].get("stage", "$default"))
+    raw_path = event["rawPath"]
     headers = _headers(event)
     host = dict(headers).get(b"host", b"").decode("latin-1")
     return {
@@ -35,7 +35,7 @@ def scope_of(event: Event) -> Scope:
         "scheme": "https",
         "path": unquote(raw_path),
         "raw_path": raw_path.encode(),
-        "root_path": "",
+        "root_path": _stage_prefix(raw_path, event["requestContext"].get("stage", "$default")),
         "query_string": event.get("rawQueryString", "").encode(),
         "headers": headers,
         # What the front saw, not what a header says: nobody can pretend to be another.
@@ -45,11 +45,10 @@ def scope_of(event: Event) -> Scope:
     }
 
 
-def _without_stage(path: str, stage: str) -> str:
+def _stage_prefix(path: str, stage: str) -> str:
+    """The prefix under which clients reach a stage; none through a domain of one's own."""
     prefix = f"/{stage}"
-    if stage == "$default" or not f"{path}/".startswith(f"{prefix}/"):
-        return path
-    return path.removeprefix(prefix) or "/"
+    return prefix if stage != "$default" and f"{path}/".startswith(f"{prefix}/") else ""
 
 
 def _headers(event: Event) -> list[Header]:

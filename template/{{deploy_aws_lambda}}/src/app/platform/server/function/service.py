@@ -18,7 +18,7 @@ from starlette.types import Message
 from app.platform.base.components import AppFactory
 from app.platform.http.problems import ProblemResponse, problem
 from app.platform.observability import tracing
-from app.platform.observability.logs import get_logger
+from app.platform.observability.logs import get_logger, redact_path
 from app.platform.server.function import secrets
 from app.platform.server.function.events import Answer, Event, body_of, scope_of
 
@@ -113,7 +113,7 @@ class Service:
         try:
             await self.app(scope, receive, answer.send)
         except Exception:  # noqa: BLE001 (an answer that had begun is incomplete, and says so)
-            logger.warning("request ended without an answer", path=scope["path"])
+            logger.warning("request ended without an answer", path=redact_path(scope["path"]))
 
     async def _settle(self, deadline: float) -> None:
         """Wait for what the request left behind, as far as there is time: it would be frozen."""

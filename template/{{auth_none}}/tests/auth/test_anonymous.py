@@ -15,7 +15,7 @@ async def guarded(caller: CurrentUser, admin: Annotated[User, require("admin")])
     return caller.id
 
 
-async def test_anybody_may_everything(settings: Settings) -> None:
+async def test_every_caller_has_every_scope(settings: Settings) -> None:
     async with running_app(settings) as app, client_for(app) as client:
         app.add_api_route(URL, guarded)
         plain = await client.get(URL)
@@ -25,7 +25,7 @@ async def test_anybody_may_everything(settings: Settings) -> None:
     assert plain.json() == with_token.json() == "anonymous"
 
 
-async def test_a_limit_by_caller_counts_all_together(settings: Settings) -> None:
+async def test_a_limit_by_caller_is_shared_by_all(settings: Settings) -> None:
     async with running_app(settings) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         app.add_api_route(URL, guarded, dependencies=[limit("e", "1/hour", by=user_id)])
@@ -34,7 +34,7 @@ async def test_a_limit_by_caller_counts_all_together(settings: Settings) -> None
     assert [answer.status_code for answer in answers] == [200, 429]
 
 
-async def test_nothing_is_offered_to_sign_in_with(app: FastAPI) -> None:
+async def test_the_api_document_has_no_security_scheme(app: FastAPI) -> None:
     document = app.openapi()
 
     assert "securitySchemes" not in document["components"]

@@ -151,3 +151,13 @@ async def test_a_change_under_another_failing_condition_is_refused(name: str) ->
     async with build_client() as client:
         response = await client.put("/large", json="y", headers={name: value})
     assert response.status_code == 412
+
+
+async def test_the_service_compresses(app: FastAPI) -> None:
+    async def large() -> str:
+        return LARGE
+
+    app.add_api_route("/large", large)
+    async with client_for(app) as client:
+        response = await client.get("/large", headers={"Accept-Encoding": "gzip"})
+    assert response.headers["Content-Encoding"] == "gzip"

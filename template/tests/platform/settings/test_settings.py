@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from app.platform.settings import SettingsError
 from app.settings import Settings, get_settings
@@ -66,6 +67,25 @@ def test_a_secret_can_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.delenv("SECRET_KEY")
     monkeypatch.setenv("SECRET_KEY_FILE", str(file))
     assert get_settings().secret_key.get_secret_value() == REQUIRED["SECRET_KEY"]
+
+
+SECRETS = [
+    name
+    for name, field in Settings.model_fields.items()
+    if field.annotation in (SecretStr, SecretStr | None)
+]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_every_secret_can_come_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    assert {"secret_key", "database_url", "redis_url", "migration_database_url"} <= {*SECRETS}
+    value = REQUIRED.get(name.upper()) or REQUIRED["DATABASE_URL"]
+    (tmp_path / "secret").write_text(f"{value}\n")
+    monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv(f"{name.upper()}_FILE", str(tmp_path / "secret"))
+    assert getattr(get_settings(), name).get_secret_value() == value
 
 
 def test_a_missing_secret_file_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,13 +1,23 @@
-"""Threads that must not delay a shutdown: each may hang in a call that nobody can interrupt."""
+"""Threads: how many run synchronous code, and none that delays a shutdown.
+
+Each may hang in a call that nobody can interrupt.
+"""
 
 import asyncio
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from typing import NoReturn
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from app.platform.base.components import Lifespan
+from app.platform.settings import PlatformSettings
 
 
 async def run_in_daemon_thread(function: Callable[[], object], seconds: float) -> None:
@@ -36,3 +46,16 @@ def exit_process(code: int) -> NoReturn:
         with suppress(OSError, ValueError):  # closed, or nobody reads it
             stream.flush()
     os._exit(code)
+
+
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
+    """Bound the threads of synchronous routes, and those of ``asyncio.to_thread``."""
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        size = settings.thread_pool_size
+        to_thread.current_default_thread_limiter().total_tokens = size
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(size, "to_thread"))
+        yield
+
+    return lifespan

@@ -29,4 +29,6 @@ class ServerSettings(BaseSettings):
         le=15,
         description="Seconds to keep serving after SIGTERM; unset: 5 in production, else 0",
     )
-    thread_pool_size: int = Field(20, ge=1, description="Threads for synchronous code")
+    thread_pool_size: int = Field(
+        20, ge=1, description="Threads for synchronous routes, and as many for `asyncio.to_thread`"
+    )

@@ -1,0 +1,146 @@
+"""The settings of the pool have an effect, and sessions and constraint names are as promised."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    UniqueConstraint,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from app.platform.base.errors import DatabaseUnavailable, Unavailable
+from app.platform.data.database import Base, ReadSession, create_engine
+from app.settings import Settings
+from tests.conftest import running_app
+
+ONE = select(literal_column("1"))
+
+
+async def pid(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        return int(await connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+
+async def test_a_connection_is_replaced_at_its_maximum_age(
+    module_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"db_pool_size": 1, "db_pool_recycle": 60}
+    engine = create_engine(module_settings.model_copy(update=changes))
+    first, now = await pid(engine), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 50)
+    assert await pid(engine) == first
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert await pid(engine) != first
+    await engine.dispose()
+
+
+async def test_a_request_waits_for_a_connection_as_long_as_configured(
+    module_settings: Settings,
+) -> None:
+    changes = {"db_pool_size": 1, "db_max_overflow": 0, "db_pool_timeout": 0.1}
+    taken, release = asyncio.Event(), asyncio.Event()
+    async with running_app(module_settings.model_copy(update=changes)) as app:
+
+        async def hold() -> None:
+            async with app.state.db.transaction() as session:
+                await session.execute(ONE)
+                taken.set()
+                await release.wait()
+
+        holder = asyncio.create_task(hold())
+        await taken.wait()
+        start = time.monotonic()
+        with pytest.raises(Unavailable):
+            await ReadSession(app.state.db).first(ONE)
+        assert 0.1 <= time.monotonic() - start < 3
+        release.set()
+        await holder
+
+
+@pytest.fixture
+async def silent_port() -> AsyncIterator[int]:
+    """The port of a server that accepts connections and says nothing."""
+    connections: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1")
+    yield server.sockets[0].getsockname()[1]
+    for writer in connections:
+        writer.close()
+    server.close()
+
+
+async def test_connecting_takes_as_long_as_configured(
+    module_settings: Settings, silent_port: int
+) -> None:
+    url = f"postgresql+asyncpg://nobody@127.0.0.1:{silent_port}/nothing"
+    changes = {"database_url": SecretStr(url), "db_pool_timeout": 0.1}
+    engine = create_engine(module_settings.model_copy(update=changes))
+    start = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        await pid(engine)
+    assert 0.1 <= time.monotonic() - start < 3
+
+
+class Shelf(DeclarativeBase):
+    """A base of its own: the service's migrations know nothing of its table."""
+
+
+class Note(Shelf):
+    __tablename__ = "notes_of_a_pool"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[str] = mapped_column()
+
+
+async def test_objects_can_be_read_after_the_commit(module_settings: Settings) -> None:
+    async with running_app(module_settings) as app:
+        async with app.state.db.transaction() as session:
+            connection = await session.connection()
+            await connection.run_sync(Shelf.metadata.create_all)
+            note = Note(id=1, body="kept")
+            session.add(note)
+        assert note.body == "kept"
+        async with app.state.db.transaction() as session:
+            connection = await session.connection()
+            await connection.run_sync(Shelf.metadata.drop_all)
+
+
+def test_every_kind_of_constraint_has_a_predictable_name() -> None:
+    metadata = MetaData(naming_convention=Base.metadata.naming_convention)
+    Table("makers", metadata, Column("id", Integer, primary_key=True))
+    parcels = Table(
+        "parcels",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("maker_id", ForeignKey("makers.id")),
+        Column("weight", Integer),
+        CheckConstraint("weight > 0", name="weight"),
+        UniqueConstraint("maker_id", "weight"),
+    )
+    index = Index(None, parcels.c.weight)
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    ddl = str(CreateTable(parcels).compile(dialect=dialect))
+    for name in (
+        "pk_parcels",
+        "fk_parcels_maker_id_makers",
+        "ck_parcels_weight",
+        "uq_parcels_maker_id_weight",
+    ):
+        assert f"CONSTRAINT {name} " in ddl
+    assert "INDEX ix_parcels_weight ON" in str(CreateIndex(index).compile(dialect=dialect))

@@ -26,6 +26,19 @@ def test_every_promise_names_a_test_that_exists() -> None:
     assert not missing, f"docs/guarantees.md names tests that do not exist: {sorted(missing)}"
 
 
+def test_each_promise_of_the_readme_names_its_test_or_its_page() -> None:
+    """A sentence in bold is a row of the table; one about many promises links to their page."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    promises = readme.partition("## What every service does\n")[2].partition("\n\n|")[0]
+    table = DOCUMENT.partition("## What the README promises\n")[2].partition("\n## ")[0]
+    rows = " ".join(table.lower().split())
+    bullets = [" ".join(each.split()) for each in promises.split("\n- ")]
+    bold = {re.search(r"\*\*(.+?)\.?\*\*", each)[1]: each for each in bullets if "**" in each}  # type: ignore[index]
+    assert len(bold) > 5
+    without = [sentence for sentence in bold if f"| {sentence.lower()}" not in rows]
+    assert [each for each in without if "](docs/" not in bold[each]] == []
+
+
 def test_every_test_under_fire_proves_a_promise() -> None:
     files = [file for file in FIRE.glob("*.py") if file.stem != "conftest"]
     tests = {(str(file.relative_to(ROOT)), name) for file in files for name in proofs_in(file)}

@@ -71,6 +71,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
             app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
         app.add_api_route("/test/length", length, methods=["POST"])
         routing.install_index(app)
+        app.openapi()  # generated once, which may take longer than the deadline
         yield app
 
 

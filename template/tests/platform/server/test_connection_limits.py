@@ -214,6 +214,32 @@ async def test_at_capacity_probes_are_served_and_others_get_503(
     refused = await read_to_end(await listener.connect(SLOW))
     assert refused.startswith(b"HTTP/1.1 503")
     assert b"retry-after: 1" in refused
+    assert_has_default_headers(refused)
+
+
+def assert_has_default_headers(response: bytes) -> None:
+    """What the app adds to each of its responses, and the server to its own."""
+    lines = response.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")[1:]
+    headers = dict(line.split(b": ", 1) for line in lines)
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert headers[b"x-content-type-options"] == b"nosniff"
+    assert headers[b"content-security-policy"].startswith(b"default-src 'none'")
+    assert headers[b"cache-control"] == b"no-store"
+    assert headers[b"x-request-id"] in response.partition(b"\r\n\r\n")[2]
+
+
+async def test_requests_that_the_server_refuses_have_the_default_headers(
+    listener: Listener,
+) -> None:
+    invalid = await read_to_end(await listener.connect(b"nonsense\r\n\r\n"))
+    assert invalid.startswith(b"HTTP/1.1 400")
+    assert_has_default_headers(invalid)
+
+    incomplete = await listener.connect(b"GET / HTTP/1.1\r\nHost: t")
+    listener.sweep_after(HEADER_TIMEOUT + 1)
+    refused = await read_to_end(incomplete)
+    assert refused.startswith(b"HTTP/1.1 408")
+    assert_has_default_headers(refused)
 
 
 async def test_at_capacity_probes_are_served_with_and_without_a_path_prefix(

@@ -286,7 +286,7 @@ def test_secrets_are_fetched_with_the_role_of_the_function(
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "message"),
+    ("status", "response", "message"),
     [
         (400, {"__type": "AccessDeniedException"}, "AccessDeniedException"),
         (200, {"SecretString": "hunter2"}, "would be JSON"),

@@ -45,6 +45,11 @@ HEADERS = {
 HSTS = {"strict-transport-security": "max-age=63072000; includeSubDomains"}
 
 
+def default_headers(settings: PlatformSettings) -> DefaultHeaders:
+    """The headers of every response, unless it sets them itself."""
+    return DefaultHeaders(HEADERS | HSTS if settings.is_deployed else HEADERS)
+
+
 class BodyLimit(RequestBodyLimitMiddleware):
     """Refuses bodies that are too large with a problem document, whether or not they are read."""
 
@@ -86,7 +91,7 @@ class RequestMiddleware:
         self.max_websockets = settings.max_websockets
         self.timeout = settings.request_timeout
         self.root_path = settings.root_path
-        self.headers = DefaultHeaders(HEADERS | HSTS if settings.is_deployed else HEADERS)
+        self.headers = default_headers(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":

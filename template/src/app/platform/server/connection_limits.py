@@ -8,13 +8,15 @@ a second, which costs less than a timer per request. The parser is in ``http_pro
 import asyncio
 from collections.abc import Iterable
 from typing import Any, cast
+from uuid import uuid4
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.platform.base import context
 from app.platform.base.paths import route_path, set_prefix
 from app.platform.http.access_log import PROBE_PATHS
-from app.platform.http.problems import problem
-from app.platform.server.http_protocol import HttpProtocol
+from app.platform.server.http_protocol import HttpProtocol, unrouted_problem
+from app.platform.settings import PlatformSettings
 
 # Seconds to send the headers, as in Apache's RequestReadTimeout.
 HEADER_TIMEOUT = 20
@@ -34,8 +36,7 @@ class BoundedHttpProtocol(HttpProtocol):
         self.write_timer: asyncio.TimerHandle | None = None
         self.running_cycle: Any = None
         if not self._evict_idle(self.app_state["settings"].max_connections):
-            root_path = self.app_state["settings"].root_path
-            self.app = cast(Any, _OverCapacityApp(self.app, root_path))
+            self.app = cast(Any, _OverCapacityApp(self.app, self.app_state["settings"]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -134,18 +135,20 @@ def is_awaiting_first_request(connection: Any) -> bool:
 class _OverCapacityApp:
     """The app of a connection above ``max_connections``: it serves probes only, or answers 503."""
 
-    def __init__(self, app: Any, root_path: str) -> None:
+    def __init__(self, app: Any, settings: PlatformSettings) -> None:
         self.app: ASGIApp = app
-        self.root_path = root_path
+        self.settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        set_prefix(scope, self.root_path)
+        set_prefix(scope, self.settings.root_path)
         if route_path(scope) in PROBE_PATHS:
             await self.app(scope, receive, send)
             return
         headers = {"Retry-After": "1", "Connection": "close"}
         detail = "The server is at its connection limit; try again."
-        await problem(503, "overloaded", detail, headers=headers)(scope, receive, send)
+        with context.bind_request_context(request_id=uuid4().hex):
+            refusal = unrouted_problem(503, "overloaded", detail, self.settings, headers)
+        await refusal(scope, receive, send)
 
 
 class ConnectionReaper:

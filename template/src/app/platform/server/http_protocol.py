@@ -6,18 +6,38 @@ request that offers another protocol (``Upgrade: h2c``, as Java's client does) l
 """
 
 from collections import deque
+from collections.abc import Mapping
 from uuid import uuid4
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.platform.base import context
-from app.platform.http.problems import problem
+from app.platform.http.middleware import default_headers
+from app.platform.http.problems import ProblemResponse, problem
+from app.platform.settings import PlatformSettings
 
 # Bytes of request line and headers, of trailers, or of a chunk extension: the limit of Uvicorn's
 # other parser, and more than load balancers forward.
 MAX_HEADER_BYTES = 65_536
 DISCARD: deque[tuple[bytes, bytes]] = deque(maxlen=0)  # appending to it has no effect
+
+
+def unrouted_problem(
+    status: int,
+    code: str,
+    detail: str,
+    settings: PlatformSettings,
+    headers: Mapping[str, str] | None = None,
+) -> ProblemResponse:
+    """A problem response to a request that does not reach the app, with the headers of every other.
+
+    The caller binds the request context.
+    """
+    response = problem(status, code, detail, headers=headers)
+    response.headers["X-Request-ID"] = context.current().request_id
+    response.raw_headers = default_headers(settings).added_to(response.raw_headers)
+    return response
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -88,7 +108,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer an invalid request with a problem document, and close the connection."""
         with context.bind_request_context(request_id=uuid4().hex):
             self.logger.warning("request refused: %s", detail)
-            response = problem(status, code, detail)
+            response = unrouted_problem(status, code, detail, self.app_state["settings"])
         headers = [*self.server_state.default_headers, *response.raw_headers]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         lines += [b"connection: close\r\n\r\n", bytes(response.body)]

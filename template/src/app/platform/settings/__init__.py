@@ -52,7 +52,7 @@ class PlatformSettings(
     @field_validator("*")
     @classmethod
     def _not_guessable(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse guessable secrets where strangers can reach the service; also in your own settings."""
+        """Refuse guessable secrets in staging and production, also those of your own settings."""
         if isinstance(value, SecretStr) and info.data.get("environment") in DEPLOYED:
             secret = value.get_secret_value()
             own_rule = (info.field_name or "").startswith("secret_key")

@@ -1,4 +1,4 @@
-"""How a test becomes somebody, and how somebody tries to pass for another."""
+"""Sign-in for tests, and invalid credentials for the security tests."""
 
 import httpx2
 from fastapi import FastAPI
@@ -15,7 +15,7 @@ async def seed(database: URL) -> None:
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
-    """Make an account if there is none, log in, and return the headers that say so."""
+    """Create an account if there is none, log in, and return the header with the token."""
     await register(client, email)
     answer = await log_in(client, email)
     answer.raise_for_status()
@@ -25,12 +25,12 @@ async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
 async def sign_in_with(
     app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
 ) -> dict[str, str]:
-    """Sign in as somebody who may do what ``scopes`` say."""
+    """Sign in as a caller with ``scopes``."""
     await register(client, email)
     await allow(app, email, *scopes)
     return await sign_in(client, email)
 
 
 async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
-    """Make from a good access token, by name, all that must not pass for one."""
+    """Invalid access tokens by name, derived from a valid one."""
     return forgeries(good, app.state.settings)

@@ -1,6 +1,6 @@
-"""How a test becomes somebody, and how somebody tries to pass for another.
+"""Sign-in for tests, and invalid credentials for the security tests.
 
-The provider is the one that ``app dev`` runs, too, in a process of its own.
+The provider is that of ``app dev``, in a process of its own.
 """
 
 import json
@@ -12,7 +12,7 @@ import httpx2
 from fastapi import FastAPI
 from sqlalchemy.engine import URL
 
-from tests.auth.forged import EVENT, WRONG_CLAIMS, WRONG_KINDS, claims_of, forgeries
+from tests.auth.forged import EVENT, WRONG_CLAIMS, WRONG_TYPES, claims_of, forgeries
 
 __all__ = ["REVOCATIONS", "hostile_credentials", "seed", "sign_in", "sign_in_with"]
 
@@ -27,16 +27,16 @@ async def seed(database: URL) -> None:
 
 
 async def issue(issuer: str, email: str, **form: str) -> str:
-    """Let the provider sign a token; in ``form``, ``claims`` (JSON) and ``kind`` say what it is."""
-    given = {"grant_type": "client_credentials", "client_id": email, **form}
+    """A token of the provider; ``form``: its ``claims`` (JSON) and ``type``."""
+    data = {"grant_type": "client_credentials", "client_id": email, **form}
     async with httpx2.AsyncClient(base_url=issuer) as provider:
-        answer = (await provider.post("/token", data=given)).raise_for_status()
+        answer = (await provider.post("/token", data=data)).raise_for_status()
     token: str = answer.json()["access_token"]
     return token
 
 
 async def sign_in(client: httpx2.AsyncClient, email: str, scope: str = "") -> Headers:
-    """Ask the service where tokens come from, get one there, and return the headers with it."""
+    """Get a token from the service's provider; return the header that has it."""
     configuration = (await client.get(f"{AUTH}/openid-configuration")).raise_for_status().json()
     return {"Authorization": f"Bearer {await issue(configuration['issuer'], email, scope=scope)}"}
 
@@ -44,35 +44,35 @@ async def sign_in(client: httpx2.AsyncClient, email: str, scope: str = "") -> He
 async def sign_in_with(
     app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
 ) -> Headers:
-    """Sign in as somebody who may do what ``scopes`` say."""
+    """Sign in as a caller with ``scopes``."""
     return await sign_in(client, email, " ".join(scopes))
 
 
 async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
-    """Make from a good access token, by name, all that must not pass for one."""
+    """Invalid access tokens by name, derived from a valid one."""
     claims = claims_of(good)
     issuer = claims["iss"]
     hostile = {
         name: await issue(issuer, claims["sub"], claims=json.dumps(claims | wrong))
         for name, wrong in WRONG_CLAIMS.items()
     }
-    for kind in WRONG_KINDS:
-        hostile[kind] = await issue(issuer, claims["sub"], claims=json.dumps(claims), kind=kind)
+    for type_ in WRONG_TYPES:
+        hostile[type_] = await issue(issuer, claims["sub"], claims=json.dumps(claims), type=type_)
     async with httpx2.AsyncClient(base_url=issuer) as provider:
         return hostile | forgeries(good, (await provider.get("/jwks")).json())
 
 
 def logout_claims(good: str, **about: Any) -> dict[str, Any]:
-    """Say what a logout token says, about whom a good access token is of."""
-    said = claims_of(good)
+    """The claims of a logout token for the caller of a valid access token."""
+    access = claims_of(good)
     now = int(time.time())
-    claims = {"iss": said["iss"], "aud": "docs", "iat": now, "exp": now + 120, "jti": "1"}
+    claims = {"iss": access["iss"], "aud": "docs", "iat": now, "exp": now + 120, "jti": "1"}
     return {**claims, "sub": None, "sid": None, "scope": None, "events": {EVENT: {}}, **about}
 
 
-async def tell_of_logout(client: httpx2.AsyncClient, claims: dict[str, Any]) -> httpx2.Response:
-    """Do what a provider does when a login has ended."""
-    form = {"claims": json.dumps(claims), "kind": "logout+jwt"}
+async def send_logout_token(client: httpx2.AsyncClient, claims: dict[str, Any]) -> httpx2.Response:
+    """Send a back-channel logout with these claims."""
+    form = {"claims": json.dumps(claims), "type": "logout+jwt"}
     token = await issue(claims["iss"], "", **form)
     return await client.post(f"{AUTH}/backchannel-logout", data={"logout_token": token})
 
@@ -88,7 +88,7 @@ def _by_provider(claim: str) -> Revocation:
     async def revoke(_: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
         good = headers["Authorization"].removeprefix("Bearer ")
         claims = logout_claims(good, **{claim: claims_of(good)[claim]})
-        (await tell_of_logout(client, claims)).raise_for_status()
+        (await send_logout_token(client, claims)).raise_for_status()
 
     return revoke
 

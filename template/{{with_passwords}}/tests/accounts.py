@@ -1,4 +1,4 @@
-"""Accounts for tests: making one, logging in, and every way in which a login ends."""
+"""Accounts for tests: registration, login, and every way to end a session."""
 
 from collections.abc import Awaitable, Callable
 
@@ -28,7 +28,7 @@ async def log_in(
 
 
 async def allow(app: FastAPI, email: str, *scopes: str) -> None:
-    """Let an account do what ``scopes`` say, and nothing else."""
+    """Set the scopes of an account."""
     async with app.state.db.transaction() as db:
         of_account = update(Account).where(Account.email == email)
         await db.execute(of_account.values(scopes=list(scopes)))

@@ -122,10 +122,10 @@ async def status(caller: httpx2.AsyncClient, token: str) -> int:
     return (await caller.get(ME, headers=bearer(token))).status_code
 
 
-def pass_by(app: FastAPI, seconds: float) -> None:
+def advance(app: FastAPI, seconds: float) -> None:
     """Let time pass for the keys."""
     app.state.keys.fetched_at -= seconds
-    app.state.keys.looked_at -= seconds
+    app.state.keys.attempted_at -= seconds
 
 
 async def test_a_machine_signs_in(caller: httpx2.AsyncClient, provider: Provider) -> None:
@@ -141,7 +141,7 @@ async def test_keys_change_in_the_middle_of_traffic_and_no_request_is_lost(
 ) -> None:
     first = await provider.token()
     assert await status(caller, first) == 200
-    pass_by(service, keys.COOL_DOWN)
+    advance(service, keys.MIN_FETCH_INTERVAL)
     before = await provider.fetches()
     codes: list[int] = []
     stop = asyncio.Event()
@@ -162,7 +162,7 @@ async def test_keys_change_in_the_middle_of_traffic_and_no_request_is_lost(
         stop.set()
     after = await provider.fetches()
     await provider.change("withdraw")
-    pass_by(service, keys.FRESH)
+    advance(service, keys.REFRESH_AFTER)
     late = [await status(caller, token) for token in (first, second)]
 
     assert set(codes) == {200}
@@ -176,11 +176,11 @@ async def test_without_the_provider_known_keys_go_on_and_it_is_found_again(
     known = await provider.token()
     assert await status(caller, known) == 200
     provider.stop()
-    pass_by(service, keys.FRESH)
+    advance(service, keys.REFRESH_AFTER)
     away = [await status(caller, known) for _ in range(20)]
     health = (await caller.get("/health/ready")).json()
     provider.start()  # with other keys
-    pass_by(service, keys.COOL_DOWN)
+    advance(service, keys.MIN_FETCH_INTERVAL)
     fresh = await provider.token()
 
     assert away == [200] * 20

@@ -1,4 +1,4 @@
-"""Access tokens that are not right, each for one reason."""
+"""Invalid access tokens, each for one reason."""
 
 import base64
 import hmac
@@ -31,8 +31,8 @@ def sign(claims: Claims, key: bytes, algorithm: str = "HS256") -> str:
     return jwt.encode(claims, key, algorithm)
 
 
-def by_hand(header: dict[str, str], claims: Claims, key: bytes, hash_: Any = sha256) -> str:
-    """Sign with HMAC, whatever the header says."""
+def hmac_token(header: dict[str, str], claims: Claims, key: bytes, hash_: Any = sha256) -> str:
+    """A token signed with HMAC, whatever the header says."""
     parts = (json.dumps(part).encode() for part in (header, claims))
     text = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     signature = hmac.digest(key, text, hash_)
@@ -60,15 +60,15 @@ FORGED: dict[str, Forge] = {
     "no session": lambda c, s: sign(without(c, "sid"), key_of(s)),
     "no expiry": lambda c, s: sign(without(c, "exp"), key_of(s)),
     "no audience": lambda c, s: sign(without(c, "aud"), key_of(s)),
-    "ids that are none": lambda c, s: sign({**c, "sid": "1 OR 1=1"}, key_of(s)),
-    "a scope that is no text": lambda c, s: sign({**c, "scope": ["admin"]}, key_of(s)),
+    "malformed ids": lambda c, s: sign({**c, "sid": "1 OR 1=1"}, key_of(s)),
+    "a scope that is not a string": lambda c, s: sign({**c, "scope": ["admin"]}, key_of(s)),
     "the secret itself as key": lambda c, s: sign(c, s.secret_key.get_secret_value().encode()),
     "a key for something else": lambda c, s: sign(c, key_of(s, "refresh token")),
     "another key": lambda c, s: sign(c, b"0" * 32),
     "alg none": lambda c, s: jwt.encode(c, None, "none"),
-    "alg none, signed": lambda c, s: by_hand({"alg": "none", "typ": "JWT"}, c, key_of(s)),
-    "another hash": lambda c, s: by_hand({"alg": "HS512", "typ": "JWT"}, c, key_of(s), sha512),
-    "key confusion": lambda c, s: by_hand({"alg": "RS256", "typ": "JWT"}, c, key_of(s)),
+    "alg none, signed": lambda c, s: hmac_token({"alg": "none", "typ": "JWT"}, c, key_of(s)),
+    "another hash": lambda c, s: hmac_token({"alg": "HS512", "typ": "JWT"}, c, key_of(s), sha512),
+    "key confusion": lambda c, s: hmac_token({"alg": "RS256", "typ": "JWT"}, c, key_of(s)),
     "claims changed": lambda c, s: swap_claims(sign(c, key_of(s)), {**c, "scope": "admin"}),
     "no signature": lambda c, s: sign(c, key_of(s)).rpartition(".")[0] + ".",
 }
@@ -76,5 +76,5 @@ FORGED: dict[str, Forge] = {
 
 def forgeries(good: str, settings: Settings) -> dict[str, str]:
     claims = claims_of(good)
-    assert sign(claims, key_of(settings)) == good  # so that each differs by its one fault
+    assert sign(claims, key_of(settings)) == good  # so that each differs in one respect only
     return {name: forge(claims, settings) for name, forge in FORGED.items()}

@@ -1,4 +1,4 @@
-"""Access tokens beyond what every style holds (test_security.py): what they say, and no more."""
+"""Claims and scopes of access tokens; ``test_security.py`` has what every auth style guarantees."""
 
 import httpx2
 from fastapi import FastAPI
@@ -12,7 +12,7 @@ ME = "/api/v1/auth/me"
 EMAIL = "ada@example.com"
 
 
-async def test_a_token_says_who_for_whom_and_until_when(
+async def test_a_token_has_the_documented_claims_and_lifetime(
     settings: Settings, alice: httpx2.AsyncClient
 ) -> None:
     claims = claims_of(alice.headers["Authorization"].removeprefix("Bearer "))
@@ -26,7 +26,7 @@ async def scopes(client: httpx2.AsyncClient, headers: dict[str, str]) -> list[st
     return answer
 
 
-async def test_a_scope_that_is_taken_away_is_felt_at_once(
+async def test_a_revoked_scope_takes_effect_immediately(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     headers = await sign_in_with(app, client, EMAIL, "things:read", "things:write")
@@ -36,7 +36,7 @@ async def test_a_scope_that_is_taken_away_is_felt_at_once(
     assert await scopes(client, headers) == ["things:read"]
 
 
-async def test_a_token_never_does_more_than_it_says(
+async def test_a_token_grants_only_the_scopes_that_it_lists(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     headers = await sign_in_with(app, client, EMAIL)

@@ -1,4 +1,4 @@
-"""A provider in this process, which a test can turn off, make slow, or give new keys."""
+"""A provider in this process, which tests can stop, delay or give new keys."""
 
 import asyncio
 import socket
@@ -21,43 +21,43 @@ JWKS = "/jwks"
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until it is so, for a minute at most."""
+    """Wait until the condition holds, for a minute at most."""
     async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 (nobody would tell)
+        while not condition():  # noqa: ASYNC110 (there is no event to wait for)
             await asyncio.sleep(0.01)
 
 
 class Peer:
-    """A provider, what it was asked, and what it answers instead of the truth."""
+    """A provider that counts its requests; ``overrides`` replaces responses by path."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.provider = Provider(f"http://127.0.0.1:{port}")
         self.app: ASGIApp = create_app(self.provider)
-        self.asked: Counter[str] = Counter()
-        self.instead: dict[str, Callable[[Receive, Send], Awaitable[None]]] = {}
+        self.requests: Counter[str] = Counter()
+        self.overrides: dict[str, Callable[[Receive, Send], Awaitable[None]]] = {}
         self.delay = 0.0  # seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.asked[scope["path"]] += 1
+        self.requests[scope["path"]] += 1
         await asyncio.sleep(self.delay)
-        if answer := self.instead.get(scope["path"]):
-            await answer(receive, send)
+        if response := self.overrides.get(scope["path"]):
+            await response(receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def answer(self, path: str, body: bytes, status: int = 200, **headers: str) -> None:
-        """Answer with this from now on."""
-        given = [(n.replace("_", "-").encode(), v.encode()) for n, v in headers.items()]
+    def respond(self, path: str, body: bytes, status: int = 200, **headers: str) -> None:
+        """Respond to ``path`` with this from now on."""
+        encoded = [(n.replace("_", "-").encode(), v.encode()) for n, v in headers.items()]
 
         async def send_it(_: Receive, send: Send) -> None:
-            await send({"type": "http.response.start", "status": status, "headers": given})
+            await send({"type": "http.response.start", "status": status, "headers": encoded})
             await send({"type": "http.response.body", "body": body})
 
-        self.instead[path] = send_it
+        self.overrides[path] = send_it
 
     def token(self, **claims: Any) -> str:
-        """Return an access token of Ada, with some claims changed."""
+        """An access token of Ada, with some claims changed."""
         return self.provider.sign(self.provider.claims("ada@example.com") | claims)
 
     def headers(self, **claims: Any) -> dict[str, str]:
@@ -65,7 +65,7 @@ class Peer:
 
     @asynccontextmanager
     async def up(self) -> AsyncIterator[None]:
-        """Answer; afterwards, connections are refused."""
+        """Serve; afterwards, connections are refused."""
         config = uvicorn.Config(self, lifespan="off", log_level="error", log_config=None)
         server = uvicorn.Server(config)
         with socket.socket() as listener:
@@ -89,14 +89,14 @@ def peer() -> Peer:
 
 
 @pytest.fixture
-def trusting(settings: Settings, peer: Peer) -> Settings:
-    """The settings of a service that trusts this provider."""
+def trusting_settings(settings: Settings, peer: Peer) -> Settings:
+    """Settings that trust this provider."""
     return settings.model_copy(update={"oidc_issuer": peer.provider.issuer})
 
 
 @pytest.fixture
-async def service(trusting: Settings) -> AsyncIterator[FastAPI]:
-    """A service that has not asked its provider for anything yet."""
-    async with running_app(trusting) as app:
+async def service(trusting_settings: Settings) -> AsyncIterator[FastAPI]:
+    """A service that has not contacted its provider yet."""
+    async with running_app(trusting_settings) as app:
         await app.state.redis.flushdb()
         yield app

@@ -1,4 +1,4 @@
-"""Tokens that are not right, each for one reason."""
+"""Invalid tokens, each for one reason."""
 
 import base64
 import hashlib
@@ -16,14 +16,14 @@ Claims = dict[str, Any]
 NOW = int(time.time())
 EVENT = "http://schemas.openid.net/event/backchannel-logout"
 
-# Signed by the provider itself: what the token says differs from a good one. None: it says nothing.
+# Signed by the provider, with claims that differ from a valid token's. None: without the claim.
 WRONG_CLAIMS: dict[str, Claims] = {
     "expired": {"exp": NOW - 3600, "iat": NOW - 7200},
     "no expiry": {"exp": None},
     "issued tomorrow": {"iat": NOW + 86_400},
-    "not yet good": {"nbf": NOW + 3600},
-    "good for too long": {"iat": NOW - 90_000, "exp": NOW + 90_000},
-    "no time of issue": {"iat": None},
+    "not yet valid": {"nbf": NOW + 3600},
+    "valid for too long": {"iat": NOW - 90_000, "exp": NOW + 90_000},
+    "no issue time": {"iat": None},
     "another audience": {"aud": "another"},
     "other audiences": {"aud": ["another", "a-third"]},
     "part of the audience": {"aud": "my"},
@@ -42,7 +42,7 @@ WRONG_CLAIMS: dict[str, Claims] = {
     "an ID token of Cognito": {"token_use": "id"},
     "a logout token without its type": {"events": {EVENT: {}}},
 }
-WRONG_KINDS = ("logout+jwt", "dpop+jwt", "secevent+jwt", "application/secevent+jwt")
+WRONG_TYPES = ("logout+jwt", "dpop+jwt", "secevent+jwt", "application/secevent+jwt")
 
 
 def claims_of(token: str) -> Claims:
@@ -55,14 +55,14 @@ def encode(part: Any) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def by_hand(header: Claims, claims: Claims, key: bytes) -> str:
-    """Sign with HMAC-SHA256 whatever the header says."""
+def hmac_token(header: Claims, claims: Claims, key: bytes) -> str:
+    """A token signed with HMAC-SHA256, whatever the header says."""
     text = f"{encode(header)}.{encode(claims)}"
     return f"{text}.{encode(hmac.digest(key, text.encode(), hashlib.sha256))}"
 
 
 def forgeries(good: str, key_set: dict[str, Any]) -> dict[str, str]:
-    """Make tokens that somebody could make who knows a good one and what the provider publishes."""
+    """Forgeries by somebody who has a valid token and the provider's public keys."""
     header, payload, signature = good.split(".")
     head, claims = jwt.get_unverified_header(good), claims_of(good)
     [published] = key_set["keys"]
@@ -71,16 +71,16 @@ def forgeries(good: str, key_set: dict[str, Any]) -> dict[str, str]:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return {
-        **_of_another_key(head, claims),
+        **_signed_by_another_key(head, claims),
         "alg none": f"{encode({**head, 'alg': 'none'})}.{payload}.",
         "alg nOnE, signed": f"{encode({**head, 'alg': 'nOnE'})}.{payload}.{signature}",
         "no alg": f"{encode({'kid': head['kid']})}.{payload}.{signature}",
-        "alg that is no text": f"{encode({**head, 'alg': ['ES256']})}.{payload}.{signature}",
-        "the public key as secret": by_hand({**head, "alg": "HS256"}, claims, pem),
-        "the published key as secret": by_hand(
+        "alg that is not a string": f"{encode({**head, 'alg': ['ES256']})}.{payload}.{signature}",
+        "the public key as secret": hmac_token({**head, "alg": "HS256"}, claims, pem),
+        "the published key as secret": hmac_token(
             {**head, "alg": "HS256"}, claims, json.dumps(published).encode()
         ),
-        "an empty secret": by_hand({**head, "alg": "HS256"}, claims, b""),
+        "an empty secret": hmac_token({**head, "alg": "HS256"}, claims, b""),
         "another algorithm": f"{encode({**head, 'alg': 'RS256'})}.{payload}.{signature}",
         "a critical extension": f"{encode({**head, 'crit': ['exp']})}.{payload}.{signature}",
         "claims changed": f"{header}.{encode({**claims, 'scope': 'admin'})}.{signature}",
@@ -91,20 +91,22 @@ def forgeries(good: str, key_set: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _of_another_key(head: Claims, claims: Claims) -> dict[str, str]:
-    mine = ec.generate_private_key(ec.SECP256R1())
-    jwk = jwt.get_algorithm_by_name("ES256").to_jwk(mine.public_key(), as_dict=True)
+def _signed_by_another_key(head: Claims, claims: Claims) -> dict[str, str]:
+    own_key = ec.generate_private_key(ec.SECP256R1())
+    jwk = jwt.get_algorithm_by_name("ES256").to_jwk(own_key.public_key(), as_dict=True)
     no_kid = {name: value for name, value in head.items() if name != "kid"}
     headers = {
         "another key": head,
-        "a key that nobody knows": {**head, "kid": "unknown"},
-        "a key without a name": no_kid,
-        "a key that it brings along": {**head, "jwk": jwk},
-        "a key from elsewhere": {**head, "jku": "http://127.0.0.1:9/jwks", "kid": "elsewhere"},
-        "a key whose name is a path": {**head, "kid": "../../../dev/null"},
+        "an unknown key id": {**head, "kid": "unknown"},
+        "no key id": no_kid,
+        "an embedded key": {**head, "jwk": jwk},
+        "a key at another URL": {**head, "jku": "http://127.0.0.1:9/jwks", "kid": "elsewhere"},
+        "a path as key id": {**head, "kid": "../../../dev/null"},
     }
-    tokens = {name: jwt.encode(claims, mine, "ES256", header) for name, header in headers.items()}
-    large = rsa.generate_private_key(65537, 2048)
+    tokens = {
+        name: jwt.encode(claims, own_key, "ES256", header) for name, header in headers.items()
+    }
+    rsa_key = rsa.generate_private_key(65537, 2048)
     return tokens | {
-        "another kind of key": jwt.encode(claims, large, "RS256", {**head, "alg": "RS256"})
+        "another key type": jwt.encode(claims, rsa_key, "RS256", {**head, "alg": "RS256"})
     }

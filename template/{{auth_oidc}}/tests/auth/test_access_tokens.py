@@ -1,4 +1,4 @@
-"""Which tokens are believed, and what is read from them. The shared suite has the forged ones."""
+"""Valid access tokens and their claims; ``test_security.py`` has the invalid ones."""
 
 import json
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ from tests.conftest import client_for, running_app
 
 ME = "/api/v1/auth/me"
 
-RIGHT: dict[str, dict[str, Any]] = {
+VALID: dict[str, dict[str, Any]] = {
     "several audiences": {"aud": ["another", "AUDIENCE"]},
     "a clock that is a little ahead": {"iat": NOW + 1800, "nbf": NOW + 1800},
     "a clock that is a little behind": {"exp": NOW - 1800},
@@ -40,25 +40,25 @@ async def me(app: FastAPI, headers: dict[str, str]) -> httpx2.Response:
         return await client.get(ME, headers=headers)
 
 
-@pytest.mark.parametrize("claims", RIGHT.values(), ids=RIGHT.keys())
-async def test_what_providers_write_is_understood(
+@pytest.mark.parametrize("claims", VALID.values(), ids=VALID.keys())
+async def test_tokens_of_common_providers_are_accepted(
     service: FastAPI, known: Peer, claims: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "LEEWAY", 3600)  # however slow this machine is
     audience = service.state.settings.oidc_audience
-    said = json.loads(json.dumps(claims).replace("AUDIENCE", audience))
+    changed = json.loads(json.dumps(claims).replace("AUDIENCE", audience))
 
-    assert (await me(service, known.headers(**said))).status_code == 200
+    assert (await me(service, known.headers(**changed))).status_code == 200
 
 
-@pytest.mark.parametrize("kind", ["at+jwt", "AT+JWT", "application/at+jwt", "JWT"])
-async def test_a_token_says_that_it_is_one(service: FastAPI, known: Peer, kind: str) -> None:
-    token = known.provider.sign(known.provider.claims("ada"), kind)
+@pytest.mark.parametrize("type_", ["at+jwt", "AT+JWT", "application/at+jwt", "JWT"])
+async def test_accepted_token_types(service: FastAPI, known: Peer, type_: str) -> None:
+    token = known.provider.sign(known.provider.claims("ada"), type_)
 
     assert (await me(service, {"Authorization": f"bearer {token}"})).status_code == 200
 
 
-async def test_the_wrong_claims_of_the_shared_suite_are_wrong_for_one_reason_each(
+async def test_the_wrong_claims_of_the_security_tests_are_otherwise_valid(
     service: FastAPI, known: Peer
 ) -> None:
     good = known.provider.claims("ada@example.com")
@@ -71,22 +71,22 @@ async def test_the_wrong_claims_of_the_shared_suite_are_wrong_for_one_reason_eac
 
 
 SCOPES: dict[str, dict[str, Any]] = {
-    "words": {"scope": "a b"},
+    "a string": {"scope": "a b"},
     "a list": {"scope": None, "scp": ["a", "b"]},
-    "words of Entra": {"scope": None, "scp": "a b"},
+    "a string of Entra": {"scope": None, "scp": "a b"},
     "roles of Entra": {"scope": None, "scp": "a", "roles": ["b"]},
-    "inside": {"scope": None, "realm_access": {"roles": ["a", "b"]}},
-    "with an address as name": {"scope": None, "https://example.com/roles": ["a", "b"]},
-    "all of them": {"scope": "a", "scp": ["b"], "roles": "a"},
+    "nested": {"scope": None, "realm_access": {"roles": ["a", "b"]}},
+    "a URL as name": {"scope": None, "https://example.com/roles": ["a", "b"]},
+    "several claims": {"scope": "a", "scp": ["b"], "roles": "a"},
 }
 
 
 @pytest.mark.parametrize("claims", SCOPES.values(), ids=SCOPES.keys())
-async def test_scopes_are_found_where_the_provider_puts_them(
-    trusting: Settings, known: Peer, claims: dict[str, Any]
+async def test_scopes_are_read_from_the_configured_claims(
+    trusting_settings: Settings, known: Peer, claims: dict[str, Any]
 ) -> None:
     names = ["scope", "scp", "roles", "realm_access.roles", "https://example.com/roles"]
-    changed = trusting.model_copy(update={"oidc_scope_claims": names})
+    changed = trusting_settings.model_copy(update={"oidc_scope_claims": names})
     async with running_app(changed) as app:
         answer = await me(app, known.headers(**claims))
 
@@ -94,19 +94,19 @@ async def test_scopes_are_found_where_the_provider_puts_them(
 
 
 @pytest.mark.parametrize("value", [7, None, {"a": True}, [7, None, ["a"]], "", [], True])
-async def test_what_is_no_scope_allows_nothing(service: FastAPI, known: Peer, value: Any) -> None:
+async def test_malformed_scopes_are_ignored(service: FastAPI, known: Peer, value: Any) -> None:
     answer = await me(service, known.headers(scope=value))
 
     assert (answer.status_code, answer.json()["scopes"]) == (200, [])
 
 
-async def test_another_issuers_claim_is_not_looked_into(service: FastAPI, known: Peer) -> None:
+async def test_claims_that_are_not_configured_are_ignored(service: FastAPI, known: Peer) -> None:
     answer = await me(service, known.headers(scope="a", realm_access={"roles": ["admin"]}))
 
     assert answer.json()["scopes"] == ["a"]
 
 
-async def test_an_id_is_made_from_issuer_and_subject_alone(
+async def test_the_callers_id_depends_on_issuer_and_subject_only(
     service: FastAPI, known: Peer, client: httpx2.AsyncClient
 ) -> None:
     first = (await me(service, known.headers(sub="1"))).json()["id"]
@@ -119,9 +119,11 @@ async def test_an_id_is_made_from_issuer_and_subject_alone(
     assert len({first, other, elsewhere}) == 3
 
 
-async def test_an_algorithm_that_is_not_wanted_is_refused(trusting: Settings, known: Peer) -> None:
-    strict = trusting.model_copy(update={"oidc_algorithms": ["RS256", "EdDSA", "ES256"]})
-    stricter = trusting.model_copy(update={"oidc_algorithms": ["RS256"]})
+async def test_an_algorithm_that_is_not_configured_is_refused(
+    trusting_settings: Settings, known: Peer
+) -> None:
+    strict = trusting_settings.model_copy(update={"oidc_algorithms": ["RS256", "EdDSA", "ES256"]})
+    stricter = trusting_settings.model_copy(update={"oidc_algorithms": ["RS256"]})
     async with running_app(strict) as app:
         accepted = await me(app, known.headers())
     async with running_app(stricter) as app:

@@ -1,4 +1,4 @@
-"""The login of the docs page: through the provider, with code and PKCE, as the page does it."""
+"""The login of the docs page: authorization code with PKCE at the provider."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ def login(**changes: str) -> dict[str, str]:
     } | changes
 
 
-def trade(code: str, **changes: str) -> dict[str, str]:
+def token_request(code: str, **changes: str) -> dict[str, str]:
     return {
         "grant_type": "authorization_code",
         "code": code,
@@ -41,7 +41,7 @@ def trade(code: str, **changes: str) -> dict[str, str]:
 
 
 async def code_for(provider: httpx2.AsyncClient, address: str) -> str:
-    """Sign in on the provider's page; return the code that the browser brings back."""
+    """Sign in on the provider's page; return the authorization code."""
     page = await provider.get(address, params=login())
     fields = dict(re.findall(r'name="(\w+)" (?:type="\w+" )?value="([^"]*)"', page.text))
     back = await provider.post(address, data={**fields, "email": "ada@example.com"})
@@ -54,7 +54,7 @@ async def code_for(provider: httpx2.AsyncClient, address: str) -> str:
     return query["code"][0]
 
 
-async def test_the_page_signs_in_with_code_and_pkce(
+async def test_the_docs_page_signs_in_with_code_and_pkce(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     scheme = app.openapi()["components"]["securitySchemes"]["oidc"]
@@ -62,8 +62,8 @@ async def test_the_page_signs_in_with_code_and_pkce(
     origin = {"Origin": "http://localhost:8000"}
     async with httpx2.AsyncClient(headers=origin) as provider:
         code = await code_for(provider, configuration["authorization_endpoint"])
-        answer = await provider.post(configuration["token_endpoint"], data=trade(code))
-        again = await provider.post(configuration["token_endpoint"], data=trade(code))
+        answer = await provider.post(configuration["token_endpoint"], data=token_request(code))
+        again = await provider.post(configuration["token_endpoint"], data=token_request(code))
     tokens = answer.json()
     access, identity = [
         await client.get(ME, headers={"Authorization": f"Bearer {tokens[name]}"})
@@ -74,11 +74,11 @@ async def test_the_page_signs_in_with_code_and_pkce(
     assert answer.headers["Access-Control-Allow-Origin"] == origin["Origin"]
     assert access.status_code == 200
     assert "admin" in access.json()["scopes"]
-    assert identity.status_code == 401  # it says who signed in, and is no key to anything
+    assert identity.status_code == 401  # an ID token is not an access token
     assert again.status_code == 400
 
 
-async def test_the_page_knows_its_client_and_may_call_the_provider(
+async def test_the_docs_page_has_its_client_id_and_may_call_the_provider(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     page = await client.get("/docs")
@@ -96,7 +96,7 @@ async def test_the_page_knows_its_client_and_may_call_the_provider(
     assert "swaggerUIRedirectOauth2" in redirect.text
 
 
-async def test_without_a_client_the_page_has_no_login(settings: Settings) -> None:
+async def test_without_a_client_the_docs_page_has_no_login(settings: Settings) -> None:
     changed = settings.model_copy(update={"oidc_client_id": ""})
     async with running_app(changed) as app, client_for(app) as client:
         page = await client.get("/docs")
@@ -107,7 +107,7 @@ async def test_without_a_client_the_page_has_no_login(settings: Settings) -> Non
     assert redirect.status_code == 404
 
 
-async def test_parameters_that_a_provider_wants_are_added(settings: Settings) -> None:
+async def test_configured_login_parameters_are_added(settings: Settings) -> None:
     changed = settings.model_copy(update={"oidc_login_parameters": "audience=https://a.example"})
     async with running_app(changed) as app, client_for(app) as client:
         page = await client.get("/docs")
@@ -115,7 +115,7 @@ async def test_parameters_that_a_provider_wants_are_added(settings: Settings) ->
     assert '"audience": "https://a.example"' in page.text
 
 
-async def test_the_provider_of_development_is_for_this_machine_only(settings: Settings) -> None:
+async def test_the_development_provider_refuses_other_hosts_and_sites(settings: Settings) -> None:
     async with httpx2.AsyncClient(base_url=settings.oidc_issuer) as provider:
         elsewhere = login(redirect_uri="https://evil.example/")
         stolen = await provider.post("/authorize", data={**elsewhere, "email": "ada@example.com"})
@@ -124,7 +124,7 @@ async def test_the_provider_of_development_is_for_this_machine_only(settings: Se
         rebound = await provider.get("/jwks", headers={"Host": "evil.example"})
         foreign = await provider.get("/jwks", headers={"Origin": "https://evil.example"})
         code = await code_for(provider, "/authorize")
-        guessed = await provider.post("/token", data=trade(code, code_verifier="b" * 43))
+        guessed = await provider.post("/token", data=token_request(code, code_verifier="b" * 43))
         nothing = await provider.post("/token", data={})
 
     refused = (stolen, without_pkce, rebound, guessed, nothing)

@@ -1,4 +1,4 @@
-"""Tokens that end before their time; the shared suite has the plain cases."""
+"""Revocation of tokens; ``test_security.py`` has the simple cases."""
 
 import asyncio
 import json
@@ -11,20 +11,22 @@ from fastapi import FastAPI
 
 from app.auth import revocations
 from app.settings import Settings
-from tests.actors import AUTH, issue, logout_claims, sign_in, tell_of_logout
+from tests.actors import AUTH, issue, logout_claims, send_logout_token, sign_in
 from tests.auth.forged import EVENT
 from tests.conftest import client_for, running_app
 
 ME = f"{AUTH}/me"
 # Nothing listens there: port 9 is "discard", and below what anyone may bind.
-AWAY = "redis://127.0.0.1:9/0"
+UNREACHABLE_REDIS = "redis://127.0.0.1:9/0"
 
 
 def token_of(caller: httpx2.AsyncClient) -> str:
     return caller.headers["Authorization"].removeprefix("Bearer ")
 
 
-async def test_a_token_ends_alone(client: httpx2.AsyncClient, alice: httpx2.AsyncClient) -> None:
+async def test_a_logout_revokes_one_token_only(
+    client: httpx2.AsyncClient, alice: httpx2.AsyncClient
+) -> None:
     other = await sign_in(client, "alice@example.com")
     ended = await alice.post(f"{AUTH}/logout")
     codes = [
@@ -36,7 +38,7 @@ async def test_a_token_ends_alone(client: httpx2.AsyncClient, alice: httpx2.Asyn
     assert codes == [401, 200]
 
 
-async def test_all_tokens_of_a_caller_end_and_later_ones_are_good(
+async def test_logout_all_revokes_the_tokens_issued_until_then(
     client: httpx2.AsyncClient, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient
 ) -> None:
     other = await sign_in(client, "alice@example.com")
@@ -57,14 +59,14 @@ async def test_all_tokens_of_a_caller_end_and_later_ones_are_good(
     assert answer.status_code == 200
 
 
-async def test_a_logout_that_is_sent_again_takes_nothing_with_it(
+async def test_a_repeated_logout_token_does_not_revoke_newer_tokens(
     client: httpx2.AsyncClient, alice: httpx2.AsyncClient
 ) -> None:
     subject = logout_claims(token_of(alice), sub="alice@example.com")
     earlier = {**subject, "iat": subject["iat"] - 100}
-    answers = [await tell_of_logout(client, claims) for claims in (earlier, earlier)]
+    answers = [await send_logout_token(client, claims) for claims in (earlier, earlier)]
     before = (await alice.get(ME)).status_code
-    answers += [await tell_of_logout(client, claims) for claims in (subject, earlier)]
+    answers += [await send_logout_token(client, claims) for claims in (subject, earlier)]
     after = (await alice.get(ME)).status_code
 
     assert [answer.status_code for answer in answers] == [200] * 4
@@ -72,28 +74,28 @@ async def test_a_logout_that_is_sent_again_takes_nothing_with_it(
     assert (before, after) == (200, 401)
 
 
-WRONG: dict[str, dict[str, Any]] = {
+INVALID: dict[str, dict[str, Any]] = {
     "for another client": {"aud": "another"},
     "from another issuer": {"iss": "https://login.example.com"},
     "expired": {"exp": 1},
     "no expiry": {"exp": None},
     "no time": {"iat": None},
-    "about nobody": {"sub": None, "sid": None},
+    "no subject or session": {"sub": None, "sid": None},
     "no event": {"events": None},
     "another event": {"events": {"http://schemas.openid.net/event/other": {}}},
-    "an event that is no object": {"events": [EVENT]},
+    "events that are not an object": {"events": [EVENT]},
     "an event without an object": {"events": {EVENT: 7}},
     "a nonce, as ID tokens have": {"nonce": "x"},
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
-async def test_a_logout_token_that_is_not_right_ends_nothing(
+@pytest.mark.parametrize("wrong", INVALID.values(), ids=INVALID.keys())
+async def test_an_invalid_logout_token_is_refused(
     client: httpx2.AsyncClient, alice: httpx2.AsyncClient, wrong: dict[str, Any]
 ) -> None:
     issuer = logout_claims(token_of(alice))["iss"]
     claims = logout_claims(token_of(alice), sub="alice@example.com") | wrong
-    token = await issue(issuer, "", claims=json.dumps(claims), kind="logout+jwt")
+    token = await issue(issuer, "", claims=json.dumps(claims), type="logout+jwt")
     answer = await client.post(f"{AUTH}/backchannel-logout", data={"logout_token": token})
 
     assert answer.status_code == 400
@@ -101,7 +103,7 @@ async def test_a_logout_token_that_is_not_right_ends_nothing(
     assert (await alice.get(ME)).status_code == 200
 
 
-async def test_an_access_token_logs_nobody_out(
+async def test_an_access_token_is_not_accepted_as_logout_token(
     client: httpx2.AsyncClient, alice: httpx2.AsyncClient
 ) -> None:
     answer = await client.post(f"{AUTH}/backchannel-logout", data={"logout_token": token_of(alice)})
@@ -110,19 +112,19 @@ async def test_an_access_token_logs_nobody_out(
     assert (await alice.get(ME)).status_code == 200
 
 
-async def test_no_client_may_log_out_unless_it_is_named(settings: Settings) -> None:
+async def test_logout_tokens_of_unlisted_clients_are_refused(settings: Settings) -> None:
     nobody = settings.model_copy(update={"oidc_logout_clients": []})
     async with running_app(nobody) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         headers = await sign_in(client, "alice@example.com")
         claims = logout_claims(headers["Authorization"][7:], sub="alice@example.com")
-        answer = await tell_of_logout(client, claims)
+        answer = await send_logout_token(client, claims)
 
         assert answer.status_code == 400
         assert (await client.get(ME, headers=headers)).status_code == 200
 
 
-async def test_a_logout_is_felt_by_all_processes(settings: Settings) -> None:
+async def test_a_logout_takes_effect_in_all_processes(settings: Settings) -> None:
     async with (
         running_app(settings) as one,
         running_app(settings) as two,
@@ -138,7 +140,7 @@ async def test_a_logout_is_felt_by_all_processes(settings: Settings) -> None:
     assert (before, after) == (200, 401)
 
 
-async def test_what_is_over_anyway_is_forgotten(app: FastAPI, alice: httpx2.AsyncClient) -> None:
+async def test_expired_revocations_are_deleted(app: FastAPI, alice: httpx2.AsyncClient) -> None:
     kept = app.state.settings.oidc_token_max_age
     await app.state.redis.zadd(revocations.KEY, {"token:old": time.time() - kept - 120})
     await alice.post(f"{AUTH}/logout")
@@ -148,10 +150,12 @@ async def test_what_is_over_anyway_is_forgotten(app: FastAPI, alice: httpx2.Asyn
 
 
 def without_redis(settings: Settings, **changes: Any) -> Settings:
-    return Settings.model_validate({**settings.model_dump(), "redis_url": AWAY, **changes})
+    return Settings.model_validate(
+        {**settings.model_dump(), "redis_url": UNREACHABLE_REDIS, **changes}
+    )
 
 
-async def test_without_redis_tokens_are_good_and_a_logout_says_that_it_failed(
+async def test_without_redis_tokens_are_accepted_and_a_logout_fails(
     settings: Settings,
 ) -> None:
     async with running_app(without_redis(settings)) as app, client_for(app) as client:
@@ -164,7 +168,9 @@ async def test_without_redis_tokens_are_good_and_a_logout_says_that_it_failed(
     assert int(logout.headers["Retry-After"]) >= 1
 
 
-async def test_without_redis_nobody_is_believed_if_that_is_wanted(settings: Settings) -> None:
+async def test_without_redis_tokens_are_refused_if_revocations_fail_closed(
+    settings: Settings,
+) -> None:
     strict = without_redis(settings, oidc_revocation_fail_open=False)
     async with running_app(strict) as app, client_for(app) as client:
         answer = await client.get(ME, headers=await sign_in(client, "alice@example.com"))
@@ -173,14 +179,14 @@ async def test_without_redis_nobody_is_believed_if_that_is_wanted(settings: Sett
     assert int(answer.headers["Retry-After"]) >= 1
 
 
-async def test_redis_is_asked_again_when_it_is_back(settings: Settings) -> None:
+async def test_revocations_are_checked_again_once_redis_is_available(settings: Settings) -> None:
     async with running_app(settings) as app, client_for(app) as client:
         await app.state.redis.flushdb()
         headers = await sign_in(client, "alice@example.com")
         await client.post(f"{AUTH}/logout", headers=headers)
-        app.state.revocations._away_until = time.monotonic() + revocations.RETRY_INTERVAL
+        app.state.revocations._unavailable_until = time.monotonic() + revocations.RETRY_INTERVAL
         away = (await client.get(ME, headers=headers)).status_code
-        app.state.revocations._away_until -= revocations.RETRY_INTERVAL
+        app.state.revocations._unavailable_until -= revocations.RETRY_INTERVAL
         back = (await client.get(ME, headers=headers)).status_code
 
     assert (away, back) == (200, 401)

@@ -1,4 +1,4 @@
-"""What callers may do: the same names, the same answers, whichever way they show who they are."""
+"""Scopes: the same dependencies and responses with every auth style."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -47,7 +47,7 @@ async def caller(
         yield client
 
 
-async def test_who_has_the_scopes_may(app: FastAPI) -> None:
+async def test_a_caller_with_the_scopes_is_allowed(app: FastAPI) -> None:
     async with caller(app, *BOTH) as ada:
         me = (await ada.get(ME)).json()
         answer = await ada.get(URL)
@@ -57,7 +57,9 @@ async def test_who_has_the_scopes_may(app: FastAPI) -> None:
 
 
 @pytest.mark.parametrize("scopes", [(), ("things:read",), ("things:write",), ("things",)])
-async def test_who_lacks_one_is_told_which(app: FastAPI, scopes: tuple[str, ...]) -> None:
+async def test_a_caller_without_a_scope_is_told_which_one(
+    app: FastAPI, scopes: tuple[str, ...]
+) -> None:
     async with caller(app, *scopes) as ada:
         answer = await ada.get(URL)
 
@@ -67,7 +69,7 @@ async def test_who_lacks_one_is_told_which(app: FastAPI, scopes: tuple[str, ...]
     assert 'error="insufficient_scope"' in answer.headers["WWW-Authenticate"]
 
 
-async def test_who_is_not_known_is_not_told_what_is_needed(app: FastAPI) -> None:
+async def test_an_anonymous_caller_is_not_told_the_scopes(app: FastAPI) -> None:
     async with client_for(app) as nobody:
         answer = await nobody.get(URL)
 
@@ -75,7 +77,7 @@ async def test_who_is_not_known_is_not_told_what_is_needed(app: FastAPI) -> None
     assert "things" not in answer.text + answer.headers["WWW-Authenticate"]
 
 
-async def test_a_caller_has_the_same_id_at_each_visit(app: FastAPI) -> None:
+async def test_a_callers_id_is_stable(app: FastAPI) -> None:
     async with caller(app) as first, caller(app) as second:
         ids = {(await client.get(ME)).json()["id"] for client in (first, second)}
     async with caller(app, email="bob@example.com") as bob:
@@ -98,24 +100,24 @@ def statements(app: FastAPI) -> Iterator[list[str]]:
     event.remove(engine, "before_cursor_execute", see)
 
 
-async def test_however_many_ask_who_it_is_it_is_looked_up_once(
+async def test_the_caller_is_authenticated_once_per_request(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    authenticated: list[str] = []
 
     async def counted(connection: Any, credential: Any) -> User:
         user = await scheme.authenticate(connection, credential)
-        asked.append(user.id)
+        authenticated.append(user.id)
         return user
 
     monkeypatch.setattr("app.auth.current.authenticate", counted)
     async with caller(app, *BOTH) as ada:
-        await ada.get(URL)  # what is noted now and then is noted now
-        asked.clear()
+        await ada.get(URL)  # records the use, which happens once a minute
+        authenticated.clear()
         with statements(app) as seen:
             assert (await ada.get(URL)).is_success
 
-    assert len(asked) == 1
+    assert len(authenticated) == 1
     assert len(seen) <= 1
 
 
@@ -129,12 +131,12 @@ async def test_a_limit_can_count_by_caller(app: FastAPI) -> None:
     assert [answer.status_code for answer in answers] == [200, 429, 200]
 
 
-async def test_the_api_document_says_how_to_sign_in_and_what_a_route_needs(app: FastAPI) -> None:
+async def test_the_api_document_has_security_schemes_and_scopes(app: FastAPI) -> None:
     document = app.openapi()
 
     schemes = document["components"]["securitySchemes"]
-    ways = document["paths"][URL]["get"]["security"]
-    assert {name for way in ways for name in way} == set(schemes)
-    assert all(set(needed) == set(BOTH) for way in ways for needed in way.values())
-    ways = document["paths"][ME]["get"]["security"]
-    assert all(needed == [] for way in ways for needed in way.values())
+    requirements = document["paths"][URL]["get"]["security"]
+    assert {name for each in requirements for name in each} == set(schemes)
+    assert all(set(needed) == set(BOTH) for each in requirements for needed in each.values())
+    requirements = document["paths"][ME]["get"]["security"]
+    assert all(needed == [] for each in requirements for needed in each.values())

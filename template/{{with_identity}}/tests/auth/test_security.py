@@ -1,9 +1,8 @@
-"""What every way to show who you are must hold, whichever was chosen.
+"""Guarantees of every auth style.
 
-It speaks to ``app.auth`` and to ``tests/actors.py``, which has to offer: ``sign_in`` and
-``sign_in_with``, which return a header ``Authorization: Bearer <credential>``;
-``hostile_credentials``, made from a good one, that must not pass for one; and ``REVOCATIONS``, all
-the ways in which a good one ends before its time.
+``tests/actors.py`` provides: ``sign_in`` and ``sign_in_with``, which return a header
+``Authorization: Bearer <credential>``; ``hostile_credentials``, invalid ones derived from a valid
+one; and ``REVOCATIONS``, all the ways to revoke one.
 """
 
 import json
@@ -30,7 +29,7 @@ def credential_of(caller: httpx2.AsyncClient) -> str:
 
 
 def mangled(good: str) -> dict[str, str]:
-    """Make from a good credential what no style takes for one."""
+    """Malformed credentials of every style, derived from a valid one."""
     middle = len(good) // 2
     other = "a" if good[middle] != "a" else "b"
     return {
@@ -57,7 +56,7 @@ def bearer(credential: str) -> dict[bytes, bytes]:
 
 
 def is_refusal(answer: httpx2.Response, challenge: str) -> bool:
-    """Say whether this is the one way in which callers are refused."""
+    """Whether this is the response to invalid or missing credentials."""
     return (
         answer.status_code == 401
         and answer.headers["Content-Type"] == "application/problem+json"
@@ -68,7 +67,7 @@ def is_refusal(answer: httpx2.Response, challenge: str) -> bool:
     )
 
 
-async def test_a_credential_that_is_not_right_is_refused_audited_and_not_logged(
+async def test_an_invalid_credential_is_refused_audited_and_not_logged(
     app: FastAPI,
     client: httpx2.AsyncClient,
     alice: httpx2.AsyncClient,
@@ -85,12 +84,12 @@ async def test_a_credential_that_is_not_right_is_refused_audited_and_not_logged(
     challenge = 'Bearer error="invalid_token"'
     wrong = {name: a.status_code for name, a in answers.items() if not is_refusal(a, challenge)}
     assert wrong == {}
-    told = [line for line in lines(output) if line["event"] == "audit.authenticate"]
-    assert len(told) == len(hostile)
-    assert {line["logger"] for line in told} == {"app.audit"}
-    assert all(line["reason"] and line["client_ip"] and line["request_id"] for line in told)
+    events = [line for line in lines(output) if line["event"] == "audit.authenticate"]
+    assert len(events) == len(hostile)
+    assert {line["logger"] for line in events} == {"app.audit"}
+    assert all(line["reason"] and line["client_ip"] and line["request_id"] for line in events)
     assert [name for name, h in hostile.items() if len(h) > 8 and h in output] == []
-    assert (await alice.get(ME)).is_success  # none of it harmed her
+    assert (await alice.get(ME)).is_success  # her session is not affected
 
 
 def lines(output: str) -> list[dict[str, Any]]:
@@ -98,7 +97,7 @@ def lines(output: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "bearer"])
-async def test_who_shows_nothing_is_told_what_is_wanted(
+async def test_a_request_without_a_credential_gets_a_challenge(
     client: httpx2.AsyncClient, header: str | None
 ) -> None:
     answer = await client.get(ME, headers={"Authorization": header} if header is not None else {})
@@ -107,7 +106,7 @@ async def test_who_shows_nothing_is_told_what_is_wanted(
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "Digest", "Token", "Negotiate", "", "BearerBearer"])
-async def test_a_credential_under_another_scheme_is_none(
+async def test_a_credential_of_another_scheme_is_ignored(
     client: httpx2.AsyncClient, alice: httpx2.AsyncClient, scheme: str
 ) -> None:
     header = f"{scheme} {credential_of(alice)}".strip()
@@ -118,7 +117,7 @@ async def test_a_credential_under_another_scheme_is_none(
 @pytest.mark.parametrize(
     "name", ["access_token", "token", "api_key", "key", "session", "session_id", "Authorization"]
 )
-async def test_a_credential_in_the_address_is_not_looked_at(
+async def test_a_credential_in_the_query_is_ignored(
     client: httpx2.AsyncClient, alice: httpx2.AsyncClient, name: str
 ) -> None:
     good = credential_of(alice)
@@ -128,7 +127,7 @@ async def test_a_credential_in_the_address_is_not_looked_at(
 
 
 @pytest.mark.parametrize("revoke", REVOCATIONS.values(), ids=REVOCATIONS.keys())
-async def test_what_was_revoked_is_refused_at_once_and_nobody_else_is(
+async def test_a_revoked_credential_is_refused_immediately(
     app: FastAPI, bob: httpx2.AsyncClient, revoke: Any
 ) -> None:
     async with client_for(app) as client:
@@ -142,7 +141,7 @@ async def test_what_was_revoked_is_refused_at_once_and_nobody_else_is(
     assert (await bob.get(ME)).is_success
 
 
-async def test_who_tries_many_is_told_to_wait(settings: Settings) -> None:
+async def test_guessing_credentials_is_rate_limited(settings: Settings) -> None:
     strict = settings.model_copy(update={"rate_limit": Rate(3, 60)})
     async with running_app(strict) as app, client_for(app) as client:
         await app.state.redis.flushdb()
@@ -154,7 +153,7 @@ async def test_who_tries_many_is_told_to_wait(settings: Settings) -> None:
 
 @pytest.mark.parametrize("header", [None, "Bearer garbage"])
 @pytest.mark.parametrize("path", PROBES)
-async def test_probes_and_metrics_ask_for_nothing(
+async def test_probes_and_metrics_need_no_credential(
     client: httpx2.AsyncClient, path: str, header: str | None
 ) -> None:
     answer = await client.get(path, headers={"Authorization": header} if header else {})
@@ -163,14 +162,14 @@ async def test_probes_and_metrics_ask_for_nothing(
 
 
 def guarded(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield method and path of each operation for which the API document wants a credential."""
+    """Method and path of each operation with a security requirement."""
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             if operation.get("security"):
                 yield method, path
 
 
-async def test_every_route_that_is_said_to_need_a_caller_does(
+async def test_every_operation_with_a_security_requirement_enforces_it(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     found = list(guarded(app.openapi()))
@@ -184,7 +183,7 @@ def filled(path: str) -> str:
     return "/".join(NO_SUCH_ID if "{" in part else part for part in path.split("/"))
 
 
-async def test_the_log_says_who_called_and_not_how_they_showed_it(
+async def test_the_log_has_the_callers_id_but_no_credential(
     app: FastAPI, alice: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app.state.access_log.flush()

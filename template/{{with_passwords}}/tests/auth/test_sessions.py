@@ -1,4 +1,4 @@
-"""The sessions that logins open: each ends for itself."""
+"""Login sessions: each can be ended separately."""
 
 import httpx2
 from fastapi import FastAPI
@@ -33,7 +33,7 @@ async def test_logging_out_everywhere_ends_all_sessions_of_one_account(
     assert answers == [401, 401, 200]
 
 
-async def test_who_logs_in_and_who_is_logged_in_need_no_redis(module_settings: Settings) -> None:
+async def test_logins_and_sessions_do_not_need_redis(module_settings: Settings) -> None:
     away = {"redis_url": SecretStr("redis://127.0.0.1:1/0")}
     async with (
         running_app(module_settings.model_copy(update=away)) as app,

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth import sessions
-from app.auth.account_routes import AccountsDep, Login
+from app.auth.account_routes import AccountsDep, PasswordForm
 from app.auth.current import CurrentUser
 from app.auth.identity import InvalidCredentials
 from app.auth.models import Account
@@ -53,7 +53,10 @@ class _Issued:
 
 @router.post("/login", responses=responses(Unauthorized, TooManyRequests))
 async def login(
-    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AccountsDep
+    form: Annotated[PasswordForm, Form()],
+    request: Request,
+    response: Response,
+    accounts: AccountsDep,
 ) -> TokenPair:
     """Log in with an e-mail address and a password."""
     identity = await accounts.authenticate(request, form.username, form.password)

@@ -1,7 +1,7 @@
-"""Who is calling, and what they may do. Features import from here alone.
+"""The caller and their scopes; features import from here alone.
 
-Callers show an access token of an OpenID Connect provider, which also keeps the accounts: there is
-no table of users here. A caller's id is made from what the provider calls them, and stays the same.
+Callers authenticate with an access token of an OpenID Connect provider, which manages the accounts:
+there is no user table here. A caller's id is derived from issuer and subject, so that it is stable.
 
     async def delete_all(user: Annotated[User, require("admin")]) -> None: ...
 """

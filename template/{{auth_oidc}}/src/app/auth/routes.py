@@ -1,4 +1,4 @@
-"""Routes: who you are, the end of a token, and where to get one."""
+"""Routes: the caller, logout, and the provider's metadata."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -12,7 +12,7 @@ from app.auth.identity import InvalidCredentials
 from app.auth.keys import Keys
 from app.auth.revocations import Revocations
 from app.auth.scheme import CONFIGURATION
-from app.auth.tokens import LONGEST, Tokens
+from app.auth.tokens import MAX_TOKEN_LENGTH, Tokens
 from app.platform.base.errors import BadRequest, Unauthorized, Unavailable
 from app.platform.http import audit
 from app.platform.http.problems import responses
@@ -22,42 +22,42 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 
 
 class Me(ResponseModel):
-    """Who you are, and what you may do."""
+    """The authenticated caller and their scopes."""
 
     id: UUID
     scopes: list[str]
 
 
 class Configuration(Metadata):
-    """Where people sign in: the part of the provider's configuration that a client needs."""
+    """The provider's metadata, as far as clients need it."""
 
     grant_types_supported: list[Literal["authorization_code"]] = Field(["authorization_code"])
 
 
 @router.get("/me", responses=responses(Unauthorized, Unavailable))
 async def me(user: CurrentUser, response: Response) -> Me:
-    """Say who you are."""
+    """The authenticated caller."""
     response.headers["Cache-Control"] = "no-store"
     return Me(id=UUID(user.id), scopes=sorted(user.scopes))
 
 
 @router.get(CONFIGURATION.removeprefix("/auth"), responses=responses(Unavailable))
 async def openid_configuration(request: Request) -> Configuration:
-    """Say where tokens come from."""
+    """The metadata of the provider that issues the tokens."""
     keys: Keys = request.app.state.keys
     return Configuration(**(await keys.metadata()).model_dump())
 
 
 @router.post("/logout", status_code=204, responses=responses(Unauthorized, Unavailable))
 async def logout(user: CurrentUser, request: Request) -> None:
-    """End this access token, here. The login at the provider goes on."""
+    """Revoke this access token. The session at the provider continues."""
     await _revocations(request).revoke_token(user.credential)
     audit.succeeded(request, "logout", user.id)
 
 
 @router.post("/logout-all", status_code=204, responses=responses(Unauthorized, Unavailable))
 async def logout_all(user: CurrentUser, request: Request) -> None:
-    """End all access tokens that you were given until now, here."""
+    """Revoke all access tokens that you were issued until now."""
     await _revocations(request).revoke_token(user.credential)
     await _revocations(request).revoke_subject(user.id)
     audit.succeeded(request, "logout_all", user.id)
@@ -65,11 +65,11 @@ async def logout_all(user: CurrentUser, request: Request) -> None:
 
 @router.post("/backchannel-logout", responses=responses(BadRequest, Unavailable))
 async def backchannel_logout(
-    logout_token: Annotated[SecretStr, Form(min_length=1, max_length=LONGEST), ENCODABLE],
+    logout_token: Annotated[SecretStr, Form(min_length=1, max_length=MAX_TOKEN_LENGTH), ENCODABLE],
     request: Request,
     response: Response,
 ) -> None:
-    """Be told by the provider that a login has ended: OpenID Connect Back-Channel Logout."""
+    """Receive a logout from the provider: OpenID Connect Back-Channel Logout."""
     response.headers["Cache-Control"] = "no-store"
     tokens: Tokens = request.app.state.tokens
     try:

@@ -1,4 +1,4 @@
-"""How callers show who they are: an access token of the provider."""
+"""Authentication by an access token of the identity provider."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from app.auth.tokens import Tokens
 MISSING_DETAIL = "Send an access token of the identity provider."
 CONFIGURATION = "/auth/openid-configuration"
 
-# The address is this service's own, so that the API document is the same wherever it runs.
+# A URL of this service, so that the API document does not depend on the provider.
 _provider = OpenIdConnect(
     openIdConnectUrl=f"/api/v1{CONFIGURATION}", scheme_name="oidc", auto_error=False
 )
@@ -33,6 +33,6 @@ async def authenticate(connection: HTTPConnection, token: str) -> User:
     tokens: Tokens = connection.app.state.tokens
     revocations: Revocations = connection.app.state.revocations
     access = await tokens.read_access(token)
-    if await revocations.has(access):
+    if await revocations.is_revoked(access):
         raise InvalidCredentials("revoked", "The access token was revoked.")
     return User(access.subject_id, access.scopes, access.id)

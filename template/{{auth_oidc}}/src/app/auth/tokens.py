@@ -1,7 +1,7 @@
-"""Which tokens are believed: those that the provider signed, as access tokens, for this service.
+"""Validation of tokens: access tokens that the provider signed for this API, and logout tokens.
 
-RFC 9068 says what an access token looks like; where a provider is older than that, what it must not
-look like is checked instead.
+RFC 9068 defines the type of an access token. Providers that predate it do not set the type, so that
+other kinds of tokens are recognised by their claims and refused.
 """
 
 import hashlib
@@ -16,25 +16,25 @@ from app.auth.identity import InvalidCredentials
 from app.auth.keys import Keys
 from app.settings import Settings
 
-LEEWAY = 10  # seconds that the provider's clock may differ from ours
-LONGEST = 16_384  # characters; what is longer is not even taken apart
-ACCESS_TOKEN = ("at+jwt", "jwt", "")  # what the header may say that it is
+LEEWAY = 10  # seconds of clock skew
+MAX_TOKEN_LENGTH = 16_384  # characters; longer tokens are not parsed
+ACCESS_TOKEN = ("at+jwt", "jwt", "")  # accepted values of `typ` in the header
 LOGOUT_TOKEN = ("logout+jwt", "jwt", "")
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
-# Claims that only ID tokens have: OpenID Connect Core, sections 2 and 3.3.2.11.
-OF_ID_TOKENS = ("nonce", "at_hash", "c_hash", "s_hash")
-# What Keycloak (`typ`) and Cognito (`token_use`) write into tokens that are none for an API.
-OTHER_USES = {"typ": ("ID", "Refresh", "Offline", "Logout"), "token_use": ("id",)}
+# Claims that only ID tokens have, OpenID Connect Core, sections 2 and 3.3.2.11.
+ID_TOKEN_CLAIMS = ("nonce", "at_hash", "c_hash", "s_hash")
+# Claims of Keycloak (`typ`) and Cognito (`token_use`) in other kinds of tokens.
+NON_ACCESS_TOKEN_VALUES = {"typ": ("ID", "Refresh", "Offline", "Logout"), "token_use": ("id",)}
 
 Claims = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class AccessClaims:
-    """What a valid access token says.
+    """The claims of a valid access token.
 
-    ``id`` names the token, ``subject_id`` whom it is about, ``session`` the provider's login
-    session, which may be unknown. ``issued_at``: seconds since the epoch.
+    ``id`` identifies the token, ``subject_id`` the caller, ``session`` the session at the
+    provider, which may be unknown. ``issued_at``: seconds since the epoch.
     """
 
     id: str
@@ -45,8 +45,8 @@ class AccessClaims:
 
 
 @dataclass(frozen=True, slots=True)
-class Logout:
-    """Whose tokens the provider says are over: those of a subject, or of one session."""
+class LogoutClaims:
+    """The claims of a valid logout token: a subject whose tokens end, or one session."""
 
     subject_id: str | None
     session: str | None
@@ -54,21 +54,21 @@ class Logout:
 
 
 class Tokens:
-    """Reads tokens of the one provider."""
+    """Validates tokens of the configured provider."""
 
     def __init__(self, settings: Settings, keys: Keys) -> None:
         self._settings = settings
         self._keys = keys
 
     async def read_access(self, token: str) -> AccessClaims:
-        """Return what the token says.
+        """The claims of an access token.
 
-        Raises ``InvalidCredentials`` if it is not a good one, ``Unavailable`` if nobody can tell.
+        Raises ``InvalidCredentials`` if it is not valid, ``Unavailable`` without keys to verify it.
         """
         required = ["iss", "aud", "sub", "exp", "iat"]
         audience = self._settings.oidc_audience
         claims = await self._read(token, ACCESS_TOKEN, [audience], required)
-        if _is_for_another_use(claims):
+        if _is_not_an_access_token(claims):
             raise _invalid("use")
         issued_at = float(claims["iat"])
         if issued_at < time() - self._settings.oidc_token_max_age - LEEWAY:
@@ -83,8 +83,8 @@ class Tokens:
             issued_at=issued_at,
         )
 
-    async def read_logout(self, token: str) -> Logout:
-        """Return whose logout it is; raise as ``read_access`` does.
+    async def read_logout(self, token: str) -> LogoutClaims:
+        """The claims of a logout token; raises like ``read_access``.
 
         https://openid.net/specs/openid-connect-backchannel-1_0.html, section 2.6
         """
@@ -97,7 +97,7 @@ class Tokens:
             raise _invalid("event")
         if "nonce" in claims or not (subject or session):
             raise _invalid("claims")
-        return Logout(subject and self._subject_id(subject), session, float(claims["iat"]))
+        return LogoutClaims(subject and self._subject_id(subject), session, float(claims["iat"]))
 
     async def _read(
         self, token: str, types: tuple[str, ...], audience: list[str], required: list[str]
@@ -106,7 +106,7 @@ class Tokens:
             algorithm, key_id = _header(token, types)
             if algorithm not in self._settings.oidc_algorithms:
                 raise _invalid("algorithm")
-            key = await self._keys.find(key_id, algorithm)
+            key = await self._keys.get(key_id, algorithm)
             if key is None:
                 raise _invalid("key")
             claims: Claims = jwt.decode(
@@ -125,14 +125,14 @@ class Tokens:
         return claims
 
     def _subject_id(self, subject: str) -> str:
-        """Return the id of a subject: always the same one, and of the form that ids have here."""
+        """The id of a subject: a UUID of version 5 of issuer and subject."""
         return str(uuid5(NAMESPACE_URL, f"{self._settings.oidc_issuer}\n{subject}"))
 
     def _scopes(self, claims: Claims) -> frozenset[str]:
-        """Collect what all the claims for it allow: lists, or words with spaces between them."""
+        """The scopes in all configured claims: lists, or words separated by spaces."""
         found: set[str] = set()
         for name in self._settings.oidc_scope_claims:
-            value = _at(claims, name)
+            value = _claim(claims, name)
             words = value.split() if isinstance(value, str) else value
             if isinstance(words, list):
                 found.update(word for word in words if isinstance(word, str))
@@ -140,8 +140,8 @@ class Tokens:
 
 
 def _header(token: str, types: tuple[str, ...]) -> tuple[str, str]:
-    """Return algorithm and key id of a token that says it is one of ``types``."""
-    if len(token) > LONGEST:
+    """The algorithm and key id in a token's header, whose type must be one of ``types``."""
+    if len(token) > MAX_TOKEN_LENGTH:
         raise _invalid("length")
     header = jwt.get_unverified_header(token)
     algorithm, key_id, kind = (header.get(name, "") for name in ("alg", "kid", "typ"))
@@ -152,24 +152,24 @@ def _header(token: str, types: tuple[str, ...]) -> tuple[str, str]:
     return algorithm, key_id
 
 
-def _is_for_another_use(claims: Claims) -> bool:
-    return any(claims.get(name) in uses for name, uses in OTHER_USES.items()) or any(
-        name in claims for name in (*OF_ID_TOKENS, "events")
+def _is_not_an_access_token(claims: Claims) -> bool:
+    return any(claims.get(name) in uses for name, uses in NON_ACCESS_TOKEN_VALUES.items()) or any(
+        name in claims for name in (*ID_TOKEN_CLAIMS, "events")
     )
 
 
 def _token_id(token: str) -> str:
-    """Name a token by what is signed: some signatures can be written in more than one way."""
+    """An id from the signed part alone: some signatures have several encodings."""
     return hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
 
 
-def _at(claims: Claims, name: str) -> Any:
-    """Return a claim by its name or, for ``a.b``, claim ``b`` of the object ``a``."""
+def _claim(claims: Claims, name: str) -> Any:
+    """A claim by its name or, for ``a.b``, claim ``b`` of the object ``a``."""
     if name in claims or "." not in name:
         return claims.get(name)
     first, _, rest = name.partition(".")
     inner = claims.get(first)
-    return _at(inner, rest) if isinstance(inner, dict) else None
+    return _claim(inner, rest) if isinstance(inner, dict) else None
 
 
 def _text(value: object) -> str | None:

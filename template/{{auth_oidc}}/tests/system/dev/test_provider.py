@@ -1,4 +1,4 @@
-"""The provider of development: kept where it was, and never for production."""
+"""The development provider: its URL is stable, and it does not run in production."""
 
 import os
 import subprocess
@@ -11,21 +11,21 @@ from app.platform.dev import oidc
 from app.platform.dev.launch import running
 
 
-def test_it_has_the_same_address_again_so_that_callers_keep_their_ids(tmp_path: Path) -> None:
-    addresses = []
+def test_the_url_is_the_same_at_each_start(tmp_path: Path) -> None:
+    urls_seen = []
     for _ in range(2):
         with running([oidc.SERVER], tmp_path) as urls:
-            addresses.append(urls["OIDC_ISSUER"])
-            configuration = httpx2.get(f"{addresses[-1]}/.well-known/openid-configuration").json()
-            assert configuration["issuer"] == addresses[-1]
+            urls_seen.append(urls["OIDC_ISSUER"])
+            configuration = httpx2.get(f"{urls_seen[-1]}/.well-known/openid-configuration").json()
+            assert configuration["issuer"] == urls_seen[-1]
 
-    assert len(set(addresses)) == 1
+    assert len(set(urls_seen)) == 1
 
 
-def test_it_moves_when_its_port_is_taken(tmp_path: Path) -> None:
+def test_another_port_is_used_if_the_previous_one_is_taken(tmp_path: Path) -> None:
     with running([oidc.SERVER], tmp_path) as first:
-        taken = (tmp_path / "login" / "port").read_text()
-        elsewhere = tmp_path / "elsewhere" / "login"
+        taken = (tmp_path / "oidc" / "port").read_text()
+        elsewhere = tmp_path / "elsewhere" / "oidc"
         elsewhere.mkdir(parents=True)
         (elsewhere / "port").write_text(taken)
         with running([oidc.SERVER], elsewhere.parent) as second:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth import cookies, sessions, tokens
-from app.auth.account_routes import AccountsDep, Login
+from app.auth.account_routes import AccountsDep, PasswordForm
 from app.auth.accounts import Accounts, Identity
 from app.auth.csrf import Csrf
 from app.auth.current import CurrentUser
@@ -39,7 +39,7 @@ class Token(ResponseModel):
 
 @router.post("/login", responses=responses(Unauthorized, Forbidden, TooManyRequests))
 async def login(
-    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AccountsDep
+    form: Annotated[PasswordForm, Form()], request: Request, response: Response, accounts: AccountsDep
 ) -> CsrfToken:
     """Open a session for a browser: the response sets its cookies.
 
@@ -56,7 +56,7 @@ async def login(
 
 @router.post("/token", responses=responses(Unauthorized, TooManyRequests))
 async def token(
-    form: Annotated[Login, Form()], request: Request, response: Response, accounts: AccountsDep
+    form: Annotated[PasswordForm, Form()], request: Request, response: Response, accounts: AccountsDep
 ) -> Token:
     """Open a session for another client, which sends the token as `Authorization: Bearer ...`."""
     settings: Settings = request.app.state.settings
@@ -85,7 +85,7 @@ async def logout(user: CurrentUser, request: Request, response: Response, db: Se
 
 
 async def _open(
-    request: Request, accounts: Accounts, form: Login, previous: str | None = None
+    request: Request, accounts: Accounts, form: PasswordForm, previous: str | None = None
 ) -> tuple[Identity, UUID, str]:
     """Open a session and end the ``previous`` one; returns the account, session id and token."""
     identity = await accounts.authenticate(request, form.username, form.password)

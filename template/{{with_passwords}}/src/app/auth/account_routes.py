@@ -45,7 +45,7 @@ class Registered(ResponseModel):
     email: str
 
 
-class Login(BaseModel):
+class PasswordForm(BaseModel):
     """The OAuth 2 password form, as Swagger UI and most clients send it.
 
     Unknown fields are ignored, as RFC 6749 (section 3.2) demands: clients send `client_id`.

@@ -1,4 +1,4 @@
-"""The identity provider of development and tests: how it is run, beside Postgres and Redis."""
+"""The identity provider of development and tests, as a server of `app dev`."""
 
 import contextlib
 import http.client
@@ -12,7 +12,7 @@ from app.platform.dev.plan import LaunchSpec, ServerType
 
 def _plan(port: int, folder: Path, data: Path | None) -> LaunchSpec:
     if data:
-        port = _kept(data / "port", port)
+        port = _previous_port(data / "port", port)
     return LaunchSpec(
         argv=[sys.executable, "-m", "app.platform.dev.provider", str(port)],
         url=f"http://127.0.0.1:{port}",
@@ -22,8 +22,8 @@ def _plan(port: int, folder: Path, data: Path | None) -> LaunchSpec:
     )
 
 
-def _kept(file: Path, port: int) -> int:
-    """Return the port of last time if it is free: another address would give callers other ids."""
+def _previous_port(file: Path, port: int) -> int:
+    """The port of the last run if it is free: callers' ids depend on the issuer's URL."""
     with contextlib.suppress(OSError, ValueError), socket.socket() as probe:
         last = int(file.read_text())
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -42,4 +42,4 @@ def _ready(port: int, pid: int) -> bool:
     return False
 
 
-SERVER = ServerType("Login", "OIDC_ISSUER", _plan)
+SERVER = ServerType("OIDC", "OIDC_ISSUER", _plan)

@@ -1,7 +1,7 @@
-"""A small OpenID Connect provider, for development and tests: it believes whatever it is told.
+"""A small OpenID Connect provider for development and tests: it authenticates nobody.
 
-It runs as ``python -m app.platform.dev.provider PORT``, for this machine alone. Production can't
-be made to trust it: issuers have to be https there, and this one is not.
+It runs as ``python -m app.platform.dev.provider PORT`` and listens on the loopback interface.
+Production cannot use it: it requires an HTTPS issuer.
 """
 
 import base64
@@ -38,24 +38,24 @@ from app.platform import about
 from app.platform.settings.core import DEPLOYED
 
 LIFETIME = 600  # seconds
-HERE = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FORM = """<!doctype html><html lang="en"><title>Sign in</title>
 <style>body{{font:16px system-ui;max-width:24rem;margin:4rem auto}}
 label{{display:block;margin:1rem 0}}input{{display:block;width:100%;padding:.4rem}}</style>
-<h1>Sign in</h1><p>This is the provider of development: be whoever you want to be.</p>
+<h1>Sign in</h1><p>This is the development provider: any address will do.</p>
 <form method="post">{hidden}
 <label>E-mail <input name="email" type="email" value="ada@example.com" required autofocus></label>
 <label>Scopes <input name="granted" value="{scope}"></label>
 <button>Sign in</button></form></html>"""
 
 
-class Refused(Exception):
-    """What OAuth calls an error, by its code."""
+class OAuthError(Exception):
+    """An error code of OAuth 2."""
 
 
 @dataclass
 class Key:
-    """A key that tokens are signed with."""
+    """A signing key."""
 
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     private: ec.EllipticCurvePrivateKey = field(
@@ -70,7 +70,7 @@ class Key:
 
 
 class Provider:
-    """Signs tokens, and remembers the codes that it gave."""
+    """Issues authorization codes and signs tokens."""
 
     def __init__(self, issuer: str) -> None:
         self.issuer = issuer
@@ -78,17 +78,17 @@ class Provider:
         self.codes: dict[str, dict[str, str]] = {}
 
     def rotate(self) -> None:
-        """Sign with a new key from now on, and publish that one alone."""
+        """Replace the signing key; only the new one is published."""
         self.keys = [Key()]
 
-    def sign(self, claims: dict[str, Any], kind: str = "at+jwt") -> str:
-        """Sign claims as they are, leaving out those that are ``None``."""
-        said = {name: value for name, value in claims.items() if value is not None}
+    def sign(self, claims: dict[str, Any], type_: str = "at+jwt") -> str:
+        """A token with these claims, without those that are ``None``."""
+        present = {name: value for name, value in claims.items() if value is not None}
         key = self.keys[0]
-        return jwt.encode(said, key.private, "ES256", headers={"kid": key.id, "typ": kind})
+        return jwt.encode(present, key.private, "ES256", headers={"kid": key.id, "typ": type_})
 
     def claims(self, subject: str, scope: str = "", audience: str = "") -> dict[str, Any]:
-        """Say what an access token says of somebody."""
+        """The claims of an access token."""
         now = int(time.time())
         return {
             "iss": self.issuer,
@@ -116,48 +116,54 @@ class Provider:
             "token_endpoint_auth_methods_supported": ["none"],
         }
 
-    def give_code(self, asked: dict[str, str]) -> str:
-        """Return where to send the browser, with a code; raise ``Refused``."""
-        target = asked.get("redirect_uri", "")
-        if urlsplit(target).hostname not in HERE:
-            raise Refused("invalid_redirect_uri")
-        if asked.get("response_type") != "code" or asked.get("code_challenge_method") != "S256":
-            raise Refused("invalid_request")
+    def authorize(self, request: dict[str, str]) -> str:
+        """The URL to redirect to, with a code; raises ``OAuthError``."""
+        target = request.get("redirect_uri", "")
+        if urlsplit(target).hostname not in LOOPBACK:
+            raise OAuthError("invalid_redirect_uri")
+        if request.get("response_type") != "code" or request.get("code_challenge_method") != "S256":
+            raise OAuthError("invalid_request")
         code = secrets.token_urlsafe()
-        self.codes[code] = asked
-        return f"{target}?{urlencode({'code': code, 'state': asked.get('state', '')})}"
+        self.codes[code] = request
+        return f"{target}?{urlencode({'code': code, 'state': request.get('state', '')})}"
 
     def tokens(self, form: dict[str, str]) -> dict[str, Any]:
-        """Return tokens for a code, or for whoever a client says that it is; raise ``Refused``."""
+        """Tokens for a code or for any client id; raises ``OAuthError``."""
         if form.get("grant_type") == "client_credentials":
             claims = self.claims(form["client_id"], form.get("scope", ""), form.get("audience", ""))
-            # For tests: what the token says besides, or instead, and what it says that it is.
+            # For tests: additional or different claims, and another type.
             claims |= json.loads(form.get("claims", "{}"))
-            return _answer(self.sign(claims, form.get("kind", "at+jwt")), claims)
-        asked = self._asked(form)
-        claims = self.claims(asked["email"], asked.get("granted", ""), asked.get("audience", ""))
+            return _token_response(self.sign(claims, form.get("type", "at+jwt")), claims)
+        request = self._redeem_code(form)
+        claims = self.claims(
+            request["email"], request.get("granted", ""), request.get("audience", "")
+        )
         access = self.sign(claims)
-        login = {"aud": asked["client_id"], "nonce": asked.get("nonce"), "at_hash": half(access)}
-        return _answer(access, claims) | {"id_token": self.sign(claims | login, "JWT")}
+        id_claims = {
+            "aud": request["client_id"],
+            "nonce": request.get("nonce"),
+            "at_hash": at_hash(access),
+        }
+        return _token_response(access, claims) | {"id_token": self.sign(claims | id_claims, "JWT")}
 
-    def _asked(self, form: dict[str, str]) -> dict[str, str]:
-        """Return what a code was given for, to whoever can prove that they asked for it."""
-        asked = self.codes.pop(form.get("code", ""), None)
-        if asked is None or form.get("redirect_uri") != asked["redirect_uri"]:
-            raise Refused("invalid_grant")
+    def _redeem_code(self, form: dict[str, str]) -> dict[str, str]:
+        """The authorization request of a code, verified with PKCE."""
+        request = self.codes.pop(form.get("code", ""), None)
+        if request is None or form.get("redirect_uri") != request["redirect_uri"]:
+            raise OAuthError("invalid_grant")
         verifier = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
-        if base64.urlsafe_b64encode(verifier).rstrip(b"=").decode() != asked["code_challenge"]:
-            raise Refused("invalid_grant")
-        return asked
+        if base64.urlsafe_b64encode(verifier).rstrip(b"=").decode() != request["code_challenge"]:
+            raise OAuthError("invalid_grant")
+        return request
 
 
-def half(token: str) -> str:
-    """Return how an ID token names its access token: OpenID Connect Core, section 3.1.3.6."""
+def at_hash(token: str) -> str:
+    """The ``at_hash`` of an access token: OpenID Connect Core, section 3.1.3.6."""
     digest = hashlib.sha256(token.encode()).digest()[:16]
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def _answer(access: str, claims: dict[str, Any]) -> dict[str, Any]:
+def _token_response(access: str, claims: dict[str, Any]) -> dict[str, Any]:
     return {
         "access_token": access,
         "token_type": "Bearer",
@@ -167,7 +173,7 @@ def _answer(access: str, claims: dict[str, Any]) -> dict[str, Any]:
 
 
 def create_app(provider: Provider) -> Starlette:
-    """Serve a provider to this machine: other hosts, and pages of other sites, are turned away."""
+    """The provider's routes, for requests and pages of this machine only."""
 
     async def configuration(_: Request) -> Response:
         return JSONResponse(provider.configuration())
@@ -175,22 +181,22 @@ def create_app(provider: Provider) -> Starlette:
     async def jwks(_: Request) -> Response:
         return JSONResponse({"keys": [key.public() for key in provider.keys]})
 
-    async def ask(request: Request) -> Response:
-        asked = request.query_params
-        pairs = (f'name="{escape(n)}" value="{escape(v)}"' for n, v in asked.items())
+    async def login_page(request: Request) -> Response:
+        query = request.query_params
+        pairs = (f'name="{escape(n)}" value="{escape(v)}"' for n, v in query.items())
         hidden = "".join(f'<input type="hidden" {pair}>' for pair in pairs)
-        return HTMLResponse(FORM.format(hidden=hidden, scope=escape(asked.get("scope", ""))))
+        return HTMLResponse(FORM.format(hidden=hidden, scope=escape(query.get("scope", ""))))
 
-    async def sign_in(request: Request) -> Response:
+    async def authorize(request: Request) -> Response:
         try:
-            return RedirectResponse(provider.give_code(await _form(request)), 303)
-        except Refused as error:
+            return RedirectResponse(provider.authorize(await _form(request)), 303)
+        except OAuthError as error:
             return JSONResponse({"error": str(error)}, 400)
 
     async def token(request: Request) -> Response:
         try:
             return JSONResponse(provider.tokens(await _form(request)))
-        except (Refused, KeyError) as error:
+        except (OAuthError, KeyError) as error:
             return JSONResponse({"error": str(error)}, 400)
 
     async def pid(_: Request) -> Response:
@@ -200,13 +206,13 @@ def create_app(provider: Provider) -> Starlette:
         routes=[
             Route("/.well-known/openid-configuration", configuration),
             Route("/jwks", jwks),
-            Route("/authorize", ask),
-            Route("/authorize", sign_in, methods=["POST"]),
+            Route("/authorize", login_page),
+            Route("/authorize", authorize, methods=["POST"]),
             Route("/token", token, methods=["POST"]),
             Route("/pid", pid),
         ],
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=[*HERE]),
+            Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK]),
             Middleware(
                 CORSMiddleware, allow_origin_regex=r"http://(127\.0\.0\.1|localhost)(:\d+)?"
             ),
@@ -222,7 +228,7 @@ async def _form(request: Request) -> dict[str, str]:
 def main(port: int) -> None:
     """Serve until stopped."""
     if os.environ.get("ENVIRONMENT") in DEPLOYED:
-        sys.exit("This provider believes everybody: it is for development and tests.")
+        sys.exit("This provider authenticates nobody: it is for development and tests.")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))

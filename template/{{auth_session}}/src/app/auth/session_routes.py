@@ -39,7 +39,10 @@ class Token(ResponseModel):
 
 @router.post("/login", responses=responses(Unauthorized, Forbidden, TooManyRequests))
 async def login(
-    form: Annotated[PasswordForm, Form()], request: Request, response: Response, accounts: AccountsDep
+    form: Annotated[PasswordForm, Form()],
+    request: Request,
+    response: Response,
+    accounts: AccountsDep,
 ) -> CsrfToken:
     """Open a session for a browser: the response sets its cookies.
 
@@ -56,7 +59,10 @@ async def login(
 
 @router.post("/token", responses=responses(Unauthorized, TooManyRequests))
 async def token(
-    form: Annotated[PasswordForm, Form()], request: Request, response: Response, accounts: AccountsDep
+    form: Annotated[PasswordForm, Form()],
+    request: Request,
+    response: Response,
+    accounts: AccountsDep,
 ) -> Token:
     """Open a session for another client, which sends the token as `Authorization: Bearer ...`."""
     settings: Settings = request.app.state.settings

@@ -175,6 +175,17 @@ def migrations_say_whose_they_are(root: Path) -> list[str]:
     ]
 
 
+def images_can_be_read(root: Path) -> list[str]:
+    """A checkout with umask 077 makes an image whose user can read it: each COPY sets the mode."""
+    return [
+        f"{path.relative_to(root)}: {line}: without --chmod, the checkout's umask decides"
+        for path in generator.files(root / "template")
+        if path.name.startswith("Dockerfile")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r"(COPY|ADD) ", line) and "--chmod=" not in line and "--from=" not in line
+    ]
+
+
 def documents_parse(root: Path) -> list[str]:
     """Every YAML, TOML and JSON file that is copied byte for byte can be read."""
     found = []
@@ -211,5 +222,6 @@ ALL = (
     facts_can_be_chosen,
     options_can_be_asked_for,
     documents_parse,
+    images_can_be_read,
     migrations_say_whose_they_are,
 )

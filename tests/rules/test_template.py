@@ -76,6 +76,7 @@ BROKEN: list[tuple[Guard, Callable[[Path], None], str]] = [
     ),
     (guards.documents_parse, _append("new.toml", "a = \n"), "new.toml"),
     (guards.documents_parse, _append(".vscode/settings.json", "{"), "settings.json"),
+    (guards.images_can_be_read, _append("Dockerfile.jinja", "COPY more .\n"), "COPY more"),
     (
         guards.facts_can_be_chosen,
         _append("{{with_orphan}}/option.yml", "label: Orphan\nhelp: nobody asks for it\n"),

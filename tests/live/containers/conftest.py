@@ -1,6 +1,7 @@
 """The engine, the default service's image, and its running stack: made once, used by every test."""
 
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["sh", "compose/secrets.sh"], cwd=folder, check=True)
     shutil.copy(HERE / "override.yaml", folder / "compose.override.yaml")
     shutil.copy(HERE / "collector.py", folder)
-    (folder / ".env").write_text("SECRET_KEY=0f1e2d3c4b5a69788796a5b4c3d2e1f0\n")
+    (folder / ".env").write_text(f"SECRET_KEY={secrets.token_hex(32)}\n")
     return folder
 
 

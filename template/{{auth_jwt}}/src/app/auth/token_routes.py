@@ -76,7 +76,7 @@ async def refresh(body: Refresh, request: Request, response: Response) -> TokenP
     """Exchange a refresh token for new tokens.
 
     A refresh that is repeated within a few seconds, by another tab or after a lost response, gets
-    the same tokens again. Any later use of a used token ends the session: somebody has a copy.
+    the same tokens again. Any later reuse ends the session: the token may be stolen.
     """
     try:
         session_id, secret = _tokens(request).read_refresh(body.refresh_token.get_secret_value())

@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from alembic.config import Config
 from fastapi import FastAPI
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.main import create_app
 from app.platform.data.database import Database, ReadSession
@@ -175,21 +175,21 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
 
 
 class SingleTransactionDatabase(Database):
-    """A database whose every use is part of one transaction."""
+    """A database whose every transaction is a savepoint on one connection.
+
+    As in production, a request's reads see what its own transaction has written.
+    """
+
+    join_transaction_mode = "create_savepoint"
 
     def __init__(self, database: Database, connection: AsyncConnection) -> None:
         self.__dict__.update(database.__dict__)
         self._connection = connection
 
-    def session(self) -> AsyncSession:
-        return AsyncSession(
-            self._connection,
-            expire_on_commit=False,
-            join_transaction_mode="create_savepoint",
-        )
-
-    async def read(self, run: Callable[[Connection], T]) -> T:
-        return await self._connection.run_sync(run)
+    @contextmanager
+    def connect(self, *, autocommit: bool = False) -> Iterator[Connection]:
+        assert self._connection.sync_connection
+        yield self._connection.sync_connection
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Transactions, reads and the pool, against a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx2
@@ -88,13 +88,32 @@ async def test_on_commit_callbacks_run_after_a_commit_and_not_after_a_rollback(
     assert seen == [["kept"]]
 
 
+async def wait_until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 (the pool has no event for it)
+            await asyncio.sleep(0.01)
+
+
 async def test_an_exhausted_pool_queues_requests_and_then_raises_unavailable(app: FastAPI) -> None:
     database: Database = app.state.db
-    async with database.slot(), database.slot():
-        with pytest.raises(Unavailable):
-            await ReadSession(database).first(PID)
-        queued = asyncio.create_task(ReadSession(database).all(PID))
+    ends = [asyncio.Event(), asyncio.Event()]
+
+    async def hold(end: asyncio.Event) -> None:
+        async with database.transaction() as session:
+            await session.execute(PID)
+            await end.wait()
+
+    holders = [asyncio.create_task(hold(end)) for end in ends]
+    await wait_until(lambda: database.used == len(holders))
+    with pytest.raises(Unavailable):
+        await ReadSession(database).first(PID)
+    queued = asyncio.create_task(ReadSession(database).all(PID))
+    await wait_until(lambda: database.waiting == 1)
+    for end in ends:
+        end.set()
     assert len(await queued) == 1
+    await asyncio.gather(*holders)
+    assert (database.used, database.waiting) == (0, 0)
 
 
 async def test_reads_leave_no_transaction_open(app: FastAPI, module_settings: Settings) -> None:
@@ -217,10 +236,11 @@ async def test_reads_bind_values_by_name(app: FastAPI) -> None:
 
 async def test_errors_do_not_contain_parameter_values(app: FastAPI) -> None:
     duplicates = text("INSERT INTO notes VALUES (:body), (:body)")
-    async with app.state.db.session() as session:
+    async with app.state.db.transaction() as session:
         await session.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
         with pytest.raises(IntegrityError) as error:
             await session.execute(duplicates, {"body": "s3cret"})
+        await session.rollback()
     assert "[SQL parameters hidden" in str(error.value)
     assert "s3cret" not in str(error.value).partition("[SQL:")[2]
 

@@ -76,10 +76,14 @@ async def ignores_cancel(context: JobContext) -> None:
 
 
 @job(retries=0)
-async def concurrent_reads(context: JobContext) -> int:
-    """Run more concurrent queries than the pool has connections."""
-    slow = select(func.pg_sleep(0.2))
-    return len(await asyncio.gather(*(context.read_session.all(slow) for _ in range(20))))
+async def concurrent_transactions(context: JobContext) -> int:
+    """Run more concurrent transactions than the pool has connections."""
+
+    async def run() -> None:
+        async with context.transaction() as session:
+            await session.execute(select(func.pg_sleep(0.2)))
+
+    return len(await asyncio.gather(*(run() for _ in range(20))))
 
 
 @job(retries=0)

@@ -1,6 +1,7 @@
 """Metrics: labels, sums and exemplars."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
+from sqlalchemy import text
 
+from app.platform.base import context
 from app.platform.http import routing
 from app.platform.observability import metrics
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import ROOT, client_for, running_app
 
 COUNT = f"{metrics.DURATION}_count"
 
@@ -70,12 +73,40 @@ async def test_requests_are_counted_by_route_method_and_status(client: httpx2.As
 async def test_build_info_pool_and_in_flight_requests_are_reported(
     client: httpx2.AsyncClient, service: FastAPI, settings: Settings
 ) -> None:
-    async with service.state.db.engine.connect():
+    async with service.state.db.transaction() as session:
+        await session.execute(text("SELECT 1"))
         found = {name: value for (name, _), value in (await scrape(client)).items()}
     assert found["build_info"] == 1
     assert found["db_pool_connections_used"] == 1
     assert found["db_pool_connections"] == settings.db_pool_size + settings.db_max_overflow
+    assert found["db_pool_waiting"] == found["db_pool_exhausted_seconds"] == 0
     assert found["http_server_active_requests"] == 1  # this one
+
+
+async def test_a_pool_without_a_free_connection_shows_in_the_metric_of_its_alert(
+    settings: Settings,
+) -> None:
+    alerts = (ROOT / "compose/alerts.yml").read_text()
+    metric = re.findall(r"expr: max by \(job, instance\) \((\w+)\) > 60", alerts)[0]
+    one = settings.model_copy(update={"db_pool_size": 1, "db_max_overflow": 0})
+
+    async def values(own: httpx2.AsyncClient) -> tuple[float, float]:
+        found = {name: value for (name, _), value in (await scrape(own)).items()}
+        return found[metric], found["db_pool_waiting"]
+
+    async with running_app(one) as app, client_for(app) as own:
+        app.state.metric_sources.clear()  # the backlog of jobs would wait for a connection
+        assert await values(own) == (0, 0)
+        async with app.state.db.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            with context.bind_request_context():
+                reader = asyncio.create_task(app.state.db.execute(text("SELECT 1")))
+            await asyncio.sleep(0.01)
+            exhausted, waiting = await values(own)
+            assert 0 < exhausted < 60
+            assert waiting == 1
+        await reader
+        assert await values(own) == (0, 0)
 
 
 async def test_blocking_the_event_loop_shows_as_lag(

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import httpx2
 import pytest
-from fastapi import FastAPI
-from sqlalchemy import Row, select, update
+from fastapi import Depends, FastAPI
+from sqlalchemy import Row, select, text, update
 
-from app.auth import key_format
+from app.auth import CurrentUser, key_format
 from app.auth.models import ApiKey
+from app.platform.data.database import SessionDep
 from app.settings import Settings
 from tests.actors import key_in, sign_in
 from tests.conftest import client_for, running_app
@@ -84,6 +85,36 @@ async def test_last_used_at_is_updated_once_a_minute(
     assert first
     assert third
     assert third > earlier + timedelta(seconds=60)
+
+
+async def test_a_use_is_recorded_with_the_connection_that_its_request_has(
+    fresh_settings: Settings,
+) -> None:
+    async def use_session(session: SessionDep) -> None:
+        await session.execute(text("SELECT 1"))
+
+    async def answer(user: CurrentUser) -> str:
+        return user.credential
+
+    one = fresh_settings.model_copy(update={"db_pool_size": 1, "db_max_overflow": 0})
+    async with running_app(one) as app, client_for(app) as client:
+        app.router.add_api_route("/used", answer, dependencies=[Depends(use_session)])
+        headers = await sign_in(client, "alice@example.com")
+        answers = await asyncio.gather(*(client.get("/used", headers=headers) for _ in range(4)))
+        used_at = (await stored(app, key_in(headers))).last_used_at
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert used_at
+
+
+async def test_a_request_does_not_wait_for_another_one_that_records_the_use(
+    fresh_settings: Settings,
+) -> None:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
+        headers = await sign_in(client, "alice@example.com")
+        async with app.state.db.transaction() as db, asyncio.timeout(5):
+            await db.execute(update(ApiKey).values(last_used_at=None))
+            assert (await client.get(ME, headers=headers)).is_success
 
 
 async def test_concurrent_uses_of_a_key_all_succeed(fresh_settings: Settings) -> None:

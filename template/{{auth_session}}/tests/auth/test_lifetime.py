@@ -1,17 +1,22 @@
 """The lifetime of sessions: use extends it, up to a maximum."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
 import pytest
-from fastapi import FastAPI
-from sqlalchemy import func, select, update
+from fastapi import Depends, FastAPI
+from sqlalchemy import func, select, text, update
 
+from app.auth import CurrentUser
 from app.auth.models import LoginSession
+from app.platform.data.database import SessionDep
 from app.settings import Settings
 from tests.accounts import AUTH, allow
+from tests.actors import sign_in
+from tests.conftest import client_for, running_app
 
 ME = f"{AUTH}/me"
 Ends = Callable[..., Awaitable[tuple[datetime, datetime]]]
@@ -50,6 +55,42 @@ async def test_use_extends_a_session(
     extended, _ = await ends()
 
     assert extended > soon + timedelta(seconds=settings.session_idle_timeout - 600)
+
+
+async def test_a_use_is_recorded_with_the_connection_that_its_request_has(
+    fresh_settings: Settings,
+) -> None:
+    async def use_session(session: SessionDep) -> None:
+        await session.execute(text("SELECT 1"))
+
+    async def answer(user: CurrentUser) -> str:
+        return user.credential
+
+    one = fresh_settings.model_copy(update={"db_pool_size": 1, "db_max_overflow": 0})
+    async with running_app(one) as app, client_for(app) as client:
+        app.router.add_api_route("/used", answer, dependencies=[Depends(use_session)])
+        headers = await sign_in(client, "alice@example.com")
+        soon = datetime.now(UTC) + timedelta(seconds=120)
+        async with app.state.db.transaction() as db:
+            await db.execute(update(LoginSession).values(expires_at=soon))
+        answers = await asyncio.gather(*(client.get("/used", headers=headers) for _ in range(4)))
+        row = await app.state.read_session.first(select(LoginSession.expires_at))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert row.expires_at > soon
+
+
+async def test_a_request_does_not_wait_for_another_one_that_records_the_use(
+    fresh_settings: Settings,
+) -> None:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
+        headers = await sign_in(client, "alice@example.com")
+        soon = datetime.now(UTC) + timedelta(seconds=120)
+        async with app.state.db.transaction() as db:
+            await db.execute(update(LoginSession).values(expires_at=soon))
+        async with app.state.db.transaction() as db, asyncio.timeout(5):
+            await db.execute(update(LoginSession).values(expires_at=soon))
+            assert (await client.get(ME, headers=headers)).is_success
 
 
 async def test_use_is_not_recorded_at_each_request(alice: httpx2.AsyncClient, ends: Ends) -> None:

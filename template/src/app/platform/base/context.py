@@ -3,6 +3,7 @@
 Log lines, problem documents and outgoing calls carry the ids; ``current()`` returns the context.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,11 @@ from contextvars import ContextVar
 class RequestContext:
     """The ids of one request or job; an empty string where there is none.
 
-    ``deadline`` is a time of ``time.monotonic``, in seconds.
+    ``deadline`` is a time of ``time.monotonic``, in seconds. ``read_lock`` is held while the
+    request or job reads from the database outside of a transaction.
     """
 
-    __slots__ = ("deadline", "request_id", "span_id", "trace_id", "user_id")
+    __slots__ = ("deadline", "read_lock", "request_id", "span_id", "trace_id", "user_id")
 
     def __init__(
         self,
@@ -30,6 +32,7 @@ class RequestContext:
         self.span_id = span_id
         self.user_id = user_id
         self.deadline = deadline
+        self.read_lock = asyncio.Lock()
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, at least 0; ``None`` without a deadline."""
@@ -42,6 +45,11 @@ _request_context: ContextVar[RequestContext] = ContextVar("request_context")
 def current() -> RequestContext:
     """The context of the current request or job; outside of both, an empty one."""
     return _request_context.get(None) or RequestContext()
+
+
+def current_or_none() -> RequestContext | None:
+    """The context of the current request or job; ``None`` outside of both."""
+    return _request_context.get(None)
 
 
 @contextmanager

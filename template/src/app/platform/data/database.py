@@ -3,24 +3,40 @@
 A route that writes takes a ``SessionDep``: one transaction, committed after the route and before
 the response is sent, rolled back on any error. Services ``flush``; they never ``commit``. A route
 that only reads takes a ``ReadSessionDep``, which runs single SELECTs without a transaction.
+
+A request holds at most one connection. A transaction takes it at its first statement; from then
+on, the reads of the same request, such as the lookup of its user, run in that transaction.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, TypeVar, TypeVarTuple
 from uuid import uuid4
 
 import asyncpg  # noqa: TID251 (to tell an outage from other errors)
-from fastapi import Depends, FastAPI, Request
-from sqlalchemy import Connection, ExceptionContext, MetaData, NullPool, Row, Select, event
+from fastapi import Depends, FastAPI
+from sqlalchemy import (
+    Connection,
+    ExceptionContext,
+    Executable,
+    MetaData,
+    NullPool,
+    Row,
+    Select,
+    event,
+)
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
+from sqlalchemy.orm.session import JoinTransactionMode
+from sqlalchemy.util import await_, greenlet_spawn
+from starlette.requests import HTTPConnection
 
 from app.platform import about
+from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import (
     DatabaseUnavailable,
@@ -59,60 +75,222 @@ class Base(DeclarativeBase):
 refuse_lazy_loads(Base)
 
 
+class TransactionEnded(RuntimeError):
+    """A session was used after its transaction had been committed or rolled back."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The transaction of this session has ended, so whatever it did now would be lost."
+            " A background task or a streamed response opens its own with `DatabaseDep`:"
+            " `async with database.transaction()`. Jobs are enqueued before the route returns."
+            " See docs/transactions.md."
+        )
+
+
+class SecondConnection(RuntimeError):
+    """A request that holds a connection asked for another one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This request has a transaction open and cannot open a second one: requests that wait"
+            " for a connection while they hold another can block each other. Use the session that"
+            " is open, or end its transaction first. See docs/transactions.md."
+        )
+
+
 class Database:
     """Access to Postgres through an engine, with at most ``max_connections`` at a time.
 
-    ``acquire_timeout``: seconds to wait for a connection.
+    ``acquire_timeout``: seconds to wait for a connection. ``used``: connections in use.
+    ``waiting``: requests and jobs that wait for one.
     """
+
+    # Sessions control the transaction of the connection that they take.
+    join_transaction_mode: JoinTransactionMode = "control_fully"
 
     def __init__(self, engine: AsyncEngine, max_connections: int, acquire_timeout: float) -> None:
         self.engine = engine
+        self.max_connections = max_connections
+        self.used = self.waiting = 0
+        self._exhausted_since: float | None = None
         # FIFO: SQLAlchemy's pool alone could starve early waiters under load.
         self._slots = asyncio.Semaphore(max_connections)
         self._acquire_timeout = acquire_timeout
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """The right to check out one connection; raises ``Unavailable`` if none is free in time."""
-        if self._slots.locked():
-            try:
-                # wait_for() would create a task in Python 3.11.
-                async with asyncio.timeout(self._acquire_timeout):
-                    await self._slots.acquire()
-            except TimeoutError:
-                raise Unavailable("The database is busy.") from None
-        else:
-            await self._slots.acquire()
+    @contextmanager
+    def connect(self, *, autocommit: bool = False) -> Iterator[Connection]:
+        """A connection, for code in a greenlet; raises ``Unavailable`` if none is free in time."""
+        await_(self._acquire())
+        self.used += 1
+        if self.exhausted and self._exhausted_since is None:
+            self._exhausted_since = time.monotonic()
         try:
-            yield
+            with self.engine.sync_engine.connect() as connection:
+                if autocommit:
+                    connection.execution_options(isolation_level="AUTOCOMMIT")
+                yield connection
         finally:
+            self.used -= 1
             self._slots.release()
+            if not self.exhausted:
+                self._exhausted_since = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no connection is free."""
+        return self._slots.locked()
+
+    @property
+    def exhausted_seconds(self) -> float:
+        """Seconds since a connection was free, 0 if one is."""
+        since = self._exhausted_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def _acquire(self) -> None:
+        if not self.exhausted:
+            await self._slots.acquire()
+            return
+        self.waiting += 1
+        try:
+            # wait_for() would create a task in Python 3.11.
+            async with asyncio.timeout(self._acquire_timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise Unavailable("The database is busy.") from None
+        finally:
+            self.waiting -= 1
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """A session that commits at the end of the block and rolls back on any exception."""
-        async with self.slot(), self.session() as session:
-            yield session
-            await _commit(session)
+        """A session that commits at the end of the block and rolls back on any exception.
+
+        It takes a connection at its first statement. That raises ``SecondConnection`` if the
+        request holds one for another transaction.
+        """
+        outer = _innermost.get()
+        async with _AsyncTransaction(database=self, outer=outer) as session:
+            _innermost.set(session.sync_session)
+            try:
+                yield session
+                await session.finish_reads()
+                await _commit(session)
+            finally:
+                _innermost.set(outer)
         for callback in session.info.pop(AFTER_COMMIT, ()):
             await callback()
 
-    def session(self) -> AsyncSession:
-        return AsyncSession(self.engine, expire_on_commit=False)
-
     async def read(self, run: Callable[[Connection], T]) -> T:
-        """Result of ``run`` on a connection in autocommit, which saves BEGIN and ROLLBACK."""
-        async with self.slot():
-            # One greenlet switch in each direction; AsyncConnection needs three, and a task.
+        """Result of ``run`` in the open transaction of this request, or else in autocommit.
+
+        Autocommit saves BEGIN and ROLLBACK. Concurrent calls in one request run one by one.
+        """
+        # One greenlet switch in each direction; AsyncConnection needs three, and a task.
+        if transaction := self._open_transaction():
+            async with transaction.lock:
+                if transaction.taken and not transaction.ending:
+                    return await greenlet_spawn(run, transaction.taken)
+                if not transaction.ending:
+                    return await greenlet_spawn(self._read, run)
+        async with context.current().read_lock:
             return await greenlet_spawn(self._read, run)
 
+    async def execute(self, statement: Executable) -> None:
+        """Execute one statement in the open transaction of this request, or else in autocommit."""
+        await self.read(lambda connection: connection.execute(statement).close())
+
+    def _open_transaction(self) -> "_Transaction | None":
+        """The transaction of this request that its reads join."""
+        transaction = _innermost.get()
+        if transaction is None or transaction.ending or transaction.database is not self:
+            return None
+        # In a task or an app that the request has started, it is another request's.
+        return transaction if transaction.request is context.current_or_none() else None
+
     def _read(self, run: Callable[[Connection], T]) -> T:
-        with self.engine.sync_engine.connect() as connection:
-            return run(connection.execution_options(isolation_level="AUTOCOMMIT"))
+        with self.connect(autocommit=True) as connection:
+            return run(connection)
+
+
+class _Transaction(Session):
+    """A session that takes its connection at the first statement and is of no use after its end.
+
+    ``request``: the context of the request or job. ``outer``: the transaction around this one.
+    ``lock``: held while the connection is being taken and by reads that join, so that these never
+    take a second connection and never overlap the commit. ``ending``: no more reads may join.
+    """
+
+    def __init__(self, *, database: Database, outer: "_Transaction | None", **options: Any) -> None:
+        mode = database.join_transaction_mode
+        super().__init__(
+            expire_on_commit=False, join_transaction_mode=mode, close_resets_only=False, **options
+        )
+        self.database = database
+        self.request = context.current_or_none()
+        self.outer = outer
+        self.lock = asyncio.Lock()
+        self.taken: Connection | None = None
+        self.ending = self.ended = False
+        self._resources = ExitStack()
+
+    def get_bind(self, *_args: Any, **_options: Any) -> Connection:
+        """The connection; SQLAlchemy asks for it before each statement."""
+        if self.taken is None:
+            await_(self.lock.acquire())
+            try:
+                self.taken = self._take()
+            finally:
+                self.lock.release()
+        return self.taken
+
+    def _take(self) -> Connection:
+        if self.taken is not None:  # by a concurrent statement
+            return self.taken
+        if self.ended:
+            raise TransactionEnded
+        other = _innermost.get()
+        while other is not None:
+            if other.taken is not None and other.request is self.request:
+                raise SecondConnection
+            other = other.outer
+        return self._resources.enter_context(self.database.connect())
+
+    def _autobegin_t(self, begin: bool = False) -> SessionTransaction:
+        if self.ended:
+            raise TransactionEnded
+        return super()._autobegin_t(begin)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self.taken = None
+            self._resources.close()
+
+
+class _AsyncTransaction(AsyncSession):
+    sync_session_class = _Transaction
+    sync_session: _Transaction
+
+    async def finish_reads(self) -> None:
+        """Let the reads that have joined finish, and no others join."""
+        self.sync_session.ending = True
+        async with self.sync_session.lock:
+            pass
+
+    async def close(self) -> None:
+        self.sync_session.ended = True
+        await self.finish_reads()
+        await greenlet_spawn(self.sync_session.close)
+
+
+# The transaction that was opened last, and not closed, in the current task or around it.
+_innermost: ContextVar[_Transaction | None] = ContextVar("innermost_transaction", default=None)
 
 
 class ReadSession:
-    """Single SELECTs in autocommit. Two of them may see different states of the database.
+    """Single SELECTs: in the open transaction of the request, or else in autocommit.
+
+    Two of them may see different states of the database.
 
     A statement built once, with ``bindparam()`` for its values, costs about a third less than one
     built for each request. Pass the values by name.
@@ -151,25 +329,38 @@ async def _commit(session: AsyncSession) -> None:
         raise
 
 
+def ensure_open(session: AsyncSession) -> None:
+    """Raise ``TransactionEnded`` if the transaction of ``session`` has ended."""
+    if getattr(session.sync_session, "ended", False):
+        raise TransactionEnded
+
+
 def on_commit(session: AsyncSession, callback: Callback) -> None:
     """Register ``callback`` to run once the transaction of ``session`` has committed.
 
     It must not raise: the response to a committed transaction would be an error.
     """
+    ensure_open(session)
     session.info.setdefault(AFTER_COMMIT, []).append(callback)
 
 
-async def _session(request: Request) -> AsyncIterator[AsyncSession]:
-    database: Database = request.app.state.db
+async def _database(connection: HTTPConnection) -> Database:
+    database: Database = connection.app.state.db
+    return database
+
+
+async def _session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
+    database: Database = connection.app.state.db
     async with database.transaction() as session:
         yield session
 
 
-async def _read_session(request: Request) -> ReadSession:
-    read_session: ReadSession = request.app.state.read_session
+async def _read_session(connection: HTTPConnection) -> ReadSession:
+    read_session: ReadSession = connection.app.state.read_session
     return read_session
 
 
+DatabaseDep = Annotated[Database, Depends(_database)]
 # scope="function" commits before the response is sent, so that a failed commit becomes an error
 # response.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]

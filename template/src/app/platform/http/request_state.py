@@ -53,6 +53,7 @@ class RequestState(context.RequestContext):
         self.user_id = None
         self.started = self.ended = monotonic()
         self.deadline = self.started + timeout
+        self.read_lock = asyncio.Lock()
         self.scope = scope
         self.span = span
         self.status = 0

@@ -65,6 +65,14 @@ class Metrics:
         )
         self.pool_size = self._gauge("db_pool_connections", "Maximum connections of the pools.")
         self.pool_used = self._gauge("db_pool_connections_used", "Connections in use.")
+        self.pool_waiting = self._gauge(
+            "db_pool_waiting", "Requests and jobs that wait for a connection."
+        )
+        self.pool_exhausted = self._gauge(
+            "db_pool_exhausted_seconds",
+            "Seconds since a connection was free, in the process where it was longest ago.",
+            "livemax",
+        )
 
     def _gauge(
         self, name: str, text: str, mode: Literal["livesum", "livemax"] = "livesum"
@@ -167,10 +175,10 @@ def _sample_gauges(app: FastAPI) -> None:
     """Set the gauges that are sampled."""
     state = app.state
     state.metrics.in_flight.set(len(state.in_flight))
-    pool = state.db.engine.pool
-    if hasattr(pool, "checkedout"):  # NullPool, used behind PgBouncer, does not
-        state.metrics.pool_used.set(pool.checkedout())
-        state.metrics.pool_size.set(pool.size() + state.settings.db_max_overflow)
+    state.metrics.pool_used.set(state.db.used)
+    state.metrics.pool_size.set(state.db.max_connections)
+    state.metrics.pool_waiting.set(state.db.waiting)
+    state.metrics.pool_exhausted.set(state.db.exhausted_seconds)
 
 
 async def _sample_periodically(app: FastAPI) -> None:

@@ -48,7 +48,7 @@ async def _record_use(database: Database, key_id: str, last: datetime | None) ->
     if last and now - last < USE_INTERVAL:
         return
     is_due = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= now - USE_INTERVAL)
-    async with database.transaction() as db:
-        # The condition again: of concurrent requests, one writes.
-        statement = update(ApiKey).where(ApiKey.id == key_id, is_due).values(last_used_at=now)
-        await db.execute(statement)
+    # Of concurrent requests one writes, and none waits for the transaction of another.
+    key = select(ApiKey.id).where(ApiKey.id == key_id, is_due)
+    key = key.with_for_update(key_share=True, skip_locked=True)
+    await database.execute(update(ApiKey).where(ApiKey.id.in_(key)).values(last_used_at=now))

@@ -107,6 +107,8 @@ async def _record_use(
         seconds=min(USE_INTERVAL, settings.session_idle_timeout / 10)
     ):
         return
-    async with database.transaction() as db:
-        of_session = update(LoginSession).where(LoginSession.id == session_id)
-        await db.execute(of_session.values(expires_at=until))
+    # Of concurrent requests one writes, and none waits for the transaction of another.
+    session = select(LoginSession.id).where(LoginSession.id == session_id)
+    session = session.with_for_update(key_share=True, skip_locked=True)
+    statement = update(LoginSession).where(LoginSession.id.in_(session))
+    await database.execute(statement.values(expires_at=until))

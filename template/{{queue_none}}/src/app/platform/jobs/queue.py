@@ -4,6 +4,7 @@ A job runs only if the route succeeds and its transaction commits. Its status is
 every process can read it.
 """
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,15 +13,16 @@ from functools import partial
 from typing import Annotated, Any, Concatenate
 from uuid import UUID, uuid4
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.background import BackgroundTasks
+from starlette.requests import HTTPConnection
 
 from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import Conflict, Unavailable
-from app.platform.data.database import SessionDep, on_commit
+from app.platform.data.database import SessionDep, ensure_open, on_commit
 from app.platform.jobs import registry
 from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.runner import JobRun, Runner, status_key
@@ -36,9 +38,22 @@ class BackgroundJobs:
         self.redis = app.state.redis
         self.request_timeout = settings.request_timeout
         self.runner = Runner(app, settings)
+        self._running: set[asyncio.Task[None]] = set()
 
     def queue_for(self, session: AsyncSession, tasks: BackgroundTasks) -> JobQueue:
         return BackgroundQueue(session, tasks, self)
+
+    async def start(self, tasks: BackgroundTasks) -> None:
+        """Run ``tasks`` now, for a WebSocket: nothing runs its background tasks."""
+        task = asyncio.create_task(tasks())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def stop(self) -> None:
+        """Cancel the jobs that WebSockets have started."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
 
 class BackgroundQueue:
@@ -59,6 +74,7 @@ class BackgroundQueue:
         delay: float = 0,
         **arguments: Any,
     ) -> JobStatus:
+        ensure_open(self._session)
         definition = registry.definition_of(function)
         current = context.current()
         record = JobRecord(
@@ -114,9 +130,13 @@ class BackgroundQueue:
         return status
 
 
-async def _queue(request: Request, session: SessionDep, tasks: BackgroundTasks) -> JobQueue:
-    queue: JobQueue = request.app.state.jobs.queue_for(session, tasks)
-    return queue
+async def _queue(
+    connection: HTTPConnection, session: SessionDep, tasks: BackgroundTasks
+) -> JobQueue:
+    background: BackgroundJobs = connection.app.state.jobs
+    if connection.scope["type"] == "websocket":
+        on_commit(session, partial(background.start, tasks))
+    return background.queue_for(session, tasks)
 
 
 Jobs = Annotated[JobQueue, Depends(_queue)]
@@ -142,7 +162,8 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        app.state.jobs = BackgroundJobs(app, settings)
+        app.state.jobs = background = BackgroundJobs(app, settings)
         yield
+        await background.stop()
 
     return lifespan

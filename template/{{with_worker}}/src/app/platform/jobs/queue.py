@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Concatenate
 from uuid import UUID
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import HTTPConnection
 
 from app.platform.base import context
 from app.platform.base.components import Lifespan
@@ -116,8 +117,8 @@ class StoreQueue:
         self._publisher.publish(ids)
 
 
-async def _queue(request: Request, session: SessionDep) -> JobQueue:
-    queue: JobQueue = request.app.state.jobs.queue_for(session)
+async def _queue(connection: HTTPConnection, session: SessionDep) -> JobQueue:
+    queue: JobQueue = connection.app.state.jobs.queue_for(session)
     return queue
 
 

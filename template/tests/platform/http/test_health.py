@@ -1,13 +1,18 @@
 """Health probes, with all dependencies up and with one unavailable."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import httpx2
+import pytest
 from fastapi import FastAPI
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL
 
 from app.platform.http.health import Readiness
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, migrate, open_connection, run_sync, running_app
 
 # Nothing listens on port 9 (discard), which is a privileged port.
 UNREACHABLE = {
@@ -43,6 +48,111 @@ async def test_without_postgres_the_service_is_live_but_not_ready(settings: Sett
         assert "127.0.0.1" not in response.text
         async with client_for(app) as client:
             assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_a_busy_pool_is_not_an_outage_of_postgres(settings: Settings) -> None:
+    one = settings.model_copy(update={"db_pool_size": 1, "db_max_overflow": 0})
+    async with running_app(one) as app, app.state.db.transaction() as session:
+        await session.execute(text("SELECT 1"))
+        response = await get_ready(app)
+    assert (response.status_code, response.json()["status"]) == (200, "ready")
+
+
+async def test_an_outage_is_noticed_while_the_pool_is_busy(settings: Settings) -> None:
+    changes = {"database_url": UNREACHABLE["database_url"], "db_pool_size": 1, "db_max_overflow": 0}
+    one = Settings.model_validate(settings.model_dump() | changes)
+    async with running_app(one) as app, app.state.db._slots:
+        assert app.state.db.exhausted
+        response = await get_ready(app)
+    assert response.status_code == 503
+    assert response.json()["checks"]["postgres"]["status"] == "down"
+
+
+async def test_a_server_without_a_connection_to_spare_is_not_down(
+    settings: Settings, create_database: Callable[..., URL], migrated_template: str
+) -> None:
+    url = create_database(migrated_template)
+    role = url.set(username=f"{url.database}_limited", password="limited")
+    async with open_connection(url) as admin:
+        for statement in (
+            f"CREATE ROLE {role.username} LOGIN PASSWORD 'limited' CONNECTION LIMIT 1",
+            f"GRANT SELECT ON alembic_version TO {role.username}",
+        ):
+            await admin.execute(text(statement))
+        await admin.commit()
+        changes = {"db_pool_size": 1, "db_max_overflow": 0}
+        async with running_app(with_database(settings, role).model_copy(update=changes)) as app:
+            assert (await get_ready(app)).status_code == 200
+            app.state.readiness = Readiness(pings=app.state.readiness.pings)
+            async with app.state.db.transaction() as session:
+                await session.execute(text("SELECT 1"))
+                assert (await get_ready(app)).status_code == 200
+        for statement in (f"DROP OWNED BY {role.username}", f"DROP ROLE {role.username}"):
+            await admin.execute(text(statement))
+        await admin.commit()
+
+
+def with_database(settings: Settings, url: URL) -> Settings:
+    changes = {"database_url": url.render_as_string(hide_password=False)}
+    return Settings.model_validate(settings.model_dump() | changes)
+
+
+async def test_a_database_without_tables_is_not_ready_until_it_is_migrated(
+    settings: Settings, create_database: Callable[..., URL]
+) -> None:
+    url = create_database()
+    async with running_app(with_database(settings, url)) as app:
+        response = await get_ready(app)
+        assert (response.status_code, response.json()["status"]) == (503, "not_ready")
+        check = response.json()["checks"]["migrations"]
+        assert (check["status"], check["error"]) == ("down", "MigrationsPending")
+        await asyncio.to_thread(run_sync, migrate(url))
+        app.state.readiness = Readiness(pings=app.state.readiness.pings)  # without cached results
+        assert (await get_ready(app)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ("INSERT INTO alembic_version VALUES ('of_a_newer_release')", 200),
+        (
+            "WITH known AS (DELETE FROM alembic_version)"
+            " INSERT INTO alembic_version VALUES ('of_a_newer_release')",
+            200,
+        ),
+        ("DELETE FROM alembic_version", 503),
+    ],
+    ids=["newer branch", "newer", "older"],
+)
+async def test_a_database_that_a_newer_release_has_migrated_is_ready(
+    settings: Settings,
+    create_database: Callable[..., URL],
+    migrated_template: str,
+    change: str,
+    status: int,
+) -> None:
+    url = create_database(migrated_template)
+    async with open_connection(url) as connection:
+        await connection.execute(text(change))
+        await connection.commit()
+    async with running_app(with_database(settings, url)) as app:
+        assert (await get_ready(app)).status_code == status
+
+
+async def test_migrations_are_not_asked_for_again_once_they_are_applied(
+    settings: Settings,
+) -> None:
+    statements: list[str] = []
+
+    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    async with running_app(settings) as app:
+        event.listen(app.state.db.engine.sync_engine, "before_cursor_execute", record)
+        for _ in range(2):
+            app.state.readiness = Readiness(pings=app.state.readiness.pings)
+            assert (await get_ready(app)).status_code == 200
+    assert len([each for each in statements if "alembic_version" in each]) == 2
 
 
 async def test_without_redis_the_service_is_degraded(settings: Settings) -> None:

@@ -375,8 +375,8 @@ async def _connect(*args: Any, **options: Any) -> Any:
         raise DatabaseUnavailable from error
 
 
-def create_engine(settings: PlatformSettings) -> AsyncEngine:
-    """An engine that connects at first use.
+def create_engine(settings: PlatformSettings, *, pooled: bool = True) -> AsyncEngine:
+    """An engine that connects at first use; unless ``pooled``, anew for each use.
 
     What the driver raises for an outage, and nothing else, is a ``DatabaseUnavailable``, or a
     ``DBAPIError`` with an SQLSTATE.
@@ -392,7 +392,6 @@ def create_engine(settings: PlatformSettings) -> AsyncEngine:
         connect_args["prepared_statement_name_func"] = lambda: f"__{uuid4()}__"
         connect_args["prepared_statement_cache_size"] = 0
         connect_args["statement_cache_size"] = 0
-        pool: dict[str, Any] = {"poolclass": NullPool}
     else:
         connect_args["command_timeout"] += TIMEOUT_MARGIN
         connect_args["server_settings"] = {
@@ -400,6 +399,9 @@ def create_engine(settings: PlatformSettings) -> AsyncEngine:
             "statement_timeout": str(int(settings.db_statement_timeout * 1000)),
             "idle_in_transaction_session_timeout": str(int(settings.request_timeout * 2000)),
         }
+    pooled = pooled and not settings.db_pgbouncer  # PgBouncer has a pool of its own
+    pool: dict[str, Any] = {"poolclass": NullPool}
+    if pooled:
         pool = {
             "pool_size": settings.db_pool_size,
             "max_overflow": settings.db_max_overflow,
@@ -412,7 +414,7 @@ def create_engine(settings: PlatformSettings) -> AsyncEngine:
         connect_args=connect_args,
         **pool,
     )
-    if not settings.db_pgbouncer:
+    if pooled:
         _ping_after_idle(engine, settings.db_ping_after_idle)
     _invalidate_pool_on_failover(engine)
     follow_database_url(engine, settings)

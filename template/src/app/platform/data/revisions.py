@@ -40,6 +40,19 @@ def component_heads(scripts: ScriptDirectory) -> list[str]:
     return sorted(head for head in scripts.get_heads() if _branch(head))
 
 
+def missing_revisions(applied: Iterable[str], scripts: ScriptDirectory) -> list[str]:
+    """The revisions of this release that a database with the ``applied`` ones lacks.
+
+    None if it has others besides: then a newer release has migrated it.
+    """
+    known = {script.revision for script in scripts.walk_revisions()}
+    heads = without_removed_branches(applied, scripts)
+    if not known.issuperset(heads):
+        return []
+    done = {script.revision for script in scripts.iterate_revisions(heads, "base")}
+    return sorted(known - done)
+
+
 def _branch(revision: str) -> str | None:
     match = COMPONENT_REVISION.fullmatch(revision)
     return match and match["branch"]

@@ -2,25 +2,34 @@
 
 Liveness checks no dependency: an outage of Postgres must not restart every process. Readiness
 checks each with its own time-out and caches the result briefly, so that frequent probes are cheap.
+It also waits until the database has the migrations of this release, or those of a newer one.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from app.platform import about
 from app.platform.base.errors import DatabaseUnavailable
+from app.platform.data.database import create_engine
 from app.platform.settings import PlatformSettings
 
 CHECK_TIMEOUT = 2.0  # seconds for one dependency
 CACHE_TTL = 1.0  # seconds for which a result is reused
+CONFIG = "pyproject.toml"  # of Alembic
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+TOO_MANY_CONNECTIONS = "53300"  # SQLSTATE
+PING = text("SELECT 1")
+VERSION_TABLE = text("SELECT to_regclass('alembic_version') IS NOT NULL")
+VERSIONS = text("SELECT version_num FROM alembic_version")
 
+T = TypeVar("T")
 Ping = Callable[[], Awaitable[object]]
 
 router = APIRouter(prefix="/health", tags=["health"])
@@ -122,16 +131,66 @@ async def ready(request: Request, response: Response) -> Health:
     return Health(status=status, version=about.version(), draining=draining, checks=checks)
 
 
+class MigrationsPending(Exception):
+    """The database lacks migrations of this release: run ``app migrate``."""
+
+
+class DatabaseProbe:
+    """Checks of Postgres that do not wait for a free connection of the pool."""
+
+    def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
+        self._app = app
+        # For a busy pool, which is not an outage: all replicas would lose their traffic at once.
+        self._unpooled = create_engine(settings, pooled=False)
+        self._migrated = False
+
+    async def ping(self) -> None:
+        """Raise if Postgres does not answer."""
+        try:
+            await self._read(lambda connection: connection.execute(PING).close())
+        except DatabaseUnavailable as error:
+            # With too many it answers, and is busy with other clients.
+            if getattr(error.__cause__, "sqlstate", None) != TOO_MANY_CONNECTIONS:
+                raise
+
+    async def check_migrations(self) -> None:
+        """Raise if migrations of this release are pending. Asks nothing once they are not."""
+        if self._migrated:
+            return
+        if not await self._read(lambda connection: connection.scalar(VERSION_TABLE)):
+            raise MigrationsPending
+        applied = await self._read(lambda connection: connection.scalars(VERSIONS).all())
+        if await asyncio.to_thread(_missing_revisions, applied):
+            raise MigrationsPending
+        self._migrated = True
+
+    async def _read(self, run: Callable[[Connection], T]) -> T:
+        if not self._app.state.db.exhausted:
+            result: T = await self._app.state.db.read(run)
+            return result
+        async with self._unpooled.connect() as connection:
+            return await connection.run_sync(run)
+
+
+def _missing_revisions(applied: Sequence[str]) -> list[str]:
+    from alembic.config import Config  # noqa: PLC0415 (0.3 s at every start)
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 (0.3 s at every start)
+
+    from app.platform.data.revisions import (  # noqa: PLC0415 (0.3 s at every start)
+        missing_revisions,
+    )
+
+    return missing_revisions(applied, ScriptDirectory.from_config(Config(toml_file=CONFIG)))
+
+
 def setup(app: FastAPI, settings: PlatformSettings) -> None:
     app.state.readiness = readiness = Readiness()
-
-    async def postgres() -> None:
-        async with app.state.db.engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
+    database = DatabaseProbe(app, settings)
 
     async def redis() -> None:
         await app.state.redis.ping()
 
-    readiness.add("postgres", postgres, critical=True)
+    readiness.add("postgres", database.ping, critical=True)
+    readiness.add("migrations", database.check_migrations, critical=True)
     readiness.add("redis", redis, critical=False)
     app.include_router(router)

@@ -122,7 +122,7 @@ async def _missing_revisions(settings: PlatformSettings) -> list[str]:
     from alembic.script import ScriptDirectory  # noqa: PLC0415 (0.3 s at every start)
 
     from app.platform.data.revisions import (  # noqa: PLC0415 (0.3 s at every start)
-        without_removed_branches,
+        missing_revisions,
     )
 
     scripts = ScriptDirectory.from_config(
@@ -131,9 +131,7 @@ async def _missing_revisions(settings: PlatformSettings) -> list[str]:
 
     def missing(connection: Connection) -> list[str]:
         heads = MigrationContext.configure(connection).get_current_heads()
-        applied = without_removed_branches(heads, scripts)
-        done = {script.revision for script in scripts.iterate_revisions(applied, "base")}
-        return sorted(s.revision for s in scripts.walk_revisions() if s.revision not in done)
+        return missing_revisions(heads, scripts)
 
     async with _connected(settings) as connection:
         return await connection.run_sync(missing)

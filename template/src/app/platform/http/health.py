@@ -143,6 +143,7 @@ class DatabaseProbe:
         # For a busy pool, which is not an outage: all replicas would lose their traffic at once.
         self._unpooled = create_engine(settings, pooled=False)
         self._migrated = False
+        self._lock = asyncio.Lock()  # so that one check does not make the pool busy for the other
 
     async def ping(self) -> None:
         """Raise if Postgres does not answer."""
@@ -165,11 +166,12 @@ class DatabaseProbe:
         self._migrated = True
 
     async def _read(self, run: Callable[[Connection], T]) -> T:
-        if not self._app.state.db.exhausted:
-            result: T = await self._app.state.db.read(run)
-            return result
-        async with self._unpooled.connect() as connection:
-            return await connection.run_sync(run)
+        async with self._lock:
+            if not self._app.state.db.exhausted:
+                result: T = await self._app.state.db.read(run)
+                return result
+            async with self._unpooled.connect() as connection:
+                return await connection.run_sync(run)
 
 
 def _missing_revisions(applied: Sequence[str]) -> list[str]:

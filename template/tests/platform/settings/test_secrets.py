@@ -82,8 +82,12 @@ def test_a_guessable_key_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -
 def test_a_guessable_password_in_a_url_is_refused_in_production(
     monkeypatch: pytest.MonkeyPatch, name: str, password: str
 ) -> None:
-    scheme = "redis" if name == "redis_url" else "postgresql"
-    url = f"{scheme}://app:{password}@server/database"
+    server = (
+        "redis://app:{}@database/0"
+        if name == "redis_url"
+        else "postgresql://app:{}@server/database"
+    )
+    url = server.format(password)
 
     [line] = reasons(monkeypatch, name.upper(), url)
     assert line.startswith(f"  {name.upper()}: has a password that ")

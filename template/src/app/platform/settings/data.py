@@ -1,11 +1,28 @@
 """Settings of Postgres, Redis and the HTTP client."""
 
+import re
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# Of asyncpg and of SQLAlchemy's dialect for it. Others would fail at each connection attempt.
+URL_PARAMETERS = {
+    "command_timeout",
+    "direct_tls",
+    "max_cacheable_statement_size",
+    "max_cached_statement_lifetime",
+    "passfile",
+    "prepared_statement_cache_size",
+    "ssl",
+    "statement_cache_size",
+    "target_session_attrs",
+    "timeout",
+}
 
 
 class DataSettings(BaseSettings):
@@ -17,36 +34,47 @@ class DataSettings(BaseSettings):
     migration_database_url: SecretStr | None = Field(
         None, description="URL of Postgres itself for migrations; unset: DATABASE_URL"
     )
-    db_pool_size: int = Field(10, ge=1, description="Database connections kept open per process")
+    db_pool_size: int = Field(
+        10, ge=1, le=10_000, description="Database connections kept open per process"
+    )
     # 0 by default: overflow connections are closed after each use, so that a service under load
     # would keep reconnecting. The pool itself opens connections only when they are needed.
     db_max_overflow: int = Field(
-        0, ge=0, description="Connections beyond the pool size, closed after each use"
+        0, ge=0, le=10_000, description="Connections beyond the pool size, closed after each use"
     )
-    db_pool_timeout: float = Field(5, gt=0, description="Seconds to wait for a free connection")
-    db_pool_recycle: int = Field(1800, ge=1, description="Maximum age of a connection, in seconds")
+    db_pool_timeout: float = Field(
+        5, gt=0, le=3600, description="Seconds to wait for a free connection"
+    )
+    db_pool_recycle: int = Field(
+        1800, ge=1, le=604_800, description="Maximum age of a connection, in seconds"
+    )
     db_ping_after_idle: float = Field(
-        30, ge=0, description="Seconds of idleness after which a connection is tested before use"
+        30,
+        ge=0,
+        le=604_800,
+        description="Seconds of idleness after which a connection is tested before use",
     )
     db_reserved_connections: int = Field(
-        5, ge=0, description="Connections reserved for workers, migrations and psql"
+        5, ge=0, le=10_000, description="Connections reserved for workers, migrations and psql"
     )
-    db_statement_timeout: float = Field(10, gt=0, description="Seconds until a statement fails")
+    db_statement_timeout: float = Field(
+        10, gt=0, le=86_400, description="Seconds until a statement fails"
+    )
     db_pgbouncer: bool = Field(
         False, description="Whether connections go through PgBouncer in transaction mode"
     )
 
     redis_url: SecretStr = Field(description="redis://host:6379/0, or rediss:// for TLS")
-    redis_timeout: float = Field(2, gt=0, description="Seconds until a Redis command fails")
+    redis_timeout: float = Field(2, gt=0, le=600, description="Seconds until a Redis command fails")
     redis_max_connections: int = Field(
-        50, ge=1, description="Maximum Redis connections per process"
+        50, ge=1, le=10_000, description="Maximum Redis connections per process"
     )
 
     http_timeout: float = Field(
-        10, gt=0, description="Seconds until an outgoing HTTP request fails"
+        10, gt=0, le=3600, description="Seconds until an outgoing HTTP request fails"
     )
     http_max_connections: int = Field(
-        100, ge=1, description="Maximum outgoing HTTP connections per process"
+        100, ge=1, le=10_000, description="Maximum outgoing HTTP connections per process"
     )
 
     @field_validator("database_url", "migration_database_url")
@@ -64,11 +92,28 @@ class DataSettings(BaseSettings):
             url = url.set(drivername="postgresql+asyncpg")
         if url.drivername != "postgresql+asyncpg" or not url.host or not url.database:
             raise ValueError("write it as postgresql+asyncpg://user@host/database")
+        if "sslmode" in url.query:  # libpq's name for asyncpg's parameter
+            url = url.difference_update_query(["sslmode"]).update_query_dict(
+                {"ssl": url.query["sslmode"]}
+            )
+        if url.query.get("ssl", "prefer") not in SSL_MODES:
+            raise ValueError(f"has an unknown sslmode; write one of {', '.join(SSL_MODES)}")
+        if unknown := sorted(set(url.query) - URL_PARAMETERS):
+            raise ValueError(f"has the parameter {unknown[0]}, which asyncpg does not have")
         return SecretStr(url.render_as_string(hide_password=False))
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("write it as redis://host:6379/0")
+        try:
+            url = urlsplit(value.get_secret_value())
+            valid = url.port != 0
+        except ValueError:  # of the port, or of brackets
+            valid = False
+        if valid and url.scheme in ("redis", "rediss"):
+            valid = bool(url.hostname) and re.fullmatch(r"/?|/\d+", url.path) is not None
+        elif valid:
+            valid = url.scheme == "unix" and bool(url.path.strip("/"))
+        if not valid:
+            raise ValueError("write it as redis://host:6379/0, with a number after the last slash")
         return value

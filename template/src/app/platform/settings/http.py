@@ -1,6 +1,8 @@
 """Settings of incoming HTTP: hosts, proxies, CORS, rate limits, request limits."""
 
 import re
+from ipaddress import ip_address, ip_network
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
@@ -37,14 +39,43 @@ class HttpSettings(BaseSettings):
         description="While Redis is unavailable: true counts per process, false answers 503",
     )
     rate_limit_timeout: float = Field(
-        1, gt=0, description="Seconds to wait for Redis when counting a request"
+        1, gt=0, le=60, description="Seconds to wait for Redis when counting a request"
     )
 
-    max_body_size: int = Field(1_048_576, ge=1, description="Maximum bytes of a request body")
-    request_timeout: float = Field(30, gt=0, description="Seconds until a request is cancelled")
-    max_in_flight: int = Field(
-        256, ge=1, description="Concurrent requests per process; beyond it, 503"
+    max_body_size: int = Field(
+        1_048_576, ge=1, le=1_073_741_824, description="Maximum bytes of a request body"
     )
+    request_timeout: float = Field(
+        30, gt=0, le=3600, description="Seconds until a request is cancelled"
+    )
+    max_in_flight: int = Field(
+        256, ge=1, le=100_000, description="Concurrent requests per process; beyond it, 503"
+    )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("is empty; write * to accept every host")
+        for host in value:
+            if host != "*" and not _is_host(host):
+                raise ValueError(
+                    f"{host} is not a host; write it as api.example.com or *.example.com, without"
+                    " scheme, port or path"
+                )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        for proxy in value:
+            if proxy == "*" and len(value) > 1:
+                raise ValueError("* trusts every address; list it alone, or not at all")
+            if proxy != "*" and not _is_network(proxy):
+                raise ValueError(
+                    f"{proxy} is not an address or a network; write it as 10.0.0.7 or 10.0.0.0/8"
+                )
+        return value
 
     @field_validator("root_path")
     @classmethod
@@ -59,8 +90,8 @@ class HttpSettings(BaseSettings):
     @classmethod
     def _are_origins(cls, value: list[str]) -> list[str]:
         for origin in value:
-            if origin != "*" and not re.fullmatch(r"https?://[^\s/*?#@]+", origin):
-                raise ValueError(f"{origin} is not an origin; write it as https://app.example.com")
+            if origin != "*" and origin != (right := _as_browsers_send(origin)):
+                raise ValueError(f"{origin} is not an origin; write it as {right}")
         return value
 
     @field_validator("cors_allow_credentials")
@@ -71,3 +102,33 @@ class HttpSettings(BaseSettings):
                 "would let every site act as your users: list the origins in CORS_ORIGINS, not *"
             )
         return value
+
+
+def _is_host(text: str) -> bool:
+    """Whether ``text`` is what a ``Host`` header holds, perhaps after ``*.``, without a port."""
+    if text.startswith("[") and text.endswith("]"):
+        return _is_network(text[1:-1]) and "/" not in text
+    label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    return re.fullmatch(rf"(\*\.)?{label}(\.{label})*", text) is not None
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text) if "/" in text else ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_browsers_send(origin: str) -> str:
+    """The ``Origin`` header that browsers send for ``origin``; an example if it is none."""
+    try:
+        url = urlsplit(origin)
+        scheme, host, port = url.scheme, url.hostname or "", url.port
+    except ValueError:
+        return "https://app.example.com"
+    host = f"[{host}]" if ":" in host else host
+    if scheme not in ("http", "https") or not _is_host(host) or "*" in host:
+        return "https://app.example.com"
+    default = {"http": 80, "https": 443}[scheme]
+    return f"{scheme}://{host}" + (f":{port}" if port and port != default else "")

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
 
@@ -20,3 +20,10 @@ class ObservabilitySettings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Separate port for /metrics; unset: the port of the API"
     )
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _is_another_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value == info.data.get("port"):
+            raise ValueError("is PORT; choose another one, or leave it unset to serve both there")
+        return value

@@ -9,19 +9,20 @@ class ServerSettings(BaseSettings):
 
     port: int = Field(8000, ge=1, le=65535, description="Port of the API")
     web_concurrency: int | None = Field(
-        None, ge=1, description="API processes; unset: one per CPU of the container"
+        None, ge=1, le=1024, description="API processes; unset: one per CPU of the container"
     )
     max_replicas: int = Field(
-        1, ge=1, description="Maximum replicas of the API, for the connection budget"
+        1, ge=1, le=10_000, description="Maximum replicas of the API, for the connection budget"
     )
     # Both, with the pools, fit into 1024 file descriptors, the usual limit per process.
     max_connections: int = Field(
         800,
         ge=1,
+        le=1_000_000,
         description="Maximum connections per process; beyond it, idle ones are closed",
     )
     max_websockets: int = Field(
-        400, ge=0, description="Maximum WebSockets per process; beyond it, 503"
+        400, ge=0, le=1_000_000, description="Maximum WebSockets per process; beyond it, 503"
     )
     drain_seconds: float | None = Field(
         None,
@@ -30,5 +31,8 @@ class ServerSettings(BaseSettings):
         description="Seconds to keep serving after SIGTERM; unset: 5 in production, else 0",
     )
     thread_pool_size: int = Field(
-        20, ge=1, description="Threads for synchronous routes, and as many for `asyncio.to_thread`"
+        20,
+        ge=1,
+        le=1000,
+        description="Threads for synchronous routes, and as many for `asyncio.to_thread`",
     )

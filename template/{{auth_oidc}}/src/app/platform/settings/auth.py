@@ -41,10 +41,16 @@ class AuthSettings(BaseSettings):
         description="Claims that hold scopes, comma-separated; a.b is claim b of object a",
     )
     oidc_token_max_age: int = Field(
-        86_400, ge=60, description="Maximum age of a token in seconds, whatever its `exp`"
+        86_400,
+        ge=60,
+        le=31_536_000,
+        description="Maximum age of a token in seconds, whatever its `exp`",
     )
     oidc_keys_max_age: int = Field(
-        86_400, ge=600, description="Seconds to use cached keys while the provider is unavailable"
+        86_400,
+        ge=600,
+        le=31_536_000,
+        description="Seconds to use cached keys while the provider is unavailable",
     )
     oidc_revocation_fail_open: bool = Field(
         True,
@@ -97,6 +103,16 @@ class AuthSettings(BaseSettings):
             raise ValueError(f"{unknown[0]} is none of {', '.join(sorted(ASYMMETRIC))}")
         if not value:
             raise ValueError("is empty; most providers use RS256")
+        return value
+
+    @field_validator("oidc_scope_claims")
+    @classmethod
+    def _are_claims(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("is empty; the claim is scope in RFC 9068")
+        for claim in value:
+            if not claim.strip(".") or ".." in f".{claim}.":
+                raise ValueError(f"{claim} is not a claim; write it as scope, or as a.b for b of a")
         return value
 
     @field_validator("oidc_client_id")

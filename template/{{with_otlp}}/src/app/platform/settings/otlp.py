@@ -1,8 +1,10 @@
 """Settings of the OTLP exporter, by OpenTelemetry's own names."""
 
-from pydantic import Field, SecretStr
+from urllib.parse import urlsplit
 
-from app.platform.settings.traces import TraceSettings
+from pydantic import Field, SecretStr, field_validator
+
+from app.platform.settings.traces import PAIRS, TraceSettings
 
 
 class OtlpSettings(TraceSettings):
@@ -15,3 +17,22 @@ class OtlpSettings(TraceSettings):
     otel_exporter_otlp_headers: SecretStr | None = Field(
         None, description="Headers of exports: name=value, comma-separated"
     )
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        try:
+            url = urlsplit(value or "http://unset")
+            valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:  # of the port, or of brackets
+            valid = False
+        if not valid:
+            raise ValueError("is not a URL; write it as http://localhost:4318")
+        return value
+
+    @field_validator("otel_exporter_otlp_headers")
+    @classmethod
+    def _are_headers(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not PAIRS.fullmatch(value.get_secret_value()):
+            raise ValueError("is not a list of headers; write it as name=value,name=value")
+        return value

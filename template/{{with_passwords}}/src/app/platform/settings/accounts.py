@@ -32,12 +32,15 @@ class AccountSettings(BaseSettings):
     argon2_memory_cost: int = Field(
         default_factory=_default_memory_cost,
         ge=32,
+        le=4_194_304,
         description="Memory per password hash, in KiB; unset: 65536",
     )
-    argon2_time_cost: int = Field(3, ge=1, description="Passes over the memory per password hash")
+    argon2_time_cost: int = Field(
+        3, ge=1, le=100, description="Passes over the memory per password hash"
+    )
     argon2_parallelism: int = Field(4, ge=1, le=4, description="Threads per password hash")
     argon2_concurrency: int = Field(
-        2, ge=1, description="Password hashes computed at the same time by a process"
+        2, ge=1, le=64, description="Password hashes computed at the same time by a process"
     )
 
     registration_open: bool = Field(True, description="Whether anyone may create an account")
@@ -57,10 +60,13 @@ class AccountSettings(BaseSettings):
     )
 
     session_lifetime: int = Field(
-        2_592_000, ge=60, description="Seconds until a session ends, even if it is in use"
+        2_592_000,
+        ge=60,
+        le=315_360_000,
+        description="Seconds until a session ends, even if it is in use",
     )
     session_idle_timeout: int = Field(
-        604_800, ge=60, description="Seconds without use until a session ends"
+        604_800, ge=60, le=315_360_000, description="Seconds without use until a session ends"
     )
 
     @field_validator("argon2_memory_cost", "argon2_time_cost")

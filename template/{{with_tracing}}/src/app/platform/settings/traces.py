@@ -4,10 +4,14 @@ Every other ``OTEL_*`` variable of the specification works too.
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
+
+# A list of pairs, with values in percent-encoding: name=value,name=value
+PAIRS = re.compile(r"\s*[^\s=,]+\s*=[^,\r\n]*(,\s*[^\s=,]+\s*=[^,\r\n]*)*")
 
 Sampler = Literal[
     "always_on",
@@ -34,3 +38,10 @@ class TraceSettings(BaseSettings):
     otel_resource_attributes: str | None = Field(
         None, description="More resource attributes: name=value, comma-separated"
     )
+
+    @field_validator("otel_resource_attributes")
+    @classmethod
+    def _are_pairs(cls, value: str | None) -> str | None:
+        if value is not None and not PAIRS.fullmatch(value):
+            raise ValueError("is not a list of attributes; write it as name=value,name=value")
+        return value

@@ -18,30 +18,48 @@ class JobsSettings(BaseSettings):
     }
 
     worker_concurrency: int | None = Field(
-        None, ge=1, description="Concurrent jobs of a worker; unset: the queue's default"
+        None, ge=1, le=1000, description="Concurrent jobs of a worker; unset: the queue's default"
     )
     worker_shutdown_timeout: float = Field(
-        25, ge=0, description="Seconds for running jobs to finish after SIGTERM"
+        25, ge=0, le=3600, description="Seconds for running jobs to finish after SIGTERM"
     )
     worker_metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Port of the worker's /metrics; unset: none"
     )
     jobs_lease: float = Field(
-        60, ge=1, description="Seconds until the job of a worker that died runs on another one"
+        60,
+        ge=1,
+        le=86_400,
+        description="Seconds until the job of a worker that died runs on another one",
     )
     jobs_backoff: float = Field(
-        5, gt=0, description="Maximum seconds until the first retry; doubles with each retry"
+        5,
+        gt=0,
+        le=86_400,
+        description="Maximum seconds until the first retry; doubles with each retry",
     )
-    jobs_backoff_max: float = Field(600, gt=0, description="Maximum seconds until any retry")
-    jobs_poll_interval: float = Field(1, gt=0, description="Seconds between steps of the scheduler")
+    jobs_backoff_max: float = Field(
+        600, gt=0, le=604_800, description="Maximum seconds until any retry"
+    )
+    jobs_poll_interval: float = Field(
+        1, gt=0, le=60, description="Seconds between steps of the scheduler"
+    )
     jobs_republish_after: float = Field(
         60,
         gt=0,
+        le=86_400,
         description="Seconds until a job that has not started is published again; grows with its "
         "waiting time, up to ten times",
     )
     jobs_queue_limit: int = Field(
-        1000, ge=1, description="Maximum messages in the queue; further jobs wait in Postgres"
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="Maximum messages in the queue; further jobs wait in Postgres",
     )
-    jobs_retention_days: float = Field(7, gt=0, description="Days that succeeded jobs are kept")
-    jobs_dead_retention_days: float = Field(30, gt=0, description="Days that dead jobs are kept")
+    jobs_retention_days: float = Field(
+        7, gt=0, le=3650, description="Days that succeeded jobs are kept"
+    )
+    jobs_dead_retention_days: float = Field(
+        30, gt=0, le=3650, description="Days that dead jobs are kept"
+    )

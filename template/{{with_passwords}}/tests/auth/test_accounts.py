@@ -17,7 +17,7 @@ from tests.actors import sign_in
 from tests.conftest import client_for, running_app
 
 EMAIL = "ada@example.com"
-WRONG = "not the right one"
+WRONG_PASSWORD = "not the right one"
 
 
 @pytest.fixture
@@ -170,10 +170,10 @@ async def test_registration_is_limited_by_client(fresh_settings: Settings) -> No
 async def test_a_wrong_password_and_an_unknown_address_are_indistinguishable(
     client: httpx2.AsyncClient, ada: str, hashes: list[str]
 ) -> None:
-    wrong = await log_in(client, EMAIL, WRONG)
+    wrong = await log_in(client, EMAIL, WRONG_PASSWORD)
     work_for_wrong = hashes.copy()
     hashes.clear()
-    unknown = await log_in(client, "nobody@example.com", WRONG)
+    unknown = await log_in(client, "nobody@example.com", WRONG_PASSWORD)
     work_for_unknown = hashes.copy()
 
     assert wrong.status_code == unknown.status_code == 401
@@ -189,7 +189,7 @@ def without_ids(answer: httpx2.Response) -> dict[str, Any]:
 async def test_a_disabled_account_can_not_log_in(
     app: FastAPI, client: httpx2.AsyncClient, ada: str
 ) -> None:
-    wrong = await log_in(client, EMAIL, WRONG)
+    wrong = await log_in(client, EMAIL, WRONG_PASSWORD)
     async with app.state.db.transaction() as db:
         await db.execute(update(Account).values(disabled_at=func.now()))
     disabled = await log_in(client, EMAIL)
@@ -220,8 +220,8 @@ async def test_the_audit_log_has_accounts_and_addresses_but_no_secrets(
 ) -> None:
     account_id = (await register(client, EMAIL)).json()["id"]
     await register(client, EMAIL)
-    await log_in(client, EMAIL, WRONG)
-    await log_in(client, "nobody@example.com", WRONG)
+    await log_in(client, EMAIL, WRONG_PASSWORD)
+    await log_in(client, "nobody@example.com", WRONG_PASSWORD)
     headers = await sign_in(client, EMAIL)
     await client.post("/api/v1/auth/logout-all", headers=headers)
 
@@ -238,5 +238,5 @@ async def test_the_audit_log_has_accounts_and_addresses_but_no_secrets(
         ("audit.logout_all", None, account_id),
     ]
     assert all(line["client_ip"] == "127.0.0.1" and line["request_id"] for line in audit)
-    secrets = [PASSWORD, WRONG, EMAIL, "nobody@", "$argon2", *headers.values()]
+    secrets = [PASSWORD, WRONG_PASSWORD, EMAIL, "nobody@", "$argon2", *headers.values()]
     assert [secret for secret in secrets if secret in output] == []

@@ -16,7 +16,7 @@ from tests.accounts import PASSWORD, log_in, register
 from tests.conftest import client_for, running_app
 
 EMAIL = "ada@example.com"
-WRONG = "not the right one"
+WRONG_PASSWORD = "not the right one"
 HOME, CAFE, STRANGER = "192.0.2.1", "198.51.100.1", "203.0.113.1"
 LIMITS = {
     "login_limit_client": Rate(5, 900),
@@ -57,13 +57,16 @@ def is_about(response: httpx2.Response, seconds: int) -> bool:
     return int(response.headers["Retry-After"]) == pytest.approx(seconds, rel=0.1)
 
 
-async def attempt(app: FastAPI, address: str, password: str = WRONG, email: str = EMAIL) -> int:
+async def attempt(
+    app: FastAPI, address: str, password: str = WRONG_PASSWORD, email: str = EMAIL
+) -> int:
     return (await log_in_from(app, address, password, email)).status_code
 
 
 async def test_a_client_is_limited_over_all_accounts(app: FastAPI) -> None:
     answers = [
-        await log_in_from(app, STRANGER, WRONG, f"{number}@example.com") for number in range(6)
+        await log_in_from(app, STRANGER, WRONG_PASSWORD, f"{number}@example.com")
+        for number in range(6)
     ]
 
     assert [answer.status_code for answer in answers] == [401] * 5 + [429]
@@ -72,7 +75,7 @@ async def test_a_client_is_limited_over_all_accounts(app: FastAPI) -> None:
 
 @pytest.mark.parametrize("email", [EMAIL, "nobody@example.com"])
 async def test_a_client_is_limited_per_account(app: FastAPI, email: str) -> None:
-    answers = [await log_in_from(app, STRANGER, WRONG, email) for _ in range(4)]
+    answers = [await log_in_from(app, STRANGER, WRONG_PASSWORD, email) for _ in range(4)]
 
     assert [answer.status_code for answer in answers] == [401, 401, 401, 429]
     assert is_about(answers[-1], 300)
@@ -92,7 +95,9 @@ async def test_a_stranger_at_one_address_does_not_lock_the_owner_out(app: FastAP
 async def test_strangers_at_many_addresses_share_one_limit_per_account(
     app: FastAPI, email: str, left: int
 ) -> None:
-    answers = [await log_in_from(app, f"203.0.113.{n}", WRONG, email) for n in range(1, 10)]
+    answers = [
+        await log_in_from(app, f"203.0.113.{n}", WRONG_PASSWORD, email) for n in range(1, 10)
+    ]
 
     assert [answer.status_code for answer in answers] == [401] * left + [429] * (9 - left)
     assert is_about(answers[-1], 129)

@@ -8,7 +8,7 @@ from pathlib import Path
 from app.platform.dev import guard
 
 STOP_SECONDS = 5  # for requests and jobs in progress; then they are cut off
-LONGEST_LINE = 1 << 24  # bytes; a traceback in a JSON log is one line
+MAX_LINE_BYTES = 1 << 24  # bytes; a traceback in a JSON log is one line
 
 
 class DevError(Exception):
@@ -36,7 +36,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            limit=LONGEST_LINE,
+            limit=MAX_LINE_BYTES,
             cwd=self.folder,
             env=self.environment,
             start_new_session=True,

@@ -181,7 +181,7 @@ async def _announce(port: int, environment: dict[str, str]) -> None:
     """Print the addresses once the service is ready."""
     while not await asyncio.to_thread(_is_ready, port):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
-    servers = (f"\n  {kind.name:<10} {_shown(environment[kind.variable])}" for kind in KINDS)
+    servers = (f"\n  {kind.name:<10} {_display_url(environment[kind.variable])}" for kind in KINDS)
     sys.stdout.write(
         f"\n  API        http://127.0.0.1:{port}"
         f"\n  docs       http://127.0.0.1:{port}/docs"
@@ -202,7 +202,7 @@ def _is_ready(port: int) -> bool:
         connection.close()
 
 
-def _shown(url: str) -> str:
+def _display_url(url: str) -> str:
     """Write a URL as `psql` and `redis-cli` take it, and without its password."""
     parts = urlsplit(url)
     scheme = parts.scheme.partition("+")[0]

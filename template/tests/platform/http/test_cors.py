@@ -55,7 +55,13 @@ async def test_an_allowed_origin_may_call_and_caches_preflights(client: httpx2.A
 async def test_other_origins_methods_and_headers_are_refused(
     client: httpx2.AsyncClient, headers: dict[str, str]
 ) -> None:
-    assert (await client.options(URL, headers=headers)).status_code == 400
+    response = await client.options(URL, headers=headers)
+    assert (response.status_code, response.headers["Content-Type"]) == (
+        400,
+        "application/problem+json",
+    )
+    assert response.json()["detail"].startswith("Disallowed CORS ")
+    assert response.json()["request_id"] == response.headers["X-Request-ID"]
 
 
 async def test_a_component_can_allow_another_request_header(settings: Settings) -> None:

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
+from starlette.responses import PlainTextResponse, Response
 
 from app.platform.base.errors import Conflict
 from app.platform.http.problems import Problem
@@ -35,6 +36,10 @@ async def fail() -> None:
     raise RuntimeError("hunter2 went wrong")
 
 
+async def plain(status: int, text: str | None = None) -> Response:
+    return PlainTextResponse(text, status) if text else Response(status_code=status)
+
+
 async def raise_http(status: int, kind: str) -> None:
     """Raise as a library does: with a text, a mapping, a list, or nothing."""
     details: dict[str, Any] = {
@@ -53,6 +58,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
         app.add_api_route("/refuse", refuse)
         app.add_api_route("/fail", fail)
         app.add_api_route("/raise-http", raise_http)
+        app.add_api_route("/plain", plain, response_model=None, methods=["GET", "HEAD"])
         yield app
 
 
@@ -116,6 +122,29 @@ async def test_a_too_large_body_is_refused(client: httpx2.AsyncClient, with_leng
     headers = {"Content-Length": str(20 * 1_048_576)} if with_length else {}
     response = await client.post("/accept", content=body(), headers=headers)
     assert problem(response).status == 413
+
+
+@pytest.mark.parametrize(
+    ("value", "status"), [("bytes=x", 400), ("lines=1-2", 400), ("bytes=99999999-", 416)]
+)
+async def test_an_invalid_range_of_a_file_is_a_problem(
+    client: httpx2.AsyncClient, value: str, status: int
+) -> None:
+    headers = {"Range": value, "Accept-Encoding": "identity"}
+    response = await client.get("/docs/assets/swagger-ui.css", headers=headers)
+    assert problem(response).status == status
+    assert (status == 416) is ("Content-Range" in response.headers)
+
+
+async def test_errors_in_plain_text_and_without_a_body_become_problems(
+    client: httpx2.AsyncClient,
+) -> None:
+    response = await client.get("/plain", params={"status": 418, "text": "No coffee."})
+    assert problem(response).detail == "No coffee."
+    assert problem(await client.get("/plain", params={"status": 404})).code == "not_found"
+    assert problem(await client.get("/plain", params={"status": 413})).code == "content_too_large"
+    assert (await client.get("/plain", params={"status": 200, "text": "x"})).text == "x"
+    assert (await client.head("/plain", params={"status": 404})).content == b""
 
 
 async def test_a_bug_is_a_500_without_details(client: httpx2.AsyncClient) -> None:

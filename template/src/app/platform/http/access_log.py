@@ -13,6 +13,7 @@ from typing import Any
 from app.platform.base.paths import route_path
 from app.platform.http.request_state import RequestState
 from app.platform.http.routing import ROUTE_TEMPLATE_KEY
+from app.platform.http.websocket_state import WebSocketState
 from app.platform.observability import logs
 from app.platform.observability.metrics import PATH as METRICS_PATH
 from app.platform.settings import PlatformSettings
@@ -47,6 +48,16 @@ class AccessLog:
         elif not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_later(FLUSH_INTERVAL, self.flush)
+
+    def record_websocket(self, websocket: WebSocketState) -> None:
+        """Count the handshake of a WebSocket that has ended, and log the whole."""
+        scope, status = websocket.scope, websocket.status or 500
+        route = scope.get(ROUTE_TEMPLATE_KEY, "")
+        seconds = websocket.handshake_ended - websocket.started
+        self._state.metrics.observe("GET", route, status, seconds)
+        if status >= 400 or self._should_log(route_path(scope)):
+            self._write(_websocket_fields(websocket, route, status))
+            logs.output.flush()
 
     def flush(self) -> None:
         """Log and count the requests that finished since the last flush."""
@@ -91,4 +102,22 @@ def _log_fields(
         fields["span_id"] = request.span_id
     if request.user_id:
         fields["user_id"] = request.user_id
+    return fields
+
+
+def _websocket_fields(websocket: WebSocketState, route: str, status: int) -> dict[str, Any]:
+    fields = {
+        "timestamp": datetime.now(UTC),
+        "level": "info" if status < 500 else "error",
+        "event": "websocket",
+        "logger": "app.request",
+        "route": route,
+        "path": logs.redact_path(websocket.scope["path"]),
+        "status": status,
+        "close_code": websocket.close_code,
+        "duration_ms": round((monotonic() - websocket.started) * 1000, 2),
+        "request_id": websocket.request_id,
+    }
+    if websocket.user_id:
+        fields["user_id"] = websocket.user_id
     return fields

@@ -3,8 +3,12 @@
 The outermost middleware, so that pages can read every response, errors included.
 """
 
+from typing import Any
+
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
@@ -48,14 +52,37 @@ def _allowed_headers(app: FastAPI) -> tuple[str, ...]:
     return headers
 
 
+class CorsHeaders(CORSMiddleware):
+    """Adds the headers that let pages of other origins read a response."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self.app if _is_preflight(scope) else super().__call__
+        await handler(scope, receive, send)
+
+
+class Preflights(CORSMiddleware):
+    """Answers preflight requests, inside of the request middleware: with an id and a log line."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = super().__call__ if _is_preflight(scope) else self.app
+        await handler(scope, receive, send)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    if scope.get("method") != "OPTIONS":  # a WebSocket has none
+        return False
+    return {b"origin", b"access-control-request-method"} <= {name for name, _ in scope["headers"]}
+
+
 def setup(app: FastAPI, settings: PlatformSettings) -> None:
     if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_credentials=settings.cors_allow_credentials,
-            allow_methods=METHODS,
-            allow_headers=(*_allowed_headers(app), *tracing.header_names()),
-            expose_headers=EXPOSE_HEADERS,
-            max_age=MAX_AGE,
-        )
+        options: dict[str, Any] = {
+            "allow_origins": settings.cors_origins,
+            "allow_credentials": settings.cors_allow_credentials,
+            "allow_methods": METHODS,
+            "allow_headers": (*_allowed_headers(app), *tracing.header_names()),
+            "expose_headers": EXPOSE_HEADERS,
+            "max_age": MAX_AGE,
+        }
+        app.user_middleware.insert(1, Middleware(Preflights, **options))
+        app.add_middleware(CorsHeaders, **options)

@@ -15,7 +15,8 @@ from time import monotonic
 
 from fastapi import FastAPI
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from app.platform.base import context
 from app.platform.base.components import Lifespan
@@ -25,7 +26,8 @@ from app.platform.http.access_log import PROBE_PATHS, AccessLog
 from app.platform.http.headers import joined, refuse
 from app.platform.http.problems import ProblemResponse, problem
 from app.platform.http.request_state import DefaultHeaders, RequestState
-from app.platform.observability import tracing
+from app.platform.http.websocket_state import WebSocketState
+from app.platform.observability import logs, tracing
 from app.platform.settings import PlatformSettings
 
 logger = logging.getLogger(__name__)
@@ -50,26 +52,6 @@ def default_headers(settings: PlatformSettings) -> DefaultHeaders:
     return DefaultHeaders(HEADERS | HSTS if settings.is_deployed else HEADERS)
 
 
-class BodyLimit(RequestBodyLimitMiddleware):
-    """Refuses bodies that are too large with a problem document, whether or not they are read."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = b""
-
-        async def send_problem(message: Message) -> None:
-            nonlocal refusal
-            plain = (b"content-type", b"text/plain; charset=utf-8")
-            if message.get("status") == 413 and plain in message["headers"]:
-                response = problem(413, "content_too_large", "The body is larger than allowed.")
-                refusal = bytes(response.body)
-                message["headers"] = response.raw_headers
-            elif refusal:
-                message["body"] = refusal
-            await send(message)
-
-        await super().__call__(scope, receive, send_problem)
-
-
 class RequestMiddleware:
     """The middleware around every other one but CORS."""
 
@@ -77,17 +59,18 @@ class RequestMiddleware:
         self,
         app: ASGIApp,
         in_flight: set[RequestState],
+        websockets: set[WebSocketState],
         access_log: AccessLog,
         settings: PlatformSettings,
     ) -> None:
         self.app = app
-        self.body_limit = BodyLimit(app, settings.max_body_size)
+        self.body_limit = RequestBodyLimitMiddleware(app, settings.max_body_size)
         self.in_flight = in_flight
         self.access_log = access_log
         # Requests in flight that wait for their client to send the body or to read the response.
         self.client_bound = set[RequestState]()
         self.max_in_flight = settings.max_in_flight
-        self.websockets = 0
+        self.websockets = websockets
         self.max_websockets = settings.max_websockets
         self.timeout = settings.request_timeout
         self.root_path = settings.root_path
@@ -97,8 +80,9 @@ class RequestMiddleware:
         if scope["type"] != "lifespan":
             set_prefix(scope, self.root_path)
         if scope["type"] != "http":
-            with context.bind_request_context(request_id=_new_id()):
-                await self._handle_other(scope, receive, send)
+            await (self._websocket if scope["type"] == "websocket" else self.app)(
+                scope, receive, send
+            )
             return
         headers = joined(scope["headers"])
         probe = route_path(scope) in PROBE_PATHS
@@ -128,18 +112,28 @@ class RequestMiddleware:
             self.access_log.record(request)
             context._request_context.reset(token)
 
-    async def _handle_other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a WebSocket within ``max_websockets``, or the lifespan."""
-        if scope["type"] != "websocket":
-            await self.app(scope, receive, send)
-        elif self.websockets >= self.max_websockets:
-            await _overloaded()(scope, receive, send)
-        else:
-            self.websockets += 1
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                self.websockets -= 1
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a WebSocket within ``max_websockets``."""
+        request_id = _request_id(joined(scope["headers"]))
+        websocket = WebSocketState(scope, request_id, send, self.headers)
+        token = context._request_context.set(websocket)
+        try:
+            if len(self.websockets) >= self.max_websockets:
+                await _overloaded()(scope, receive, websocket.send)
+            else:
+                self.websockets.add(websocket)
+                await self.app(scope, partial(websocket.receive, receive), websocket.send)
+                if not websocket.status:
+                    raise RuntimeError("The route neither accepted nor refused the WebSocket.")
+        except WebSocketDisconnect:
+            pass  # the route did not wait for it
+        except Exception as error:
+            logger.error("unhandled error", exc_info=error)
+            await _internal_error()(scope, receive, websocket.send)
+        finally:
+            self.websockets.discard(websocket)
+            self.access_log.record_websocket(websocket)
+            context._request_context.reset(token)
 
 
 def _error_response(request: RequestState, error: BaseException, awaiting_body: bool) -> ASGIApp:
@@ -154,9 +148,12 @@ def _error_response(request: RequestState, error: BaseException, awaiting_body: 
         request.task.uncancel()
         return _cancelled_response(request, awaiting_body)
     logger.error("unhandled error", exc_info=error)
+    if request.complete:  # a background task failed
+        return _nothing
     if request.status:
+        logs.mark_as_logged(error)
         raise error  # the server aborts the connection, or a partial response would look complete
-    return problem(500, "internal_error", "Something went wrong on our side.")
+    return _internal_error()
 
 
 def _cancelled_by_server(request: RequestState) -> bool:
@@ -176,6 +173,14 @@ def _cancelled_response(request: RequestState, awaiting_body: bool) -> ASGIApp:
         headers = {"Connection": "close"}
         return problem(408, "request_timeout", "The body did not arrive in time.", headers=headers)
     return problem(504, "timeout", "The request exceeded its deadline.")
+
+
+def _internal_error() -> ProblemResponse:
+    return problem(500, "internal_error", "Something went wrong on our side.")
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Add nothing to a response that is complete."""
 
 
 async def _end_response(scope: Scope, receive: Receive, send: Send) -> None:
@@ -213,9 +218,14 @@ async def _cancel_overdue(in_flight: set[RequestState], interval: float) -> None
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     app.state.draining = False
     app.state.in_flight = in_flight = set[RequestState]()
+    app.state.websockets = websockets = set[WebSocketState]()
     app.state.access_log = access_log = AccessLog(app.state, settings)
     app.add_middleware(
-        RequestMiddleware, in_flight=in_flight, access_log=access_log, settings=settings
+        RequestMiddleware,
+        in_flight=in_flight,
+        websockets=websockets,
+        access_log=access_log,
+        settings=settings,
     )
 
     @asynccontextmanager

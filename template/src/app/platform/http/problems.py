@@ -5,16 +5,24 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException  # noqa: TID251 (the framework raises it)
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from app.platform.base import context
 from app.platform.base.errors import AppError, UnsupportedMediaType
 from app.platform.settings import PlatformSettings
 
+# RFC 9110's phrases for those that Python has had since 3.13 only: codes are derived from them.
+RENAMED_PHRASES = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -75,8 +83,20 @@ def problem(
     return ProblemResponse(content, status, headers)
 
 
+def from_plain_text(status: int, text: str) -> ProblemResponse:
+    """The problem in place of an error that the framework would answer as plain text."""
+    detail = f"{_description(status)}." if text in ("", _phrase(status)) else text
+    return problem(status, _code(status), detail)
+
+
+def _code(status: int) -> str:
+    return _phrase(status).lower().replace(" ", "_").replace("-", "_")
+
+
 def _phrase(status: int) -> str:
     """The phrase of a status code; for a code that HTTP does not know, that of its class."""
+    if status in RENAMED_PHRASES:
+        return RENAMED_PHRASES[status]
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -107,13 +127,12 @@ async def _http_error(_: Request, error: Exception) -> Response:
     if status < HTTPStatus.BAD_REQUEST:
         return Response(status_code=status, headers=headers)
     phrase = _phrase(status)
-    code = phrase.lower().replace(" ", "_").replace("-", "_")
     extensions: Any = detail if isinstance(detail, Mapping) else {}
     if not isinstance(detail, str):
         detail = str(extensions.get("detail", phrase)) if extensions else str(detail)
     if detail in ("", phrase):
         detail = f"{_description(status)}."
-    return problem(status, code, detail, headers=headers, extensions=extensions)
+    return problem(status, _code(status), detail, headers=headers, extensions=extensions)
 
 
 async def _validation_error(request: Request, error: Exception) -> ProblemResponse:
@@ -121,24 +140,24 @@ async def _validation_error(request: Request, error: Exception) -> ProblemRespon
 
     422; 400 for a body that is not JSON, and 415 for one of another content type.
     """
-    assert isinstance(error, RequestValidationError)
+    assert isinstance(error, RequestValidationError | WebSocketRequestValidationError)
     errors = [
         FieldError(location=list(e["loc"]), message=e["msg"], type=e["type"])
         for e in error.errors()
     ]
     if any(each.type == "json_invalid" for each in errors):
         return problem(400, "bad_request", "The body is not valid JSON.", errors=errors)
-    if any(each.location[:1] == ["body"] for each in errors) and _is_unparsed(request, error.body):
+    if any(each.location[:1] == ["body"] for each in errors) and _is_unparsed(request, error):
         raise UnsupportedMediaType("This route takes a body of another content type.")
     return problem(422, "invalid", "The request is invalid; see `errors`.", errors=errors)
 
 
-def _is_unparsed(request: Request, body: Any) -> bool:
-    """Whether the framework did not parse ``body``, because of its content type.
+def _is_unparsed(request: Request, error: Any) -> bool:
+    """Whether the framework did not parse the body, because of its content type.
 
     Then it is bytes where the route takes JSON, and an empty form where it takes a form.
     """
-    content_type = request.headers.get("content-type", "").lower()
+    body, content_type = error.body, request.headers.get("content-type", "").lower()
     if isinstance(body, FormData):
         return not body and not content_type.startswith(FORM_TYPES) and _has_body(request)
     return isinstance(body, bytes)
@@ -148,6 +167,11 @@ def _has_body(request: Request) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in (
         request.headers
     )
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse an unknown path, of a WebSocket, too: the framework would close that with 403."""
+    raise HTTPException(404)
 
 
 PROBLEM: dict[str, Any] = {
@@ -169,3 +193,5 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(WebSocketRequestValidationError, _validation_error)
+    app.router.default = _not_found

@@ -21,6 +21,8 @@ from app.platform.settings import PlatformSettings
 from app.platform.settings.rates import Rate
 
 PREFIX = "/api/"  # paths that the default limit covers and whose responses have the headers
+# Of a request, and of a WebSocket's handshake.
+RESPONSE_STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 RESULTS_KEY = "app.rate_limit.results"
 
 
@@ -79,16 +81,16 @@ class RateLimitMiddleware:
         self.rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not route_path(scope).startswith(PREFIX):
+        if scope["type"] == "lifespan" or not route_path(scope).startswith(PREFIX):
             await self.app(scope, receive, send)
             return
 
         async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in RESPONSE_STARTS:
                 added = [
                     header for result in scope.get(RESULTS_KEY, ()) for header in result.headers
                 ]
-                message["headers"] = [*message["headers"], *added]
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         handler = await self._refusal(HTTPConnection(scope)) or self.app

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from time import monotonic
 
 from starlette.types import Message, Receive, Scope, Send
 
 from app.platform.base import context
+from app.platform.http.problems import from_plain_text
 from app.platform.observability import tracing
 
 Header = tuple[bytes, bytes]
@@ -16,6 +18,7 @@ class RequestState(context.RequestContext):
     """The state of one request and its response; ``context.current()`` while it is handled.
 
     ``status``: 0 until the response starts. ``body_complete``: the whole body has been received.
+    ``complete``: the whole response has been sent.
     ``closing_stream``: the server is shutting down and ends the response, an event stream.
     """
 
@@ -23,9 +26,11 @@ class RequestState(context.RequestContext):
         "_client_bound",
         "_default_headers",
         "_ended",
+        "_plain_error",
         "_send",
         "body_complete",
         "closing_stream",
+        "complete",
         "ended",
         "error",
         "expired",
@@ -61,14 +66,29 @@ class RequestState(context.RequestContext):
         self.expired = False
         self.task = asyncio.current_task()
         self.closing_stream = False
+        self.complete = False
         self.body_complete = False
         self.response_headers: Sequence[Header] = ()
         self._send = send
+        self._plain_error: Message | None = None
         self._ended = False
         self._default_headers = default_headers
         self._client_bound = client_bound
 
     async def send(self, message: Message) -> None:
+        """Send a part of the response.
+
+        Errors of the framework in plain text, or without a body, become problem documents.
+        """
+        if message["type"] == "http.response.start" and _is_plain_error(message):
+            self._plain_error = message
+        elif self._plain_error is None:
+            await self._send_part(message)
+        elif not self.status:
+            for part in _as_problem(self._plain_error, message):
+                await self._send_part(part)
+
+    async def _send_part(self, message: Message) -> None:
         """Send a part of the response, with the default headers if it is the first."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -85,6 +105,8 @@ class RequestState(context.RequestContext):
         await self._send(message)
         if message.get("more_body"):
             await asyncio.sleep(0)  # a stream that never waits would starve other requests
+        elif message["type"] == "http.response.body":
+            self.complete = True
 
     async def receive(self, receive: Receive) -> Message:
         """Receive a part of the request.
@@ -115,6 +137,24 @@ class RequestState(context.RequestContext):
         self.deadline = None
         if self.task is not None:
             self.task.cancel("The request exceeded its deadline.")
+
+
+def _is_plain_error(start: Message) -> bool:
+    if start["status"] < HTTPStatus.BAD_REQUEST:
+        return False
+    types = [value for name, value in start.get("headers", ()) if name.lower() == b"content-type"]
+    return not types or types[0].startswith(b"text/plain")
+
+
+def _as_problem(start: Message, body: Message) -> tuple[Message, Message]:
+    """The parts of a problem document in place of those of a plain error."""
+    response = from_plain_text(start["status"], body.get("body", b"").decode(errors="replace"))
+    replaced = {b"content-type", b"content-length"}
+    kept = [each for each in start.get("headers", ()) if each[0].lower() not in replaced]
+    return (
+        {**start, "headers": [*response.raw_headers, *kept]},
+        {"type": "http.response.body", "body": bytes(response.body)},
+    )
 
 
 class DefaultHeaders:

@@ -40,6 +40,7 @@ class RouteIndex(BaseRoute):
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         indexed = [_indexed(context) for context in iter_route_contexts(list(routes))]
         keys = {_key(route.template) for route in indexed}
+        self._websockets = [route for route in indexed if not route.methods]
         # A parameter among the first segments can match a path with any prefix.
         self._wildcard_routes = [route for route in indexed if "{" in _key(route.template)]
         self._routes_by_key = {
@@ -50,6 +51,7 @@ class RouteIndex(BaseRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http":
+            self._note_template(scope)
             return Match.NONE, {}
         candidates = self._routes_by_key.get(_key(route_path(scope)), self._wildcard_routes)
         for method in METHODS.get(scope["method"], (scope["method"],)):
@@ -61,6 +63,13 @@ class RouteIndex(BaseRoute):
                         scope[ROUTE_TEMPLATE_KEY] = route.template
                         return _full_match(route, child_scope)
         return _method_not_allowed(candidates, scope)
+
+    def _note_template(self, scope: Scope) -> None:
+        """Leave the template of a WebSocket's route in its scope; the framework dispatches it."""
+        for route in self._websockets:
+            if route.matches(scope)[0] is Match.FULL:
+                scope[ROUTE_TEMPLATE_KEY] = route.template
+                return
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         await scope["indexed_app"](scope, receive, send)

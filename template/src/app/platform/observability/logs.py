@@ -43,6 +43,15 @@ SECRET_TEXT = re.compile(
 LINE_ENDS = ("\x85", "\u2028", "\u2029")
 
 STDOUT = 1
+LOGGED = "_app_logged"  # attribute of an error
+# Of Uvicorn and `websockets`: the access log has a line for each WebSocket.
+WEBSOCKET_LINES = (
+    '%s - "WebSocket',
+    "connection open",
+    "connection closed",
+    "connection rejected",
+    "ASGI callable returned without completing handshake",  # also after a refusal
+)
 
 Writer = Callable[[dict[str, Any]], None]
 
@@ -203,6 +212,20 @@ def configure(settings: PlatformSettings) -> None:
         _log_uncaught_exceptions()
 
 
+def mark_as_logged(error: BaseException) -> None:
+    """Keep the server from logging an error again, without the ids of its request."""
+    error.__dict__[LOGGED] = True
+
+
+class ServerFilter(logging.Filter):
+    """Drops the server's lines that repeat ours: errors, and the steps of a WebSocket."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        repeated = error is not None and LOGGED in error.__dict__
+        return not repeated and not str(record.msg).startswith(WEBSOCKET_LINES)
+
+
 def is_pretty(settings: PlatformSettings) -> bool:
     """Whether a person reads the log in a terminal, perhaps through ``app dev``."""
     interactive = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
@@ -225,6 +248,7 @@ def _configure_standard_library(level: int, pretty: bool) -> None:
         other.propagate = True
         other.disabled = False  # by a configuration that ran before
         other.setLevel(logging.NOTSET)
+    logging.getLogger("uvicorn.error").filters[:] = [ServerFilter()]
     # The access log replaces Uvicorn's; the HTTP client's loggers repeat every outgoing call.
     logging.getLogger("uvicorn.access").disabled = True
     for chatty in ("httpx2", "httpcore2"):

@@ -60,6 +60,7 @@ class Metrics:
         self._children: dict[Labels, Histogram] = {}
         self._exemplars: dict[tuple[str, str, str, float], Exemplar] = {}
         self.in_flight = self._gauge("http_server_active_requests", "Requests in flight.")
+        self.websockets = self._gauge("websockets", "Open WebSockets.")
         self.lag = self._gauge(
             "event_loop_lag_seconds", "Delay of the event loop at the last sample.", "livemax"
         )
@@ -175,6 +176,7 @@ def _sample_gauges(app: FastAPI) -> None:
     """Set the gauges that are sampled."""
     state = app.state
     state.metrics.in_flight.set(len(state.in_flight))
+    state.metrics.websockets.set(len(state.websockets))
     state.metrics.pool_used.set(state.db.used)
     state.metrics.pool_size.set(state.db.max_connections)
     state.metrics.pool_waiting.set(state.db.waiting)

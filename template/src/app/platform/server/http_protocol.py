@@ -5,6 +5,7 @@ is unlimited, trailers are added to the headers of a request that is already bei
 request that offers another protocol (``Upgrade: h2c``, as Java's client does) loses its body.
 """
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from uuid import uuid4
@@ -20,6 +21,8 @@ from app.platform.settings import PlatformSettings
 # Bytes of request line and headers, of trailers, or of a chunk extension: the limit of Uvicorn's
 # other parser, and more than load balancers forward.
 MAX_HEADER_BYTES = 65_536
+WEBSOCKET_VERSION = b"13"
+WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")  # 16 bytes, in Base64
 DISCARD: deque[tuple[bytes, bytes]] = deque(maxlen=0)  # appending to it has no effect
 
 
@@ -95,6 +98,17 @@ class HttpProtocol(HttpToolsProtocol):
             else:
                 return
 
+    def handle_websocket_upgrade(self) -> None:
+        """Begin the handshake, if it is valid (RFC 6455, section 4.2.1)."""
+        values = {name: value for name, value in self.headers if name.startswith(b"sec-websocket-")}
+        if values.get(b"sec-websocket-version") != WEBSOCKET_VERSION:
+            headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": WEBSOCKET_VERSION.decode()}
+            self._refuse(426, "upgrade_required", "WebSockets have version 13.", headers)
+        elif not WEBSOCKET_KEY.fullmatch(values.get(b"sec-websocket-key", b"")):
+            self._refuse(400, "bad_request", "The handshake has no valid Sec-WebSocket-Key.")
+        else:
+            super().handle_websocket_upgrade()
+
     def _without_upgrade(self) -> bytes:
         """The headers received so far, without ``Upgrade``, to be parsed again."""
         version = self.parser.get_http_version().encode()
@@ -104,13 +118,16 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as Uvicorn's
         return b"\r\n".join([*lines, b"", b""])
 
-    def _refuse(self, status: int, code: str, detail: str) -> None:
+    def _refuse(
+        self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Answer an invalid request with a problem document, and close the connection."""
         with context.bind_request_context(request_id=uuid4().hex):
             self.logger.warning("request refused: %s", detail)
-            response = unrouted_problem(status, code, detail, self.app_state["settings"])
-        headers = [*self.server_state.default_headers, *response.raw_headers]
-        lines = [name + b": " + value + b"\r\n" for name, value in headers]
+            settings = self.app_state["settings"]
+            response = unrouted_problem(status, code, detail, settings, headers)
+        sent = [*self.server_state.default_headers, *response.raw_headers]
+        lines = [name + b": " + value + b"\r\n" for name, value in sent]
         lines += [b"connection: close\r\n\r\n", bytes(response.body)]
         self.transport.write(STATUS_LINE[status] + b"".join(lines))
         self.transport.close()

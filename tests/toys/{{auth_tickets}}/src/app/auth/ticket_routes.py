@@ -3,22 +3,22 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.auth import tickets
 from app.auth.current import CurrentUser
 from app.platform.base.errors import Unauthorized
 from app.platform.http.problems import responses
-from app.platform.http.schemas import NOT_BLANK, STORABLE
+from app.platform.http.schemas import NOT_BLANK, STORABLE, RequestModel, ResponseModel
 
 router = APIRouter()
 
 
-class Name(BaseModel):
+class Name(RequestModel):
     name: Annotated[str, STORABLE, NOT_BLANK] = Field(max_length=100)
 
 
-class Me(BaseModel):
+class Me(ResponseModel):
     id: str
     scopes: list[str]
 

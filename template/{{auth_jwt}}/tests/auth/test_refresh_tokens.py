@@ -254,14 +254,14 @@ async def real_client(fresh_settings: Settings) -> AsyncIterator[httpx2.AsyncCli
         yield client
 
 
-async def test_200_concurrent_refreshes_return_the_same_tokens(
+async def test_concurrent_refreshes_return_the_same_tokens(
     real_client: httpx2.AsyncClient,
 ) -> None:
     pair = await new_pair(real_client)
     # Open all connections first, so that the refreshes meet in the database.
     await asyncio.gather(*(is_good(real_client, pair) for _ in range(50)))
     answers = await asyncio.gather(
-        *(refresh(real_client, pair["refresh_token"]) for _ in range(200))
+        *(refresh(real_client, pair["refresh_token"]) for _ in range(50))
     )
 
     assert {answer.status_code for answer in answers} == {200}

@@ -1,6 +1,7 @@
 """Sign-in for tests: none is needed."""
 
 import httpx2
+from fastapi import FastAPI
 from sqlalchemy import URL
 
 
@@ -10,4 +11,11 @@ async def seed(database: URL) -> None:
 
 async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
     """No header: every caller is the same."""
+    return {}
+
+
+async def sign_in_with(
+    app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
+) -> dict[str, str]:
+    """Everybody may do everything."""
     return {}

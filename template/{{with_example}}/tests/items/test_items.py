@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
 from app import api
 from app.settings import Settings
-from tests.actors import sign_in
+from tests.actors import sign_in, sign_in_with
 from tests.conftest import client_for, running_app
 from tests.items.factories import ItemCreateFactory
 
@@ -223,3 +224,31 @@ async def test_an_export_is_accepted_and_its_status_can_be_read(
     status = await alice.get(response.headers["Location"])
     assert status.status_code == 200
     assert status.json()["id"] == response.json()["id"]
+
+
+async def test_the_total_is_for_admins(
+    app: FastAPI, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient
+) -> None:
+    total = f"{ITEMS}/total"
+    if "security" in app.openapi()["paths"][total]["get"]:
+        assert (await alice.get(total)).status_code == 403
+    bob.headers.update(await sign_in_with(app, bob, "root@example.com", "admin"))
+    before = (await bob.get(total)).json()["items"]
+    await create_item(alice)
+    assert (await bob.get(total)).json() == {"items": before + 1}
+
+
+async def test_exports_are_limited(alice: httpx2.AsyncClient) -> None:
+    statuses = [(await alice.post(f"{ITEMS}/export")).status_code for _ in range(11)]
+    assert statuses == [202] * 10 + [429]
+
+
+async def test_a_deletion_is_logged_once_it_is_committed(
+    alice: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = (await create_item(alice)).headers["Location"]
+    capfd.readouterr()
+    await alice.delete(url, headers={"If-Match": '"0"'})
+    assert "item deleted" not in capfd.readouterr().out
+    await alice.delete(url)
+    assert "item deleted" in capfd.readouterr().out

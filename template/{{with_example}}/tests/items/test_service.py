@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from app.items import service
 from app.items.models import Item
+from app.platform.jobs import BACKGROUND_PROCESSES, registry
 from tests.items.factories import ItemFactory
 
 
@@ -29,3 +30,11 @@ async def test_a_page_continues_among_items_of_the_same_time(app: FastAPI) -> No
     rest = await service.list_items(app.state.read_session, "ada", limit=100, after=after)
     assert len({item.created_at for item in (*first, *rest)}) == 1
     assert len({item.id for item in (*first, *rest)}) == 7
+
+
+async def test_all_items_are_counted_every_night(app: FastAPI) -> None:
+    before = await service.count_items(app.state.read_session)
+    await insert(app, *ItemFactory.batch(3, owner="ada"), *ItemFactory.batch(2, owner="bob"))
+    assert await service.count_items(app.state.read_session) == before + 5
+    expected = ["items.count_items"] if "scheduler" in BACKGROUND_PROCESSES else []
+    assert [each.name for each in registry.scheduled()] == expected

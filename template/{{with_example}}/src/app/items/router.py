@@ -6,15 +6,23 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.auth import CurrentUser
+from app.auth import CurrentUser, require, user_id
 from app.items import service
 from app.items.jobs import export_items
-from app.items.schemas import ItemCreate, ItemPatch, ItemRead
-from app.platform.base.errors import Conflict, NotFound, PreconditionFailed, Unauthorized
+from app.items.schemas import ItemCreate, ItemPatch, ItemRead, Total
+from app.platform.base.errors import (
+    Conflict,
+    Forbidden,
+    NotFound,
+    PreconditionFailed,
+    TooManyRequests,
+    Unauthorized,
+)
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.http.conditional import ConditionalRequestDep, digest
 from app.platform.http.pagination import Page, Paging, paging
 from app.platform.http.problems import responses
+from app.platform.http.rate_limit import limit
 from app.platform.http.versioning import location
 from app.platform.jobs import Jobs, JobStatus, status_headers
 
@@ -56,6 +64,12 @@ async def list_items(
     return page
 
 
+@router.get("/total", responses=responses(Forbidden), dependencies=[require("admin")])
+async def read_total(session: ReadSessionDep) -> Total:
+    """Number of all items, whoever owns them."""
+    return Total(items=await service.count_items(session))
+
+
 @router.get("/{item_id:uuid}", responses=responses(NotFound))
 async def get_item(
     item_id: UUID, user: CurrentUser, session: ReadSessionDep, conditional: ConditionalRequestDep
@@ -93,7 +107,12 @@ async def delete_item(
     await service.delete_item(session, item)
 
 
-@router.post("/export", status_code=202)
+@router.post(
+    "/export",
+    status_code=202,
+    responses=responses(TooManyRequests),
+    dependencies=[limit("items.export", "10/minute", by=user_id)],
+)
 async def start_export(
     user: CurrentUser, jobs: Jobs, request: Request, response: Response
 ) -> JobStatus:

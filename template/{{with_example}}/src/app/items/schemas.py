@@ -63,6 +63,10 @@ class ItemRead(ResponseModel):
     parts: list[PartRead]
 
 
+class Total(ResponseModel):
+    items: int
+
+
 class Export(ResponseModel):
     """The result of an export: one JSON object per line, newest first."""
 

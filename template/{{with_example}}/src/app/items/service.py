@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import bindparam, func, select, text, tuple_
@@ -13,7 +14,10 @@ from sqlalchemy.orm.exc import StaleDataError
 from app.items.models import Item, Part
 from app.items.schemas import ItemCreate, ItemPatch, ItemRead, PartWrite
 from app.platform.base.errors import Conflict, NotFound
-from app.platform.data.database import ReadSession
+from app.platform.data.database import ReadSession, on_commit
+from app.platform.observability.logs import get_logger
+
+logger = get_logger(__name__)
 
 # The sort key of the list: newest first, and by id where two items are equally new.
 Position = tuple[datetime, UUID]
@@ -77,6 +81,17 @@ async def update_item(session: AsyncSession, item: Item, data: ItemPatch) -> Non
 async def delete_item(session: AsyncSession, item: Item) -> None:
     await session.delete(item)
     await _flush(session)
+    on_commit(session, partial(_log_deletion, item.id))
+
+
+async def _log_deletion(item_id: UUID) -> None:
+    logger.info("item deleted", item_id=str(item_id))
+
+
+async def count_items(session: ReadSession) -> int:
+    """Number of all items, whoever owns them."""
+    row = await session.first(select(func.count()).select_from(Item))
+    return row[0] if row else 0
 
 
 def _parts(parts: Sequence[PartWrite]) -> list[Part]:

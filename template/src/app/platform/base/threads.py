@@ -9,9 +9,10 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import NoReturn
+from contextvars import ContextVar
+from typing import Any, NoReturn
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -48,6 +49,31 @@ def exit_process(code: int) -> NoReturn:
     os._exit(code)
 
 
+# The calls that a task and those that it has started are running in threads; unset: not tracked.
+_calls: ContextVar[set[Future[Any]] | None] = ContextVar("calls_in_threads", default=None)
+
+
+def track_calls() -> set[Future[Any]]:
+    """The calls of ``asyncio.to_thread`` that the current task has running, from now on.
+
+    Cancelling the task leaves them running.
+    """
+    calls: set[Future[Any]] = set()
+    _calls.set(calls)
+    return calls
+
+
+class Threads(ThreadPoolExecutor):
+    """The threads of ``asyncio.to_thread``."""
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        call = super().submit(function, *args, **kwargs)
+        if (calls := _calls.get()) is not None:
+            calls.add(call)
+            call.add_done_callback(calls.discard)
+        return call
+
+
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     """Bound the threads of synchronous routes, and those of ``asyncio.to_thread``."""
 
@@ -55,7 +81,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     async def lifespan() -> AsyncIterator[None]:
         size = settings.thread_pool_size
         to_thread.current_default_thread_limiter().total_tokens = size
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(size, "to_thread"))
+        asyncio.get_running_loop().set_default_executor(Threads(size, "to_thread"))
         yield
 
     return lifespan

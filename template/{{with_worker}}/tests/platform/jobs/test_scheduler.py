@@ -75,8 +75,8 @@ NIGHT = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0, second=0, mi
 
 @pytest.fixture
 def scheduled(monkeypatch: pytest.MonkeyPatch) -> JobDefinition:
-    """A nightly job, registered for one test only."""
-    monkeypatch.setattr(registry, "_by_name", dict(registry._by_name))
+    """A nightly job, the only one that is registered in this test."""
+    monkeypatch.setattr(registry, "_by_name", {})
 
     @job(name="tests.nightly", cron=f"0 {NIGHT.hour} * * *")
     async def nightly(context: Any) -> None: ...

@@ -14,7 +14,7 @@ from app.platform.jobs.attempt import attempt
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.outcomes import Outcomes
 from app.platform.jobs.store import Claim
-from app.platform.jobs.watchdog import JobThreads, Running, Watchdog
+from app.platform.jobs.watchdog import Running, Watchdog
 from app.platform.observability import tracing
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -54,7 +54,6 @@ class Runner:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_default_executor(JobThreads(self._settings.thread_pool_size))
         self._watchdog.start()
         return self
 
@@ -111,8 +110,8 @@ class Runner:
     async def _attempt(self, claim: Claim) -> Any:
         """Result of the job as JSON; raises what the job raises.
 
-        Returns only once the job has ended, with every thread that it has started: until then, the
-        job must not run elsewhere. The watchdog ends the process if that takes too long.
+        Returns only once the job has ended, with every call that it has made in a thread: until
+        then, it must not run elsewhere. The watchdog ends the process if that takes too long.
         """
         definition = registry.get_definition(claim.name)
         if claim.attempts > definition.retries + 1:
@@ -133,12 +132,12 @@ class Runner:
                     for task in (work, lost, stop):
                         task.cancel()
                     await asyncio.wait({work, lost, stop}, timeout=CANCEL_TIMEOUT / 2)
-                await asyncio.wait({work, *running.threads()})
+                await asyncio.wait({work, *running.calls()})
 
     async def _call(
         self, definition: registry.JobDefinition, claim: Claim, running: Running
     ) -> Any:
-        running.make_current()
+        running.track_calls()
         queue_for = self._app.state.jobs.queue_for
         job = JobContext(self._app, claim.id, claim.name, claim.attempts, queue_for)
         return await attempt(definition, job, claim.arguments)

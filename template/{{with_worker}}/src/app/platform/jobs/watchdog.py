@@ -12,12 +12,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from typing import Any, NoReturn
 
-from app.platform.base.threads import exit_process
+from app.platform.base.threads import exit_process, track_calls
 from app.platform.data.database import Database, open_database
 from app.platform.jobs import store
 from app.platform.jobs.attempt import error_summary
@@ -57,32 +56,15 @@ class Running:
         self.timeout = timeout
         self.hard_limit = time.monotonic() + timeout + HARD_LIMIT_MARGIN
         self.lease_lost = asyncio.Event()
-        self._threads: set[Future[Any]] = set()
+        self._calls: set[Future[Any]] = set()
 
-    def make_current(self) -> None:
-        """Attribute the threads that the current task starts to this attempt."""
-        _current.set(self)
+    def track_calls(self) -> None:
+        """Attribute the calls in threads that the current task makes to this attempt."""
+        self._calls = track_calls()
 
-    def add_thread(self, thread: Future[Any]) -> None:
-        self._threads.add(thread)
-        thread.add_done_callback(self._threads.discard)
-
-    def threads(self) -> list["asyncio.Future[Any]"]:
-        """The work of this attempt that is still running in threads."""
-        return [asyncio.wrap_future(thread) for thread in list(self._threads)]
-
-
-_current: ContextVar[Running | None] = ContextVar("running_job", default=None)
-
-
-class JobThreads(ThreadPoolExecutor):
-    """The threads of ``asyncio.to_thread``. It cannot cancel them, so their job waits for them."""
-
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        thread = super().submit(function, *args, **kwargs)
-        if running := _current.get():
-            running.add_thread(thread)
-        return thread
+    def calls(self) -> list["asyncio.Future[Any]"]:
+        """The calls in threads that are still running: cancelling the job does not end them."""
+        return [asyncio.wrap_future(call) for call in list(self._calls)]
 
 
 class Watchdog:

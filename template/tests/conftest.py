@@ -47,10 +47,11 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def server_urls(worker_id: str) -> Iterator[dict[str, str]]:
     """The URLs of Postgres, Redis...: the given ones, or servers for this run only."""
-    with services() as urls:
+    with services() as servers:
+        urls = dict(servers)
         if redis := given().get("REDIS_URL"):  # one database per process, counting down from 15
             number = 15 - (0 if worker_id == "master" else int(worker_id.removeprefix("gw")))
-            urls = {**urls, "REDIS_URL": str(httpx2.URL(redis).copy_with(path=f"/{number}"))}
+            urls["REDIS_URL"] = str(httpx2.URL(redis).copy_with(path=f"/{number}"))
         yield urls
 
 

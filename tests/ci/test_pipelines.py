@@ -106,6 +106,24 @@ def test_both_pipelines_do_the_same(projects: dict[str, Path], deploy: str) -> N
         assert both in gitlab, both
 
 
+def test_make_ci_runs_what_the_pipelines_run(projects: dict[str, Path], deploy: str) -> None:
+    project = projects[f"github-{deploy}"]
+    done = subprocess.run(
+        ["make", "-n", "ci"], cwd=project, capture_output=True, text=True, check=True
+    )
+    steps = yaml.safe_load((project / GITHUB).read_text())["jobs"]
+    checks = [
+        step["run"]
+        for job in ("check", "audit", "test")
+        for step in steps[job]["steps"]
+        if "run" in step
+    ]
+    commands = [re.split(r" --(?:show-diff|locked)| #", each)[0] for each in checks]
+    github_only = {"uv run zizmor --offline .github", "uv run app openapi --output openapi.json"}
+    assert len(commands) >= 6
+    assert [each for each in commands if each not in done.stdout and each not in github_only] == []
+
+
 def test_what_was_published_by_digest_is_what_is_deployed(
     projects: dict[str, Path], deploy: str, tmp_path: Path
 ) -> None:

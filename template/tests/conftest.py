@@ -8,7 +8,7 @@ module. Use ``fresh_settings`` for tests that start processes: each gets its own
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -216,6 +216,34 @@ def client_for(app: FastAPI) -> httpx2.AsyncClient:
     """Return a client that calls the app in this process, from the address 127.0.0.1."""
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     return httpx2.AsyncClient(transport=transport, base_url="http://test")
+
+
+async def connect_websocket(app: FastAPI, path: str, headers: Mapping[str, str]) -> list[str]:
+    """The texts that the app sends on a WebSocket until it closes it."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    given = {"host": "test", **headers}
+    scope = {
+        "type": "websocket",
+        "asgi": {"version": "3.0"},
+        "scheme": "ws",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "subprotocols": [],
+        "client": ("127.0.0.1", 1),
+        "server": ("test", 80),
+        "headers": [(k.lower().encode(), v.encode()) for k, v in given.items()],
+    }
+    await app(scope, receive, send)
+    return [message["text"] for message in sent if message["type"] == "websocket.send"]
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
-from sqlalchemy import func, literal_column, select, text
+from sqlalchemy import Connection, func, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -17,6 +17,7 @@ from app.auth import CurrentUser
 from app.platform.base import context
 from app.platform.base.errors import Conflict
 from app.platform.data.database import (
+    Database,
     ReadSession,
     ReadSessionDep,
     SecondConnection,
@@ -28,7 +29,7 @@ from app.platform.jobs import JobContext, Jobs
 from app.platform.jobs.context import JobQueue
 from app.settings import Settings
 from tests.actors import sign_in
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, connect_websocket, running_app
 from tests.platform.jobs import samples
 
 ONE = select(literal_column("1"))
@@ -61,7 +62,11 @@ async def use_jobs(jobs: Jobs) -> None:
 
 
 USES = (use_user, use_session, use_reads, use_jobs)
-ORDERS = [order for n in range(1, len(USES) + 1) for order in itertools.permutations(USES, n)]
+# The orders of fewer dependencies are beginnings of these.
+ORDERS = [
+    *(order for n in range(1, len(USES)) for order in itertools.combinations(USES, n)),
+    *itertools.permutations(USES),
+]
 
 
 async def answer() -> None: ...
@@ -89,34 +94,6 @@ async def test_a_request_needs_one_connection_whatever_the_order_of_its_dependen
         if response.status_code != 200
     ]
     assert failed == []
-
-
-async def connect_websocket(app: FastAPI, path: str, headers: Mapping[str, str]) -> list[str]:
-    """The texts that the app sends on a WebSocket until it closes it."""
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    given = {"host": "test", **headers}
-    scope = {
-        "type": "websocket",
-        "asgi": {"version": "3.0"},
-        "scheme": "ws",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "subprotocols": [],
-        "client": ("127.0.0.1", 1),
-        "server": ("test", 80),
-        "headers": [(k.lower().encode(), v.encode()) for k, v in given.items()],
-    }
-    await app(scope, receive, send)
-    return [message["text"] for message in sent if message["type"] == "websocket.send"]
 
 
 async def test_a_websocket_needs_one_connection_whatever_the_order_of_its_dependencies(
@@ -148,6 +125,22 @@ async def test_a_job_needs_one_connection(service: FastAPI) -> None:
                 await asyncio.gather(job.read_session.first(ONE), session.execute(ONE))
 
     await asyncio.gather(*(run() for _ in range(4)))
+
+
+async def test_concurrent_reads_of_a_request_share_one_connection(
+    module_settings: Settings,
+) -> None:
+    async with running_app(module_settings) as app:
+        database: Database = app.state.db
+        used: list[int] = []
+
+        def look(connection: Connection) -> None:
+            connection.execute(ONE)
+            used.append(database.used)
+
+        with context.bind_request_context():
+            await asyncio.gather(*(database.read(look) for _ in range(5)))
+    assert used == [1] * 5
 
 
 async def test_a_second_transaction_with_statements_is_refused(service: FastAPI) -> None:

@@ -8,15 +8,17 @@ from uuid import UUID
 
 import httpx2
 import pytest
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from pydantic import SecretStr
 
 from app.auth import current_user
 from app.platform.base.errors import Conflict
+from app.platform.data.database import TransactionEnded
 from app.platform.jobs import Jobs, JobStatus, job
+from app.platform.jobs.context import JobQueue
 from app.settings import Settings
 from tests.actors import sign_in
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, connect_websocket, running_app
 from tests.platform.jobs import samples
 
 router = APIRouter()
@@ -99,6 +101,39 @@ async def test_a_job_without_retries_left_is_dead(
 async def test_a_job_can_enqueue_another(service: FastAPI, caller: httpx2.AsyncClient) -> None:
     await caller.post("/test-jobs/enqueues_another")
     assert await service.state.redis.lrange("notes", 0, -1) == ["enqueued by a job"]
+
+
+async def test_a_job_of_a_websocket_runs_after_its_commit(service: FastAPI) -> None:
+    async def enqueue_on_websocket(websocket: WebSocket, jobs: Jobs) -> None:
+        await websocket.accept()
+        await jobs.enqueue(samples.note, text="from a websocket")
+        assert await service.state.redis.lrange("notes", 0, -1) == []
+
+    service.router.add_api_websocket_route("/websocket", enqueue_on_websocket)
+    await connect_websocket(service, "/websocket", {})
+    done = await service.state.redis.blpop(["notes"], timeout=5)
+    assert done[1] == "from a websocket"
+
+
+async def test_a_job_that_is_enqueued_after_the_response_raises_and_never_runs(
+    service: FastAPI, caller: httpx2.AsyncClient
+) -> None:
+    raised: list[Exception] = []
+
+    async def enqueue_late(jobs: JobQueue) -> None:
+        try:
+            await jobs.enqueue(samples.note, text="late", unique="late")
+        except TransactionEnded as error:
+            raised.append(error)
+
+    async def in_the_background(jobs: Jobs, tasks: BackgroundTasks) -> None:
+        tasks.add_task(enqueue_late, jobs)
+
+    service.router.add_api_route("/late", in_the_background)
+    await caller.get("/late")
+    assert len(raised) == 1
+    assert await service.state.redis.lrange("notes", 0, -1) == []
+    assert await service.state.redis.keys("jobs:unique:*") == []
 
 
 async def test_a_failed_request_runs_no_job(service: FastAPI, caller: httpx2.AsyncClient) -> None:

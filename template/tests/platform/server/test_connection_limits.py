@@ -17,12 +17,14 @@ from app.platform.server import connection_limits
 from app.platform.server.connection_limits import (
     HEADER_TIMEOUT,
     BoundedHttpProtocol,
+    BoundedWebSocketProtocol,
     ConnectionReaper,
 )
 from app.settings import Settings
 from tests.conftest import running_app
 
 KEEP_ALIVE = 75
+PING_INTERVAL = 0.3  # seconds between pings, and until an answer
 PROBE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
 SLOW = b"GET /test/slow HTTP/1.1\r\nHost: test\r\n\r\n"
 LARGE = b"GET /test/large HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -50,13 +52,34 @@ async def receive_once(websocket: WebSocket) -> None:
     await websocket.receive()
 
 
+async def send_endlessly(websocket: WebSocket) -> None:
+    await websocket.accept()
+    while True:
+        await websocket.send_bytes(b"x" * 65_536)
+
+
+async def ignore(websocket: WebSocket) -> None:
+    """Neither accept nor refuse."""
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+WEBSOCKETS = {"receive": receive_once, "send": send_endlessly, "ignore": ignore}
+
+
 class Listener:
     """The app behind real connections, served in this process."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         self.config = Config(
-            app, http=BoundedHttpProtocol, lifespan="off", timeout_keep_alive=KEEP_ALIVE
+            app,
+            http=BoundedHttpProtocol,
+            ws=BoundedWebSocketProtocol,
+            ws_ping_interval=PING_INTERVAL,
+            ws_ping_timeout=PING_INTERVAL,
+            lifespan="off",
+            timeout_keep_alive=KEEP_ALIVE,
         )
         self.config.load()
         self.state = ServerState()
@@ -98,7 +121,8 @@ async def served(app: FastAPI) -> AsyncIterator[Listener]:
     for route in (slow, large):
         app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
     app.add_api_route("/test/echo", echo, methods=["POST"])
-    app.add_api_websocket_route("/test/receive", receive_once)
+    for name in ("receive", "send", "ignore"):
+        app.add_api_websocket_route(f"/test/{name}", WEBSOCKETS[name])
     routing.install_index(app)
     listener = Listener(app)
 
@@ -273,6 +297,50 @@ async def test_websockets_are_limited(listener: Listener) -> None:
         await first.wait_closed()
     async with connect(url):
         pass
+
+
+async def test_a_websocket_whose_client_never_reads_is_closed(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "WRITE_TIMEOUT", 0.1)
+    listener.config.ws_ping_interval = None
+    await listener.connect(upgrade("send"))
+    await until_closed(listener)
+
+
+async def test_a_websocket_whose_client_answers_no_ping_is_closed(
+    listener: Listener,
+) -> None:
+    """Whether or not messages are waiting to be read: those would delay a clean close."""
+    for name in ("receive", "send"):
+        await listener.connect(upgrade(name))
+        await until_closed(listener)
+
+
+async def test_a_websocket_that_is_never_accepted_is_closed(listener: Listener) -> None:
+    await listener.connect(upgrade("ignore"))
+    listener.sweep_after(listener.app.state.settings.request_timeout - 1)
+    assert len(listener.state.connections) == 1
+    listener.sweep_after(listener.app.state.settings.request_timeout + 1)
+    await until_closed(listener)
+
+
+def upgrade(name: str) -> bytes:
+    """A handshake whose client reads no answer to it."""
+    return (
+        f"GET /test/{name} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+
+
+async def until_closed(listener: Listener) -> None:
+    """Wait until no connection is left, and no task of one."""
+    for _ in range(500):
+        if not listener.state.connections and not listener.state.tasks:
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("the connection is still open")
 
 
 async def test_a_late_body_is_a_408(settings: Settings) -> None:

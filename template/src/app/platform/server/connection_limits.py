@@ -1,8 +1,9 @@
 """Limits of client connections: time-outs, pipelining, and eviction at capacity.
 
 Uvicorn has none of these: a connection that sends nothing, or never finishes its headers, stays
-open for ever, and a response that is not read stays in memory. A reaper checks all connections once
-a second, which costs less than a timer per request. The parser is in ``http_protocol``.
+open for ever, and a response or a message that is not read stays in memory. A reaper checks all
+connections once a second, which costs less than a timer per request. The parser is in
+``http_protocol``.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.platform.base import context
 from app.platform.base.paths import route_path, set_prefix
@@ -125,6 +127,41 @@ class BoundedHttpProtocol(HttpProtocol):
             self.write_timer = None
 
 
+class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
+    """One WebSocket, with limits: its client has to read what is sent, and to answer pings."""
+
+    write_timer: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_write_timer()
+
+    def stalled_on(self) -> tuple[object, float] | None:
+        """The handshake, if the app has yet to accept it, and its time-out in seconds."""
+        timeout: float = self.app_state["settings"].request_timeout
+        return None if self.handshake_complete else ("handshake", timeout)
+
+    def keepalive_timeout(self) -> None:
+        """Close the connection: its client did not answer a ping, and may not read either."""
+        super().keepalive_timeout()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stop_write_timer()
+        self.write_timer = self.loop.call_later(WRITE_TIMEOUT, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
+
+    def _stop_write_timer(self) -> None:
+        if self.write_timer is not None:
+            self.write_timer.cancel()
+            self.write_timer = None
+
+
 def is_awaiting_first_request(connection: Any) -> bool:
     """Whether a connection is new and its first request may still be in transit."""
     if not isinstance(connection, BoundedHttpProtocol) or connection.scope is not None:
@@ -177,7 +214,7 @@ class ConnectionReaper:
             return "closing", WRITE_TIMEOUT
         if isinstance(connection, BoundedHttpProtocol):
             return connection.stalled_on(self.keep_alive)
-        return None
+        return connection.stalled_on() if isinstance(connection, BoundedWebSocketProtocol) else None
 
     def _close(self, connection: Any) -> None:
         if isinstance(connection, BoundedHttpProtocol) and not connection.transport.is_closing():

@@ -25,6 +25,7 @@ from uvicorn_worker import UvicornWorker
 from app.platform.base.threads import exit_process
 from app.platform.server.connection_limits import (
     BoundedHttpProtocol,
+    BoundedWebSocketProtocol,
     ConnectionReaper,
     is_awaiting_first_request,
 )
@@ -183,6 +184,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
         self.config.server_header = False
         self.config.timeout_notify = HEARTBEAT_INTERVAL
         self.config.http = BoundedHttpProtocol
+        self.config.ws = BoundedWebSocketProtocol
 
     def init_process(self) -> None:
         # Objects from before the fork live as long as the process: to collect them frees nothing

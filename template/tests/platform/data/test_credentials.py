@@ -11,9 +11,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.platform.base.errors import DatabaseUnavailable
-from app.platform.data.database import SessionDep, create_engine
+from app.platform.data.database import SessionDep
 from app.settings import Settings
 from tests.conftest import client_for, open_connection, running_app
+from tests.platform.data.test_pool import open_engine
 
 
 @pytest.fixture
@@ -48,16 +49,16 @@ async def test_new_connections_use_the_login_that_the_file_holds_now(
     file = tmp_path / "url"
     file.write_text(old.replace("+asyncpg", ""))
     monkeypatch.setenv("DATABASE_URL_FILE", str(file))
-    engine = create_engine(module_settings.model_copy(update={"database_url": SecretStr(old)}))
-    with pytest.raises(DatabaseUnavailable):
-        await current_user(engine)
-    file.write_text(f"{new}\n")
-    assert await current_user(engine) == roles[1]
-    await engine.dispose()
-    for unreadable in ("", "postgresql://[", None):
-        file.unlink() if unreadable is None else file.write_text(unreadable)
-        with pytest.raises(DatabaseUnavailable):  # the login of the start again
+    async with open_engine(module_settings, database_url=SecretStr(old)) as engine:
+        with pytest.raises(DatabaseUnavailable):
             await current_user(engine)
+        file.write_text(f"{new}\n")
+        assert await current_user(engine) == roles[1]
+        await engine.dispose()
+        for unreadable in ("", "postgresql://[", None):
+            file.unlink() if unreadable is None else file.write_text(unreadable)
+            with pytest.raises(DatabaseUnavailable):  # the login of the start again
+                await current_user(engine)
 
 
 async def test_a_url_that_is_not_from_the_file_does_not_follow_it(
@@ -69,10 +70,9 @@ async def test_a_url_that_is_not_from_the_file_does_not_follow_it(
     file = tmp_path / "url"
     file.write_text(url_of(module_settings, roles[0]))
     monkeypatch.setenv("DATABASE_URL_FILE", str(file))
-    changes = {"database_url": SecretStr(url_of(module_settings, roles[1]))}
-    engine = create_engine(module_settings.model_copy(update=changes))
-    assert await current_user(engine) == roles[1]
-    await engine.dispose()
+    url = SecretStr(url_of(module_settings, roles[1]))
+    async with open_engine(module_settings, database_url=url) as engine:
+        assert await current_user(engine) == roles[1]
 
 
 async def test_a_refused_login_is_an_outage(

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -33,6 +34,16 @@ from tests.conftest import running_app
 ONE = select(literal_column("1"))
 
 
+@asynccontextmanager
+async def open_engine(settings: Settings, **changes: Any) -> AsyncIterator[AsyncEngine]:
+    """An engine with changed settings; one that is not disposed of hangs the run."""
+    engine = create_engine(settings.model_copy(update=changes))
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
 async def pid(engine: AsyncEngine) -> int:
     async with engine.connect() as connection:
         return int(await connection.scalar(text("SELECT pg_backend_pid()")) or 0)
@@ -41,14 +52,12 @@ async def pid(engine: AsyncEngine) -> int:
 async def test_a_connection_is_replaced_at_its_maximum_age(
     module_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes: dict[str, Any] = {"db_pool_size": 1, "db_pool_recycle": 60}
-    engine = create_engine(module_settings.model_copy(update=changes))
-    first, now = await pid(engine), time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 50)
-    assert await pid(engine) == first
-    monkeypatch.setattr(time, "time", lambda: now + 61)
-    assert await pid(engine) != first
-    await engine.dispose()
+    async with open_engine(module_settings, db_pool_size=1, db_pool_recycle=60) as engine:
+        first, now = await pid(engine), time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 50)
+        assert await pid(engine) == first
+        monkeypatch.setattr(time, "time", lambda: now + 61)
+        assert await pid(engine) != first
 
 
 async def test_a_request_waits_for_a_connection_as_long_as_configured(
@@ -88,13 +97,12 @@ async def silent_port() -> AsyncIterator[int]:
 async def test_connecting_takes_as_long_as_configured(
     module_settings: Settings, silent_port: int
 ) -> None:
-    url = f"postgresql+asyncpg://nobody@127.0.0.1:{silent_port}/nothing"
-    changes = {"database_url": SecretStr(url), "db_pool_timeout": 0.1}
-    engine = create_engine(module_settings.model_copy(update=changes))
-    start = time.monotonic()
-    with pytest.raises(DatabaseUnavailable):
-        await pid(engine)
-    assert 0.1 <= time.monotonic() - start < 3
+    url = SecretStr(f"postgresql+asyncpg://nobody@127.0.0.1:{silent_port}/nothing")
+    async with open_engine(module_settings, database_url=url, db_pool_timeout=0.1) as engine:
+        start = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            await pid(engine)
+        assert 0.1 <= time.monotonic() - start < 3
 
 
 class Shelf(DeclarativeBase):

@@ -1,5 +1,6 @@
 """The stack and the service agree: settings, commands, times, connections, secrets."""
 
+import importlib
 from typing import Any
 
 import click
@@ -70,7 +71,8 @@ def test_the_platform_waits_longer_than_the_service_needs_to_stop(
     defaults = Settings.model_fields
     needed = [of_gunicorn("graceful_timeout")]
     if "worker_shutdown_timeout" in defaults:
-        needed.append(defaults["worker_shutdown_timeout"].default)
+        watchdog = importlib.import_module("app.platform.jobs.watchdog")
+        needed.append(defaults["worker_shutdown_timeout"].default + watchdog.EXIT_MARGIN)
     assert max(needed) < container["StopTimeout"] <= 120
 
 

@@ -13,11 +13,11 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
-from sqlalchemy import DateTime, bindparam, text
+from sqlalchemy import DateTime, bindparam, column, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import make_url
 
-from app.platform.data.database import SessionDep
+from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.data.http_client import HttpClientDep
 from app.platform.data.redis import RedisDep
 from app.platform.http.problems import Problem
@@ -29,6 +29,20 @@ CLOSED_PORT = 1
 
 async def query(session: SessionDep, sql: str) -> None:
     await session.execute(text(sql))
+
+
+FAIL_ONCE = """
+CREATE SEQUENCE {name};
+CREATE FUNCTION {name}() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+    IF nextval('{name}') < 2 THEN RAISE EXCEPTION USING ERRCODE = '{state}'; END IF;
+    RETURN 7;
+END $$
+"""
+
+
+async def read(reads: ReadSessionDep, function: str) -> int | None:
+    row = await reads.first(select(column("f")).select_from(text(f"{function}() AS f")))
+    return row.f if row else None
 
 
 async def select_one(session: SessionDep) -> None:
@@ -104,7 +118,7 @@ FAULTS_OF_OURS: list[Callable[..., Awaitable[None]]] = [
 
 
 def add_routes(app: FastAPI) -> None:
-    for route in (query, select_one, set_key, call, *FAULTS_OF_OURS):
+    for route in (query, read, select_one, set_key, call, *FAULTS_OF_OURS):
         app.add_api_route(f"/{route.__name__}", route)
 
 
@@ -199,6 +213,18 @@ async def test_a_transient_failure_of_the_database_is_a_503(
     assert (problem(response).status, response.headers["Retry-After"]) == (503, "1")
     assert "the_constraint" not in response.text
     assert lines(caplog, logging.ERROR) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("40001", 200), ("40P01", 200), ("55P03", 503), ("22012", 500)]
+)
+async def test_a_read_is_repeated_once_if_postgres_rolled_it_back(
+    client: httpx2.AsyncClient, state: str, status: int
+) -> None:
+    name = f"fail_once_{state.lower()}"
+    for sql in FAIL_ONCE.format(name=name, state=state).split(";\n", 1):
+        assert (await client.get("/query", params={"sql": sql})).status_code == 200
+    assert (await client.get("/read", params={"function": name})).status_code == status
 
 
 @asynccontextmanager

@@ -50,6 +50,8 @@ from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
 AFTER_COMMIT = "after_commit"
+# SQLSTATEs serialization_failure (of a read: on a standby) and deadlock_detected.
+ROLLED_BACK = ("40001", "40P01")
 READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction: a write on a standby
 # Seconds after Postgres' own statement_timeout until the driver gives up on an unresponsive server.
 TIMEOUT_MARGIN = 1.0
@@ -310,11 +312,17 @@ class ReadSession:
     async def _read(self, run: Callable[[Connection], T]) -> T:
         try:
             return await self._database.read(run)
-        except SchemaChanged as changed:  # a read can be repeated, unless a transaction has failed
-            try:
+        except (SchemaChanged, DBAPIError) as error:
+            if isinstance(error, DBAPIError) and _sqlstate(error) not in ROLLED_BACK:
+                raise
+            try:  # a read can be repeated, unless a transaction has failed
                 return await self._database.read(run)
             except DBAPIError:
-                raise changed from None
+                raise error from None
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
 
 
 async def _commit(session: AsyncSession) -> None:

@@ -31,7 +31,7 @@ CONFLICTS = {
 UNSTORABLE = ("22021", "22P05")
 # Transient failures: connection exceptions, insufficient resources, operator intervention, system
 # errors, rollbacks (deadlocks, serialization failures), locks, read-only transactions (a standby).
-# Only the caller knows whether the request can be repeated, so it is not repeated here.
+# Only the caller knows whether the request can be repeated; reads have been (`ReadSession`).
 RETRYABLE = ("08", "53", "57", "58", "40", "55P03", "25006")
 # Transient failures of Redis: unreachable, timed out, a replica, out of memory.
 REDIS_UNAVAILABLE = (

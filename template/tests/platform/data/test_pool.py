@@ -76,11 +76,13 @@ async def test_a_request_waits_for_a_connection_as_long_as_configured(
         holder = asyncio.create_task(hold())
         await taken.wait()
         start = time.monotonic()
-        with pytest.raises(Unavailable):
-            await ReadSession(app.state.db).first(ONE)
-        assert 0.1 <= time.monotonic() - start < 3
-        release.set()
-        await holder
+        try:
+            with pytest.raises(Unavailable):
+                await ReadSession(app.state.db).first(ONE)
+            assert 0.1 <= time.monotonic() - start < 3
+        finally:
+            release.set()
+            await holder
 
 
 @pytest.fixture

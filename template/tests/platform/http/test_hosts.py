@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
+from app.platform.http.hosts import AllowedHosts
 from app.settings import Settings
 from tests.conftest import client_for, running_app
 
@@ -60,6 +62,29 @@ async def test_two_host_headers_are_refused(client: httpx2.AsyncClient) -> None:
     two = [("Host", "api.example.com"), ("Host", "evil.test")]
 
     assert (await client.get(URL, headers=two)).status_code == 400
+
+
+async def test_a_websocket_with_two_host_headers_is_refused() -> None:
+    sent: list[Message] = []
+
+    async def accept(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "websocket",
+        "path": "/",
+        "headers": [(b"host", b"api.example.com"), (b"host", b"evil.test")],
+        "extensions": {"websocket.http.response": {}},
+    }
+    await AllowedHosts(accept, ["api.example.com"])(scope, receive, send)
+    assert sent[0]["type"] == "websocket.http.response.start"
+    assert sent[0]["status"] == 400
 
 
 async def test_probes_by_ip_address_are_exempt(client: httpx2.AsyncClient) -> None:

@@ -69,6 +69,14 @@ def test_a_secret_can_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert get_settings().secret_key.get_secret_value() == REQUIRED["SECRET_KEY"]
 
 
+def test_an_empty_secret_file_counts_as_unset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("\n")
+    monkeypatch.setenv("MIGRATION_DATABASE_URL_FILE", str(tmp_path / "secret"))
+    assert get_settings().migration_database_url is None
+
+
 SECRETS = [
     name
     for name, field in Settings.model_fields.items()

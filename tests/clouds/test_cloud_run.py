@@ -1,8 +1,4 @@
-"""What is handed to Cloud Run is clean YAML, and the script that does so a clean script.
-
-There is no schema for its documents that works without an account: the service's own
-``tests/deploy/test_cloud_run.py`` checks their fields.
-"""
+"""The documents for Cloud Run match Google's description of its API; the script is a clean one."""
 
 from pathlib import Path
 
@@ -26,6 +22,24 @@ def project(
 def test_nothing_is_found(project: Path) -> None:
     assert validators.yamllint(project) == ""
     assert validators.shellcheck(project) == ""
+    assert validators.cloud_run_schema(project) == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("taskCount: 1", "tasks: 1", "there is no such field"),
+        ("timeoutSeconds: 60", "timeoutSeconds: soon", "is not of type integer"),
+        ("cpu-throttling", "cpu-throttle", "there is no annotation"),
+        ("run.googleapis.com/startup-cpu-boost", "run.googleapis.com/ingress", "Revision: there"),
+    ],
+)
+def test_a_fault_is_found(template: Path, tmp_path: Path, old: str, new: str, said: str) -> None:
+    broken = generator.render(template, tmp_path / "service", deploy="cloud_run")
+    path = broken / "deploy/run.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert said in validators.cloud_run_schema(broken)
 
 
 def test_processes_beside_the_api_are_pools_where_there_are_some(project: Path) -> None:

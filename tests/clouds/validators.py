@@ -37,6 +37,22 @@ def checkov(project: Path) -> str:
     return _run("checkov==3.3.30", *check, "--file", "deploy/stack.yaml", folder=project)
 
 
+def cloud_run_schema(project: Path) -> str:
+    """Compare the documents for Cloud Run with Google's description of its API."""
+    script = Path(__file__).with_name("cloud_run_schema.py")
+    packages = ("--with", "google-api-python-client==2.202.0", "--with", "pyyaml")
+    python = [sys.executable, "-m", "uv", "run", "--no-project", *packages, "python"]
+    done = subprocess.run(
+        [*python, str(script), "deploy/run.yaml"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return "" if done.returncode == 0 else f"{done.stdout}{done.stderr}" or "failed"
+
+
 def yamllint(project: Path) -> str:
     files = sorted((project / "deploy").glob("*.yaml"))
     return _run("yamllint==1.38.0", "yamllint", "--strict", "-d", YAMLLINT, *files, folder=project)

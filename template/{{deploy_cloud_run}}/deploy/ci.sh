@@ -3,7 +3,8 @@
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh registry/name@sha256:...
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh --back registry/name@sha256:...   without migrations
 # Credentials: those of `gcloud`, or GOOGLE_TOKEN_FILE in a pipeline. deploy/parameters has the other
-# values of deploy/run.yaml, one NAME=value per line. RELEASE_TIMEOUT: seconds until ready.
+# values of deploy/run.yaml, one NAME=value per line. RELEASE_TIMEOUT: seconds until ready. An image of
+# another registry needs Docker, logged in there unless the image is public.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -71,13 +72,24 @@ migrate() {
 
 # Cloud Run pulls from Artifact Registry only.
 in_artifact_registry() {
-    case $1 in *-docker.pkg.dev/*) echo "$1"; return ;; esac
+    case $1 in
+    *-docker.pkg.dev/*) echo "$1"; return ;;
+    *@sha256:*) ;;
+    *) say "say which image by its digest: registry/name@sha256:..."; exit 2 ;;
+    esac
     repository=$(parameter REPOSITORY)
-    copy="$repository/$DEPLOY_TARGET:$(echo "$1" | sed 's/.*[:@]//')"
-    gcloud auth configure-docker "${repository%%/*}" --quiet >&2
-    docker pull --quiet --platform linux/amd64 "$1" >&2
-    docker tag "$1" "$copy"
-    docker push --quiet "$copy" >&2
+    copy="$repository/$DEPLOY_TARGET:${1##*:}"
+    # A tag cannot be pushed twice where tags are immutable.
+    if ! gcloud artifacts docker images describe "$copy" >/dev/null 2>&1; then
+        gcloud auth print-access-token |
+            docker login --username oauth2accesstoken --password-stdin "https://${repository%%/*}" >&2
+        docker pull --quiet --platform linux/amd64 "$1" >&2 || {
+            say "$1 can't be read: log in with \`docker login ${1%%/*}\`"
+            exit 1
+        }
+        docker tag "$1" "$copy"
+        docker push --quiet "$copy" >&2
+    fi
     echo "$copy"
 }
 

@@ -4,7 +4,8 @@
 #   ... sh deploy/ci.sh --back registry/name@sha256:...    to a version before, without migrations
 # Credentials: those of `aws`; an access key, or preferably AWS_ROLE_ARN and
 # AWS_WEB_IDENTITY_TOKEN_FILE. deploy/parameters has the stack's parameters, one Name=Value per
-# line. RELEASE_TIMEOUT: seconds until ready.
+# line. RELEASE_TIMEOUT: seconds until ready. An image of another registry needs Docker 27 or later,
+# logged in there unless the image is public.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -45,15 +46,27 @@ change() {
 
 # Copy the image to ECR, for one platform of a multi-platform image.
 in_ecr() {
-    case $1 in *.dkr.ecr.*) echo "$1"; return ;; esac
+    case $1 in
+    *.dkr.ecr.*) echo "$1"; return ;;
+    *@sha256:*) ;;
+    *) say "say which image by its digest: registry/name@sha256:..."; exit 2 ;;
+    esac
     account=$(aws sts get-caller-identity --query Account --output text)
     name=$(sed -n 's/^Repository=//p' deploy/parameters)
     registry="$account.dkr.ecr.$AWS_REGION.amazonaws.com"
-    copy="$registry/${name:?deploy/parameters has no line Repository=...}:$(echo "$1" | sed 's/.*[:@]//')"
-    aws ecr get-login-password | docker login --username AWS --password-stdin "$registry" >&2
-    docker pull --quiet --platform "${DEPLOY_PLATFORM:-linux/amd64}" "$1" >&2
-    docker tag "$1" "$copy"
-    docker push --quiet "$copy" >&2
+    tag=${1##*:}
+    copy="$registry/${name:?deploy/parameters has no line Repository=...}:$tag"
+    # A tag cannot be pushed twice where tags are immutable.
+    if ! aws ecr describe-images --repository-name "$name" --image-ids "imageTag=$tag" >/dev/null 2>&1; then
+        platform=${DEPLOY_PLATFORM:-linux/amd64}
+        aws ecr get-login-password | docker login --username AWS --password-stdin "$registry" >&2
+        docker pull --quiet --platform "$platform" "$1" >&2 || {
+            say "$1 can't be read: log in with \`docker login ${1%%/*}\`"
+            exit 1
+        }
+        docker tag "$1" "$copy"
+        docker push --quiet --platform "$platform" "$copy" >&2
+    fi
     echo "$copy"
 }
 

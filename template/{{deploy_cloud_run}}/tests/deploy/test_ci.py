@@ -39,6 +39,7 @@ for words, output, code in json.load(open("rules")):
 """
 Rule = tuple[list[str], str, int]
 GCLOUD: list[Rule] = [
+    (["artifacts docker images describe"], "", 1),
     (["describe", "status.url"], "https://service-abc.a.run.app", 0),
     (["describe", "image"], BEFORE, 0),
     (["logging read"], "a line of the migrations", 0),
@@ -155,8 +156,22 @@ def test_a_rollback_runs_no_migrations(release: Release) -> None:
 def test_an_image_from_another_registry_is_copied_first(release: Release) -> None:
     assert release.run("registry.example.com/name@sha256:cafe") == 0, release.stderr
     docker = [call.split()[1] for call, *_ in release.calls() if call.startswith("docker")]
-    assert docker == ["pull", "tag", "push"]
+    assert sorted(docker) == ["login", "pull", "push", "tag"]
     assert set(release.images()) == {"europe-west1-docker.pkg.dev/project/images/service:cafe"}
+
+
+def test_an_image_that_was_copied_before_is_not_copied_again(release: Release) -> None:
+    there = (["artifacts docker images describe", "images/service:cafe"], "", 0)
+    assert release.run("registry.example.com/name@sha256:cafe", rules=[there]) == 0, release.said
+    assert not any(call.startswith("docker ") for call, *_ in release.calls())
+    assert set(release.images()) == {"europe-west1-docker.pkg.dev/project/images/service:cafe"}
+
+
+def test_an_image_that_cannot_be_read_is_explained(release: Release) -> None:
+    denied = (["docker pull"], "", 1)
+    assert release.run("registry.example.com/name@sha256:cafe", rules=[denied]) == 1
+    assert "docker login registry.example.com" in release.said
+    assert release.images() == []
 
 
 def test_what_is_missing_is_named(release: Release) -> None:

@@ -52,12 +52,13 @@ lint: .venv/complete ## Ruff and mypy on the generator itself
 	ruff format --check
 	mypy
 
-constraints: .venv/complete ## Renew constraints.txt, and the day that services resolve to
+constraints: .venv/complete ## Renew constraints.txt, the day that services resolve to, and the names of their packages
 	sed -i.old "s/^export UV_EXCLUDE_NEWER .*/export UV_EXCLUDE_NEWER ?= $$(date -u +%Y-%m-%dT00:00:00Z)/" Makefile
 	rm Makefile.old
 	env -u UV_EXCLUDE_NEWER uv pip compile pyproject.toml --group dev --universal --upgrade --quiet \
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --output-file constraints.txt
+	python -m tests.packages
 
 pictures: .venv/complete ## Regenerate the README's pictures
 	python docs/pictures/make.py

@@ -18,6 +18,7 @@ from copier.errors import UserMessageError
 from copier_template_extensions import ContextHook
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = Path(__file__).with_name("packages.txt")  # which services install, at any depth
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST_NAME = 50  # Kubernetes allows 63 for a label, and deployments append to it
 LONGEST_LINE = 200
@@ -37,7 +38,7 @@ def questions() -> dict[str, dict[str, Any]]:
 
 @cache
 def taken() -> frozenset[str]:
-    """Names that would shadow a module of Python, of a dependency or of the service."""
+    """Names of a module of Python or of the service, or of a package that services install."""
     manifests = [ROOT / "template" / "pyproject.toml.jinja"]
     manifests += (ROOT / "template").glob("{{*}}/option.yml")
     required = {
@@ -45,6 +46,7 @@ def taken() -> frozenset[str]:
         for manifest in manifests
         for name in re.findall(r"[\"' ]([A-Za-z0-9._-]+)(?:\[[^\]]*\])?>=", manifest.read_text())
     }
+    required |= set(PACKAGES.read_text(encoding="utf-8").split())
     return frozenset(required | sys.stdlib_module_names | {"app", "test", "tests"})
 
 
@@ -97,7 +99,9 @@ def _name(text: str) -> str:
     if len(text) > LONGEST_NAME:
         return f"has {len(text)} characters; the maximum is {LONGEST_NAME}."
     if text in taken() or text.replace("-", "_") in taken():
-        return f"{text!r} is taken: the service or a test imports a module of that name."
+        return (
+            f"{text!r} is taken: the service installs a package or imports a module of that name."
+        )
     if yaml.safe_load(text) != text:
         return f"{text!r} is a reserved word in YAML; choose another name."
     return ""

@@ -10,6 +10,7 @@ of that name was answered with yes.
 import ast
 import json
 import re
+import sys
 from collections import defaultdict
 from functools import cache
 from itertools import combinations
@@ -215,6 +216,14 @@ def destinations(entry: Path, root: Path | None = None) -> frozenset[str]:
     )
 
 
+def written(chosen: list[Option], template: Path = TEMPLATE) -> frozenset[str]:
+    """The paths of a project with these options, apart from the answers file."""
+    core = [path for path in template.iterdir() if "{{" not in path.name]
+    parts = [destinations(path, template) for path in core]
+    parts += [destinations(template / f"{{{{{option.variable}}}}}") for option in chosen]
+    return frozenset().union(*parts)
+
+
 def _together(one: Option, other: Option, options: tuple[Option, ...]) -> bool:
     """Whether some answers choose both."""
     return any(
@@ -290,6 +299,7 @@ class Options(ContextHook):
         super().__init__(environment)
         # Copier renders each part of each path, and calls the hook each time.
         self._of: dict[str, Answers] = {}
+        self._began = False
 
     def hook(self, context: Answers) -> None:
         available = load()
@@ -300,6 +310,28 @@ class Options(ContextHook):
         if key not in self._of:
             self._of[key] = _facts(available, given)
         context.update(self._of[key])
+        if context["_copier_phase"] == "render" and not self._began:
+            self._began = True
+            _refuse_half_a_copy(context["_copier_conf"], context["options"])
+
+
+def _refuse_half_a_copy(configuration: Any, chosen: list[Option]) -> None:
+    """Raise ``UserMessageError`` if files are in the way, and nobody can be asked about them.
+
+    Copier asks before it replaces a file; without a terminal it would end there, with half of the
+    files written.
+    """
+    if configuration["overwrite"] or configuration["pretend"] or sys.stdin.isatty():
+        return
+    folder = Path(configuration["dst_path"])
+    there = sorted(path for path in written(chosen) if (folder / path).is_file())
+    if there:
+        more = f" and {len(there) - 3} more files" if there[3:] else ""
+        raise UserMessageError(
+            f"Nothing was written: {folder} has {', '.join(there[:3])}{more} already. Choose an "
+            "empty folder, add --overwrite to replace them, or run this in a terminal, where each "
+            "file is asked about."
+        )
 
 
 def _facts(available: tuple[Option, ...], given: Answers) -> Answers:

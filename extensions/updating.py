@@ -6,10 +6,13 @@ Copier runs this in the service's folder before and after the merge (``_migratio
 
 import difflib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +23,41 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from extensions import options
 
-ANSWERS = Path(".copier-answers.yml")
-MARKER = "<<<<<<< before updating"
+MARKER = "^<<<<<<< before updating"
 REVIEW = "You need to review these changes."  # `.ci/update.sh` of services starts to copy here
 SIMILAR = "50%"  # of a file's content, from which on Git calls it renamed
+# The user's settings of Git, which would change what it prints.
+PLAIN = ("-c", "core.quotePath=false", "-c", "grep.fullName=false", "-c", "diff.renameLimit=0")
 
 Answers = dict[str, Any]
+Moves = dict[str, str]  # old path -> new path
+Environment = dict[str, str]
 
 
-def before(given: Answers, renamed: dict[str, str]) -> None:
+def before(answers_file: Path, given: Answers, renamed: dict[str, str]) -> None:
     """Rename questions and choices in the answers that Copier is about to read.
 
     A choice that no longer exists, with none ``given`` instead, ends the update: Copier would take
-    the default without a warning.
+    the default without a warning. So do files that Git does not know: an update could replace or
+    delete them, and nothing could bring them back. Copier overlooks them if Git is configured not
+    to show them.
     """
-    answers: Answers = yaml.safe_load(ANSWERS.read_text(encoding="utf-8"))
+    if unknown := _untracked():
+        _refuse(
+            "Commit, ignore or move these files first; no commit has them, and the update could "
+            "replace them:",
+            *(f"  {path}" for path in unknown),
+        )
+    answers: Answers = yaml.safe_load(answers_file.read_text(encoding="utf-8"))
     todays = _todays({renamed.get(name, name): answer for name, answer in answers.items()})
     if lines := [*_without_a_choice(todays | given)]:
-        sys.exit("\n".join(["Nothing was changed:", *lines]))
+        _refuse(*lines)
     if todays != answers:
-        ANSWERS.write_text(yaml.safe_dump(todays, allow_unicode=True), encoding="utf-8")
+        answers_file.write_text(yaml.safe_dump(todays, allow_unicode=True), encoding="utf-8")
+
+
+def _refuse(*lines: str) -> None:
+    sys.exit("\n".join(["Nothing was changed:", *lines]))
 
 
 def _todays(answers: Answers) -> Answers:
@@ -67,79 +85,142 @@ def _without_a_choice(answers: Answers) -> Iterator[str]:
             )
 
 
-def after() -> None:
+@dataclass(frozen=True)
+class Renders:
+    """The service as the template alone makes it, before and after the update."""
+
+    folder: Path
+    answers_file: Path
+    template: str
+
+    @cached_property
+    def old(self) -> Path:
+        return self._rendered("old", _git("show", f"HEAD:./{self.answers_file.as_posix()}"))
+
+    @cached_property
+    def new(self) -> Path:
+        return self._rendered("new", self.answers_file.read_text(encoding="utf-8"))
+
+    def _rendered(self, name: str, answers_file: str) -> Path:
+        answers: Answers = yaml.safe_load(answers_file)
+        given = {name: answer for name, answer in answers.items() if not name.startswith("_")}
+        copier.run_copy(
+            self.template,
+            self.folder / name,
+            given,
+            answers_file=self.answers_file,
+            vcs_ref=answers["_commit"],
+            defaults=True,
+            unsafe=True,
+            quiet=True,
+        )
+        return self.folder / name
+
+
+def after(answers_file: Path, template: str) -> None:
     """Keep what the merge took away, and list everything that needs a look."""
-    deleted = _git("diff", "--name-only", "--relative", "--diff-filter=D", "HEAD").splitlines()
+    deleted = _listed("diff", "--name-only", "--relative", "--diff-filter=D", "HEAD")
     added = [path for path in _untracked() if not _git("ls-tree", "HEAD", f"{Path(path).parent}/")]
-    moved: dict[str, str] = {}
+    along: Moves = {}
+    moved: Moves = {}
     kept: list[str] = []
-    if deleted or added:
-        with tempfile.TemporaryDirectory() as folder:
-            old = _rendered(Path(folder, "old"), _git("show", f"HEAD:./{ANSWERS}"))
-            changed = {path: mine for path in deleted if (mine := _changed(old, path)) is not None}
-            if changed:
-                new = _rendered(Path(folder, "new"), ANSWERS.read_text(encoding="utf-8"))
-                moved = _carry(changed, old, _renames(old, new))
-            kept = [path for path in changed if path not in moved]
-            for path in kept:
-                _keep(path, (old / path).read_bytes(), changed[path])
-            _take_back([path for path in added if (old / path).parent.exists()])
-    _report(moved, kept)
+    with tempfile.TemporaryDirectory() as folder:
+        renders = Renders(Path(folder).resolve(), answers_file, template)
+        changed = {path: mine for path in deleted if (mine := _changed(renders, path)) is not None}
+        if changed:
+            along = _carry(changed, renders.old, _renames(renders.old, renders.new))
+        kept = [path for path in changed if path not in along]
+        for path in kept:
+            _keep(path, (renders.old / path).read_bytes(), changed[path])
+        if added:
+            _take_back([path for path in added if (renders.old / path).parent.exists()])
+        if _listed("diff", "--name-only", "HEAD", "--", str(answers_file)):
+            moved = _follow(renders)
+    _report(along, moved, kept)
 
 
 def _untracked() -> list[str]:
-    return _git("ls-files", "--others", "--exclude-standard").splitlines()
+    return _listed("ls-files", "--others", "--exclude-standard")
 
 
-def _rendered(folder: Path, answers_file: str) -> Path:
-    """Render the version and the answers that an answers file names."""
-    answers: Answers = yaml.safe_load(answers_file)
-    given = {name: answer for name, answer in answers.items() if not name.startswith("_")}
-    source, version = answers["_src_path"], answers["_commit"]
-    copier.run_copy(source, folder, given, vcs_ref=version, defaults=True, unsafe=True, quiet=True)
-    return folder
-
-
-def _changed(old: Path, path: str) -> bytes | None:
+def _changed(renders: Renders, path: str) -> bytes | None:
     """The user's content of a file that is gone, if it differs from what was rendered."""
-    if not (old / path).is_file():
+    if not (renders.old / path).is_file():
         return None
     mine = _bytes("show", f"HEAD:./{path}")
-    return None if mine == (old / path).read_bytes() else mine
+    return None if mine == (renders.old / path).read_bytes() else mine
 
 
-def _renames(old: Path, new: Path) -> dict[str, str]:
-    """Old path -> new path of the files that the template renamed, found by their content."""
-    fields = _git(
-        *("diff", "--no-index", "--name-status", "-z", "--diff-filter=R"),
-        *(f"--find-renames={SIMILAR}", str(old), str(new)),
-        check=False,
-    ).split("\0")
-    pairs = zip(fields[1::3], fields[2::3], strict=False)
-    return {_relative(was, old): _relative(now, new) for was, now in pairs}
+def _renames(old: Path, new: Path) -> Moves:
+    """The files that the template renamed, found by their content."""
+    pairs = _renamed("diff", "--no-index", str(old), str(new))
+    return {_relative(was, old): _relative(now, new) for was, now in pairs.items()}
 
 
 def _relative(path: str, root: Path) -> str:
     return Path("/", path.lstrip("/")).relative_to(root).as_posix()
 
 
-def _carry(changed: dict[str, bytes], old: Path, renames: dict[str, str]) -> dict[str, str]:
-    """Merge the user's changes into the files' new places; return old path -> new path."""
+def _moves(old: Path) -> Moves:
+    """The files that the user moved, found by their content."""
+    own = Path(_git("rev-parse", "--git-path", "objects").strip()).absolute()
+    with tempfile.TemporaryDirectory() as folder:
+        aside = {
+            "GIT_INDEX_FILE": f"{folder}/index",
+            "GIT_OBJECT_DIRECTORY": folder,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(own),
+        }
+        tree = _git("rev-parse", "HEAD:./").strip()
+        repository = _git("rev-parse", "--absolute-git-dir").strip()
+        of_old = (f"--git-dir={repository}", f"--work-tree={old}")
+        _git("-C", str(old), *of_old, "add", "--all", "--force", ".", env=aside)
+        return _renamed("diff-tree", "-r", _git("write-tree", env=aside).strip(), tree, env=aside)
+
+
+def _renamed(*diff: str, env: Environment | None = None) -> Moves:
+    command, *rest = diff
+    how = ("--name-status", "-z", "--diff-filter=R", f"--find-renames={SIMILAR}", "--no-ext-diff")
+    fields = _git(command, *how, *rest, check=False, env=env).split("\0")
+    return dict(zip(fields[1::3], fields[2::3], strict=False))
+
+
+def _carry(changed: dict[str, bytes], old: Path, renames: Moves) -> Moves:
+    """Merge the user's changes into the files' new places; return those that were merged."""
     moved = {}
     for path, mine in changed.items():
         target = Path(renames.get(path, ""))
         if not target.is_file() or _git("ls-tree", "HEAD", target.as_posix()):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            before = Path(folder, "mine")
-            before.write_bytes(mine)
-            labels = ("-L", "before updating", "-L", "original", "-L", "after updating")
-            files = (str(before), str(old / path), str(target))
-            merged = _bytes("merge-file", "--stdout", *labels, *files, check=False)
-        if merged:
+        if merged := _merged(mine, old / path, target.read_bytes()):
             target.write_bytes(merged)
             moved[path] = target.as_posix()
     return moved
+
+
+def _follow(renders: Renders) -> Moves:
+    """Merge the template's changes into the files that the user moved; return those files."""
+    moved = {}
+    for path, target in _moves(renders.old).items():
+        new, mine = renders.new / path, Path(target)
+        same = new.is_file() and new.read_bytes() == (renders.old / path).read_bytes()
+        if new.is_file() and not same and mine.is_file():
+            mine.write_bytes(
+                _merged(mine.read_bytes(), renders.old / path, new.read_bytes())
+                or mine.read_bytes()
+            )
+            moved[path] = target
+    return moved
+
+
+def _merged(mine: bytes, base: Path, theirs: bytes) -> bytes:
+    """Both sides' changes, with conflicts marked; nothing if the files are not text."""
+    with tempfile.TemporaryDirectory() as folder:
+        sides = Path(folder, "mine"), Path(folder, "theirs")
+        for path, side in zip(sides, (mine, theirs), strict=True):
+            path.write_bytes(side)
+        labels = ("-L", "before updating", "-L", "original", "-L", "after updating")
+        files = (str(sides[0]), str(base), str(sides[1]))
+        return _bytes("merge-file", "--stdout", *labels, *files, check=False)
 
 
 def _keep(path: str, before: bytes, mine: bytes) -> None:
@@ -160,22 +241,44 @@ def _take_back(paths: list[str]) -> None:
             Path(path).parent.rmdir()
 
 
-def _report(moved: dict[str, str], kept: list[str]) -> None:
-    grep = ("grep", "--name-only", "--untracked", "--fixed-strings", MARKER)
-    conflicts = _git(*grep, check=False).splitlines()
-    if lines := [*_moved(moved), *_conflicts(conflicts), *_gone(kept)]:
+def _report(along: Moves, moved: Moves, kept: list[str]) -> None:
+    grep = ("grep", "--name-only", "--untracked", "--no-color", "--basic-regexp", "-e", MARKER)
+    marked = _listed(*grep, check=False)
+    rejected = _listed("ls-files", "--others", "--", "*.rej")
+    rejected = [path for path in rejected if path.removesuffix(".rej") not in kept]
+    lines = [
+        *_renamed_by_template(along),
+        *_moved_by_user(moved),
+        *_conflicts(marked),
+        *_rejected(rejected),
+        *_gone(kept),
+    ]
+    if lines:
         sys.stderr.write("\n".join(["", REVIEW, *lines, ""]))
 
 
-def _moved(paths: dict[str, str]) -> Iterator[str]:
+def _renamed_by_template(paths: Moves) -> Iterator[str]:
     if paths:
         yield "The template renamed files that you had changed. Your changes moved along:"
+        yield from (f"    {old} -> {new}" for old, new in paths.items())
+
+
+def _moved_by_user(paths: Moves) -> Iterator[str]:
+    if paths:
+        yield "The template changed files that you had moved. Its changes were merged into yours:"
         yield from (f"    {old} -> {new}" for old, new in paths.items())
 
 
 def _conflicts(paths: list[str]) -> Iterator[str]:
     if paths:
         yield "Conflicts: you and the template changed the same lines. Resolve and `git add` them:"
+        yield from (f"    {path}" for path in paths)
+
+
+def _rejected(paths: list[str]) -> Iterator[str]:
+    if paths:
+        yield "Conflicts: you and the template changed the same lines. Yours are in"
+        yield "patches. Apply them to the files, and delete the patches:"
         yield from (f"    {path}" for path in paths)
 
 
@@ -188,17 +291,26 @@ def _gone(paths: list[str]) -> Iterator[str]:
         yield f"    git checkout HEAD -- {paths[0]}"
 
 
-def _git(*arguments: str, check: bool = True) -> str:
-    return _bytes("-c", "core.quotePath=false", *arguments, check=check).decode()
+def _listed(command: str, *arguments: str, check: bool = True) -> list[str]:
+    """The paths that a command of Git lists."""
+    return _git(command, "-z", *arguments, check=check).split("\0")[:-1]
 
 
-def _bytes(*arguments: str, check: bool = True) -> bytes:
-    return subprocess.run(["git", *arguments], capture_output=True, check=check).stdout
+def _git(*arguments: str, check: bool = True, env: Environment | None = None) -> str:
+    return os.fsdecode(_bytes(*PLAIN, *arguments, check=check, env=env))
+
+
+def _bytes(*arguments: str, check: bool = True, env: Environment | None = None) -> bytes:
+    return subprocess.run(
+        ["git", *arguments], capture_output=True, check=check, env={**os.environ, **(env or {})}
+    ).stdout
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["before", given, *renamed]:
-            before(json.loads(given), dict(each.split("=", 1) for each in renamed))
-        case ["after"]:
-            after()
+        case ["before", answers_file, given, *renamed]:
+            before(
+                Path(answers_file), json.loads(given), dict(each.split("=", 1) for each in renamed)
+            )
+        case ["after", answers_file, template]:
+            after(Path(answers_file), template)

@@ -5,6 +5,7 @@ import json
 import re
 from collections import defaultdict
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jinja2.ext import Extension
@@ -69,11 +70,11 @@ class Once(Extension):
 
 
 class Filters(Extension):
-    """The filters ``quoted`` and ``plain``."""
+    """The filters ``quoted``, ``plain`` and ``from_anywhere``."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        environment.filters.update(quoted=quoted, plain=plain)
+        environment.filters.update(quoted=quoted, plain=plain, from_anywhere=from_anywhere)
 
 
 def quoted(text: str) -> str:
@@ -84,3 +85,9 @@ def quoted(text: str) -> str:
 def plain(text: str) -> str:
     """``text`` escaped so that a paragraph of Markdown shows it as it is."""
     return re.sub(r"([\\`*_\[\]<>$]|^[#+-])", r"\\\1", text)
+
+
+def from_anywhere(source: str) -> str:
+    """A template's address, with a relative path made absolute."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source

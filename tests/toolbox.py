@@ -30,10 +30,10 @@ UV = [sys.executable, "-m", "uv"]
 def python_for(project: Path) -> Path:
     """Return a Python that has all that a rendered project needs, whatever else was answered."""
     answers = yaml.safe_load((project / ".copier-answers.yml").read_text(encoding="utf-8"))
-    return _python_with(_requirements(project, answers["queue"]), answers["queue"])
+    return _python_with(requirements(project, answers["queue"]), answers["queue"])
 
 
-def _requirements(project: Path, queue: str) -> list[str]:
+def requirements(project: Path, queue: str) -> list[str]:
     """Return what a project declares, and what every option would add, other queues excepted."""
     declared = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     named = {*declared["project"]["dependencies"], *declared["dependency-groups"]["dev"]}

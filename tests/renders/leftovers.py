@@ -23,6 +23,7 @@ SECRET = re.compile(
 )
 # What a package is imported as, where an option has that name and is not the only one to use it.
 MODULES = {"pyjwt": "jwt"}
+PLACE = re.compile(r"\b(?:src|tests|docs|migrations|deploy|compose)(?:/[\w.-]*\w)+|\bapp(?:\.\w+)+")
 Found = list[str]
 
 
@@ -63,7 +64,12 @@ def options_not_chosen(project: Path) -> Found:
         if option not in chosen
         for trace in _traces(option) - mine
     }
-    return _extra_files(project, known, chosen) + _words(project, theirs)
+    return [
+        *_extra_files(project, chosen),
+        *_words(project, theirs),
+        *_places(project, known, chosen),
+        *_features(project, known, chosen),
+    ]
 
 
 def _answers(project: Path) -> dict[str, object]:
@@ -88,22 +94,56 @@ def _core() -> set[str]:
     return set(re.findall(r'^    "([A-Za-z0-9._-]+)', pyproject, flags=re.MULTILINE))
 
 
-def _extra_files(
-    project: Path, known: tuple[options.Option, ...], chosen: list[options.Option]
-) -> Found:
+def _extra_files(project: Path, chosen: list[options.Option]) -> Found:
     """Find files that neither the core nor a chosen option has at that path."""
-    template = generator.ROOT / "template"
-    allowed = {
-        path
-        for entry in template.iterdir()
-        if not options.FOLDER.fullmatch(entry.name)
-        for path in options.destinations(entry, template)
-    }
-    for option in chosen:
-        allowed |= options.destinations(template / f"{{{{{option.variable}}}}}")
-    allowed.add(".copier-answers.yml")
+    allowed = {*options.written(chosen), ".copier-answers.yml"}
     there = {path.relative_to(project).as_posix() for path in generator.files(project)}
     return [f"{project / path}: belongs to nothing that was chosen" for path in there - allowed]
+
+
+def _places(
+    project: Path, known: tuple[options.Option, ...], chosen: list[options.Option]
+) -> Found:
+    """Find the names of files and modules that only options have which nobody chose."""
+    here, everywhere = options.written(chosen), options.written([*known])
+    theirs = {*everywhere - here, *map(_module, everywhere - here)} - {*map(_module, here)}
+    return [
+        f"{path}: names {place}, which belongs to nothing that was chosen"
+        for path in generator.files(project)
+        if path.relative_to(project).parts[0]
+        != "tests"  # which handle what only some services have
+        for place in theirs & {*PLACE.findall(path.read_text(errors="replace"))}
+    ]
+
+
+def _module(path: str) -> str:
+    """Return the name that a file of Python is imported by."""
+    name = path.removesuffix(".py").removesuffix("/__init__").removeprefix("src/")
+    return name.replace("/", ".") if path.endswith(".py") else path
+
+
+def _features(
+    project: Path, known: tuple[options.Option, ...], chosen: list[options.Option]
+) -> Found:
+    """Find the words of a feature that nobody chose: its paths, scopes, jobs and messages."""
+    names = {
+        path.split("/")[2]
+        for path in options.written([*known]) - options.written(chosen)
+        if path.startswith("src/app/") and path.count("/") == 3 and path.endswith("/__init__.py")
+    }
+    found = []
+    for name in sorted(names):
+        one = name.removesuffix("s")
+        words = re.compile(
+            rf"(?<![\w.$\[-]){name}(?=[:.]\w)|/{name}\b|\b{one}_id\b|\bsuch {one}\b", re.IGNORECASE
+        )
+        found += [
+            f"{path}:{number}: {match[0]!r} is of the feature {name}: {line.strip()}"
+            for path in generator.files(project)
+            for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+            for match in words.finditer(line)
+        ]
+    return found
 
 
 def _words(project: Path, theirs: dict[str, str]) -> Found:

@@ -28,6 +28,10 @@ LEFT: list[tuple[Search, str, str, str]] = [
     (leftovers.options_not_chosen, "pyproject.toml", '# "pyjwt>=2.15"', "'pyjwt' is of auth_"),
     (leftovers.options_not_chosen, ".env.example", "# REGISTRATION_OPEN=true", "with_passwords"),
     (leftovers.options_not_chosen, "src/app/x.py", "import app.items", "with_example"),
+    (leftovers.options_not_chosen, "docs/x.md", "GET /api/v1/items/{id}", "the feature items"),
+    (leftovers.options_not_chosen, "src/app/x.py", '"""No such item."""', "the feature items"),
+    (leftovers.options_not_chosen, "docs/x.md", "See src/app/auth/tokens.py", "names src/app/auth"),
+    (leftovers.options_not_chosen, "docs/x.md", "`app.auth.tokens`", "names app.auth.tokens"),
     (leftovers.options_not_chosen, "src/app/items/x.py", "", "belongs to nothing that was chosen"),
 ]
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pytest_copier.plugin import CopierFixture
 
+from extensions import answers
 from tests import generator, matrix, toolbox
 from tests.renders import leftovers
 
@@ -130,6 +131,16 @@ def test_every_requirement_is_used(project: Path, python: Path) -> None:
     provided = _modules(python, names - set(USED_OTHERWISE))
     unused = [name for name, modules in provided.items() if not imported & set(modules)]
     assert unused == []
+
+
+def test_no_project_can_have_the_name_of_a_package_that_it_installs(python: Path) -> None:
+    script = (
+        "import importlib.metadata as m, sys; sys.exit(' '.join(d.name for d in m.distributions()))"
+    )
+    listed = toolbox.run(python, python.parent, "-c", script)
+    installed = [re.sub(r"[-_.]+", "-", name.lower()) for name in listed.split()]
+    assert "pytest" in installed
+    assert [name for name in installed if not answers.refusal("project_name", name)] == []
 
 
 def test_every_requirement_of_development_is_used(project: Path, python: Path) -> None:

@@ -92,7 +92,7 @@ def test_modules_exist(text: str) -> None:
 
 
 def test_make_targets_exist(text: str) -> None:
-    makefiles = (ROOT / "Makefile").read_text() + (TEMPLATE / "Makefile").read_text()
+    makefiles = (ROOT / "Makefile").read_text() + (TEMPLATE / "Makefile.jinja").read_text()
     targets = named(r"(?m)^([a-z-]+):", makefiles)
     commands = named(r"`make ([a-z -]+)", text) | named(r"(?m)^make ([a-z-]+)", text)
     assert {word for command in commands for word in command.split()} - targets == set()

@@ -90,6 +90,20 @@ def _overlapping(service: Service) -> str:
     )
 
 
+@case(
+    "you and the template changed the same lines, and you update with `--conflict rej`",
+    "the file has the template's lines, and `<file>.rej` has yours; the update lists it",
+)
+def _overlapping_and_rejected(service: Service) -> str:
+    service.change("src/app/main.py", "Nothing happens at import", "My own words")
+    done = _commit_and_update(service, "--conflict", "rej")
+    assert "My own words" in service.read("src/app/main.py.rej")
+    assert "Really nothing" in service.read("src/app/main.py")
+    assert "changed the same lines" in done.stdout
+    assert "\n    src/app/main.py.rej\n" in done.stdout
+    return "the file has the template's lines, and `<file>.rej` has yours; the update lists it"
+
+
 @case("the template deleted a file that you had not changed", "it is deleted")
 def _deleted(service: Service) -> str:
     done = _commit_and_update(service)
@@ -131,6 +145,22 @@ def _renamed_and_changed(service: Service) -> str:
     assert not service.has(old)
     assert MINE in service.read(new)
     return "your changes are merged into the renamed file; the update lists both names"
+
+
+@case(
+    "you moved a file that the template changed",
+    "the changes are merged into the file where you moved it; the update lists both names",
+)
+def _moved_and_changed(service: Service) -> str:
+    old, new = "src/app/platform/http/pagination.py", "src/app/pages.py"
+    service.write(new, service.read(old) + MINE)
+    (service.folder / old).unlink()
+    done = _commit_and_update(service)
+    assert f"\n    {old} -> {new}\n" in done.stdout
+    assert not service.has(old)
+    assert MINE in service.read(new)
+    assert '"""The pages. ' in service.read(new)
+    return "the changes are merged into the file where you moved it; the update lists both names"
 
 
 @case("you changed a file of an option, and then chose another option", LOST)
@@ -211,6 +241,21 @@ def _dirty(service: Service) -> str:
     done = service.update()
     assert done.returncode == 1
     assert "dirty" in done.stdout
+    assert service.tree() == before
+    return "the update is refused, and nothing is changed"
+
+
+@case(
+    "you have files that no commit has, and Git is configured not to show them",
+    "the update is refused, and nothing is changed",
+)
+def _unknown(service: Service) -> str:
+    git(service.folder, "config", "status.showUntrackedFiles", "no")
+    service.write("src/app/news.py", '"""My own news."""\n')
+    before = service.tree()
+    done = service.update()
+    assert done.returncode == 1
+    assert "\n  src/app/news.py\n" in done.stdout
     assert service.tree() == before
     return "the update is refused, and nothing is changed"
 

@@ -32,12 +32,12 @@ def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> world.S
 def step(service: world.Service, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the shell of a step of the workflow."""
     workflow = yaml.safe_load(service.read(".github/workflows/update.yml"))
-    steps = workflow["jobs"]["update"]["steps"]
-    shell = next(step["run"] for step in steps if step.get("name", "").startswith(name))
+    job = workflow["jobs"]["update"]
+    shell = next(step["run"] for step in job["steps"] if step.get("name", "").startswith(name))
     return subprocess.run(
         ["bash", "-e", "-c", shell],
         cwd=service.folder,
-        env={**os.environ, **world.ENVIRONMENT, **variables},
+        env={**os.environ, **world.ENVIRONMENT, **job["env"], **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -51,9 +51,9 @@ def branches(folder: Path) -> str:
 
 def test_a_service_that_is_up_to_date_is_left_alone(service: world.Service, tmp_path: Path) -> None:
     service = service.copy(tmp_path / "service")
-    done = step(service, "Bring it in")
+    done = step(service, "Apply a newer version")
     assert done.returncode == 0, done.stdout
-    assert "nothing newer" in done.stdout
+    assert "no newer version" in done.stdout
     assert "template-update" not in branches(service.folder)
     done = step(service, "Open a pull request", GH_TOKEN="")
     assert (done.returncode, done.stdout) == (0, "")
@@ -76,7 +76,7 @@ def outdated(template: Path, service: world.Service, tmp_path: Path) -> world.Se
 def test_a_newer_template_becomes_a_pull_request_that_lists_what_collides(
     outdated: world.Service, tmp_path: Path
 ) -> None:
-    done = step(outdated, "Bring it in")
+    done = step(outdated, "Apply a newer version")
     assert done.returncode == 0, done.stdout
     message = world.git(outdated.folder, "log", "-1", "--format=%B", "template-update")
     assert message.startswith("Update from the template\n")
@@ -105,3 +105,24 @@ def _gh(folder: Path) -> Path:
     )
     program.chmod(0o755)
     return folder / "calls"
+
+
+def test_the_commit_stays_in_the_folder_of_the_service(
+    outdated: world.Service, tmp_path: Path
+) -> None:
+    """The repository has other folders, and the service's answers a file of their own."""
+    answers = ".copier-answers.slipway.yml"
+    world.git(outdated.folder, "mv", ".copier-answers.yml", answers)
+    outdated.change(".ci/update.sh", "'.copier-answers.yml'", f"'{answers}'")
+    repository = outdated.within(tmp_path / "repository", "shop")
+    (repository / "notes.txt").write_text("Not finished.\n")
+    (repository / "ideas.txt").write_text("None yet.\n")
+    script = repository / "shop" / ".ci" / "update.sh"
+    done = subprocess.run(
+        ["sh", str(script)], cwd=repository, env={**os.environ, **world.ENVIRONMENT}, check=False
+    )
+    assert done.returncode == 0
+    changed = world.git(repository, "show", "--name-only", "--format=", "template-update")
+    assert {path.split("/")[0] for path in changed.splitlines()} == {"shop"}
+    left = world.git(repository, "status", "--porcelain").splitlines()
+    assert left == [" M notes.txt", "?? ideas.txt"]

@@ -59,7 +59,7 @@ class Service:
 
     @classmethod
     def make(cls, template: Path, folder: Path, *, version: str, **given: str) -> "Service":
-        _copier("copy", "--vcs-ref", version, *_data(given), str(template), str(folder))
+        copier("copy", "--vcs-ref", version, *_data(given), str(template), str(folder))
         git(folder, "init", "--quiet")
         commit(folder)
         return cls(folder)
@@ -67,6 +67,15 @@ class Service:
     def copy(self, to: Path) -> "Service":
         shutil.copytree(self.folder, to, symlinks=True)
         return Service(to)
+
+    def within(self, repository: Path, name: str) -> Path:
+        """Make it a folder of a repository with another file; return the repository."""
+        shutil.rmtree(self.folder / ".git")
+        shutil.copytree(self.folder, repository / name, symlinks=True)
+        (repository / "notes.txt").write_text("<<<<<<< before updating\n")
+        git(repository, "init", "--quiet")
+        commit(repository)
+        return repository
 
     def read(self, path: str) -> str:
         return (self.folder / path).read_text(encoding="utf-8")
@@ -86,7 +95,7 @@ class Service:
 
     def update(self, *options: str, **given: str) -> subprocess.CompletedProcess[str]:
         """Run ``copier update`` as people do; return its exit code and all that it wrote."""
-        return _copier("update", *_data(given), *options, cwd=self.folder, check=False)
+        return copier("update", *_data(given), *options, cwd=self.folder, check=False)
 
     def holds(self, *tests: str) -> None:
         """Install it, lint it, check its types, and run those of these tests that it has."""
@@ -118,7 +127,7 @@ class Service:
         }
 
 
-def _copier(
+def copier(
     *arguments: str, cwd: Path | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     command = [*COPIER, arguments[0], "--trust", "--defaults", *arguments[1:]]

@@ -21,7 +21,7 @@ EMAIL = "carol@example.com"
 async def carol(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """A caller with the scope that manages her own keys."""
     async with client_for(app) as client:
-        client.headers.update(await sign_in(client, EMAIL, "keys", "items:read"))
+        client.headers.update(await sign_in(client, EMAIL, "keys", "orders:read"))
         yield client
 
 
@@ -42,11 +42,11 @@ def own_id(caller: httpx2.AsyncClient) -> str:
 
 
 async def test_a_new_key_has_the_requested_scopes_and_expiry(carol: httpx2.AsyncClient) -> None:
-    new = await create(carol, scopes=["items:read"], expires_in_days=30)
+    new = await create(carol, scopes=["orders:read"], expires_in_days=30)
     me = await carol.get(ME, headers={"Authorization": f"Bearer {new['key']}"})
     left = datetime.fromisoformat(new["expires_at"]) - datetime.now(UTC)
 
-    assert me.json() == {"id": new["owner"], "scopes": ["items:read"], "key_id": new["id"]}
+    assert me.json() == {"id": new["owner"], "scopes": ["orders:read"], "key_id": new["id"]}
     assert new["owner"] == (await carol.get(ME)).json()["id"]
     assert timedelta(days=29) < left <= timedelta(days=30)
 
@@ -70,7 +70,7 @@ async def test_a_list_of_keys_has_no_secrets(carol: httpx2.AsyncClient) -> None:
 async def test_a_key_cannot_create_one_with_more_scopes(carol: httpx2.AsyncClient) -> None:
     refused = [
         await carol.post(KEYS, json={"scopes": scopes})
-        for scopes in (["admin"], ["keys:admin"], ["items:read", "items:write"])
+        for scopes in (["admin"], ["keys:admin"], ["orders:read", "orders:write"])
     ]
 
     assert [answer.status_code for answer in refused] == [403] * 3
@@ -138,7 +138,7 @@ async def test_both_keys_are_valid_during_the_overlap_of_a_rotation(
     left = datetime.fromisoformat(old["expires_at"]) - datetime.now(UTC)
 
     assert answer.status_code == 201
-    assert new["scopes"] == ["items:read", "keys"]
+    assert new["scopes"] == ["orders:read", "keys"]
     assert await status(carol, new["key"]) == 200
     assert timedelta(minutes=50) < left <= timedelta(hours=1)
 

@@ -162,7 +162,7 @@ def test_an_image_from_another_registry_is_copied_first(release: Release) -> Non
 
 def test_an_image_that_was_copied_before_is_not_copied_again(release: Release) -> None:
     there = (["artifacts docker images describe", "images/service:cafe"], "", 0)
-    assert release.run("registry.example.com/name@sha256:cafe", rules=[there]) == 0, release.said
+    assert release.run("registry.example.com/name@sha256:cafe", rules=[there]) == 0, release.stderr
     assert not any(call.startswith("docker ") for call, *_ in release.calls())
     assert set(release.images()) == {"europe-west1-docker.pkg.dev/project/images/service:cafe"}
 
@@ -170,7 +170,7 @@ def test_an_image_that_was_copied_before_is_not_copied_again(release: Release) -
 def test_an_image_that_cannot_be_read_is_explained(release: Release) -> None:
     denied = (["docker pull"], "", 1)
     assert release.run("registry.example.com/name@sha256:cafe", rules=[denied]) == 1
-    assert "docker login registry.example.com" in release.said
+    assert "docker login registry.example.com" in release.stderr
     assert release.images() == []
 
 

@@ -147,13 +147,10 @@ def test_an_image_from_another_registry_is_copied_first(release: Release) -> Non
     assert release.changes() == [f"MigrationImage={copy}", f"Image={copy}"]
 
 
-<<<<<<< HEAD
-def test_parameters_may_have_spaces_and_no_final_newline(release: Release) -> None:
-=======
 def test_an_image_that_was_copied_before_is_not_copied_again(release: Release) -> None:
     """The documented first deployment runs the script twice, and tags are immutable."""
     there = (["ecr describe-images", "imageTag=cafe"], "", 0)
-    assert release.run("registry.example.com/name@sha256:cafe", rules=[there]) == 0, release.said
+    assert release.run("registry.example.com/name@sha256:cafe", rules=[there]) == 0, release.stderr
     assert release.calls("docker ") == []
     assert release.changes()[-1].endswith("/service:cafe")
 
@@ -161,18 +158,17 @@ def test_an_image_that_was_copied_before_is_not_copied_again(release: Release) -
 def test_an_image_that_cannot_be_read_is_explained(release: Release) -> None:
     denied = (["docker pull"], "", 1)
     assert release.run("registry.example.com/name@sha256:cafe", rules=[denied]) == 1
-    assert "docker login registry.example.com" in release.said
+    assert "docker login registry.example.com" in release.stderr
     assert release.changes() == []
 
 
 def test_a_tag_that_can_move_is_refused(release: Release) -> None:
     assert release.run("registry.example.com/name:latest") == 2
-    assert "by its digest" in release.said
+    assert "by its digest" in release.stderr
     assert release.changes() == []
 
 
-def test_values_may_have_spaces_and_the_last_line_no_end(release: Release) -> None:
->>>>>>> 65ec502 (The release path works on real hosts: logins before pulls, tags pushed once, one platform for Lambda, every secret, variables of GitLab's environment)
+def test_parameters_may_have_spaces_and_no_final_newline(release: Release) -> None:
     release.parameters.write_text("Repository=service\nLoginLimitClient=60/15 minutes")
     assert release.run(IMAGE) == 0, release.stderr
     assert "LoginLimitClient=60/15 minutes" in release.calls("formation deploy")[0]

@@ -8,7 +8,7 @@ from starlette.types import Scope
 
 
 def route_path(scope: Scope) -> str:
-    """The path as routes declare it, such as ``/api/v1/items``."""
+    """The path as routes declare it, such as ``/api/v1/orders``."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "")
     return path[len(prefix) :] if prefix and _is_below(path, prefix) else path

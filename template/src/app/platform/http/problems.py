@@ -42,7 +42,7 @@ class Problem(BaseModel):
     type: str = Field(examples=["urn:problem:not_found"])
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
-    detail: str = Field(examples=["There is no such item."])
+    detail: str = Field(examples=["There is no such order."])
     code: str = Field(examples=["not_found"])
     request_id: str = Field(examples=["0198c3a1c2d47b0e9c7f1a2b3c4d5e6f"])
     trace_id: str | None = None

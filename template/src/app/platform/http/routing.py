@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.platform.base.errors import MethodNotAllowed
 from app.platform.base.paths import route_path
 
-# The scope's key for the template of the matched route, such as "/api/v1/items/{item_id}".
+# The scope's key for the template of the matched route, such as "/api/v1/orders/{order_id}".
 ROUTE_TEMPLATE_KEY = "route_template"
-DEPTH = 3  # path segments: "/api/v1/items"
+DEPTH = 3  # path segments: "/api/v1/orders"
 # A GET route answers HEAD as well (RFC 9110, section 9.1); the request middleware omits the body.
 METHODS = {"HEAD": ("HEAD", "GET")}
 

@@ -35,7 +35,7 @@ class Deprecation:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the API; ``Version("v1", (items.router,))`` is served under ``/api/v1``."""
+    """A version of the API; ``Version("v1", (orders.router,))`` is served under ``/api/v1``."""
 
     name: str
     routers: tuple[APIRouter, ...]
@@ -71,7 +71,7 @@ def operation_id(version: Version, route: APIRoute) -> str:
 
 
 def location(request: Request, path: str) -> str:
-    """URL path of a resource, such as ``"/items/7"``, in the request's version of the API.
+    """URL path of a resource, such as ``"/orders/7"``, in the request's version of the API.
 
     For a request outside of the API, in the first version.
     """

@@ -13,7 +13,7 @@ class _Job(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
-    name: str = Field(examples=["items.export_items"])
+    name: str = Field(examples=["orders.export_orders"])
     status: JobState
     attempts: int = Field(description="Number of attempts so far")
     created_at: datetime

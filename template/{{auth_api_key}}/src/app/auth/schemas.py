@@ -12,7 +12,7 @@ OWNER = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 SCOPE = r"^[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}$"
 
 Owner = Annotated[str, Field(pattern=OWNER, examples=["billing"])]
-Scope = Annotated[str, Field(pattern=SCOPE, examples=["items:read"])]
+Scope = Annotated[str, Field(pattern=SCOPE, examples=["orders:read"])]
 Days = Annotated[int, Field(ge=1, le=366, description="Unset: API_KEY_LIFETIME_DAYS")]
 
 

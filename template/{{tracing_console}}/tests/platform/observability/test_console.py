@@ -75,11 +75,11 @@ async def test_a_job_is_printed_in_the_trace_of_its_request(
     development: Settings, printed: list[str]
 ) -> None:
     async with running_app(development):
-        with tracing.job_span("items.export", PARENT):
+        with tracing.job_span("orders.export", PARENT):
             pass
     [trace] = printed
     assert trace.startswith(f"trace {TRACE}\n")
-    assert trace.endswith("items.export\n")
+    assert trace.endswith("orders.export\n")
 
 
 @pytest.mark.parametrize("environment", ["production", "test"])

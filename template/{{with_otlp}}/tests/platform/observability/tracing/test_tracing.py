@@ -176,11 +176,11 @@ async def test_a_job_continues_the_trace_of_the_request_that_enqueued_it(
 ) -> None:
     async with traced(settings, collector.url) as app:
         response = (await get(app, "/things/7")).json()
-        with tracing.job_span("items.export", response["carrier"]) as span:
+        with tracing.job_span("orders.export", response["carrier"]) as span:
             assert span.trace_id == response["trace_id"]
         with pytest.raises(ValueError, match="no"), tracing.job_span("broken", response["carrier"]):
             raise ValueError("no")
-    job, broken = collector.one("items.export"), collector.one("broken")
+    job, broken = collector.one("orders.export"), collector.one("broken")
     assert job.kind == CONSUMER
     assert job.parent_span_id == collector.one("GET /things/{thing}").span_id
     assert attributes(broken)["error.type"] == "ValueError"

@@ -172,7 +172,8 @@ def to_json(event: Mapping[str, Any]) -> bytes:
     try:
         line = orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
     except TypeError:  # lone surrogates, integers beyond 64 bits
-        return json.dumps(event, default=str).encode()
+        # Strict readers refuse an escaped lone surrogate, so it becomes a question mark.
+        line = json.dumps(event, default=str, ensure_ascii=False).encode(errors="replace")
     return line if line.isascii() else _without_line_ends(line)
 
 

@@ -107,8 +107,9 @@ async def fail_in_stream() -> StreamingResponse:
 
 
 @pytest.fixture
-async def listener(settings: Settings) -> AsyncIterator[Listener]:
+async def listener(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Listener]:
     changes = {"allowed_hosts": ["127.0.0.1", "test"], "max_websockets": 2}
+    changes |= getattr(request, "param", {})
     async with running_app(settings.model_copy(update=changes)) as app:
         await app.state.redis.flushdb()
         app.include_router(router, prefix="/api")
@@ -222,6 +223,16 @@ async def test_an_accepted_websocket_has_an_id_a_log_line_and_metrics(
     labels = {"method": "GET", "route": "/api/ws/echo/{name}", "status": "101"}
     registry = listener.app.state.metrics.registry
     assert registry.get_sample_value("http_server_request_duration_seconds_count", labels) == 1
+
+
+@pytest.mark.parametrize("listener", [{"access_log_sample_rate": 0.0}], indirect=True)
+async def test_only_accepted_websockets_are_sampled(listener: Listener, lines: Lines) -> None:
+    async with connect(url(listener, "/api/ws/echo/x")):
+        pass
+    with pytest.raises(InvalidStatus):
+        await connect(url(listener, "/unknown"))
+    await closed(listener)
+    assert [line["status"] for line in lines()] == [404]
 
 
 async def test_a_client_that_leaves_is_no_error(listener: Listener, lines: Lines) -> None:

@@ -1,14 +1,17 @@
-"""Outgoing HTTP: one client per process, with timeouts, a connection limit and deadlines.
+"""Outgoing HTTP: one client per process, with a total time-out, a connection limit and deadlines.
 
-``tracing`` adds the trace headers. There are no automatic retries: only the caller knows whether
-a request is idempotent.
+A request, with its response, takes ``HTTP_TIMEOUT`` in total, or its own ``timeout=``, and never
+longer than what is left of the current request's or job's deadline. The time-outs of the phases
+alone would not do: each byte of a slow response starts them again. ``tracing`` adds the trace
+headers. There are no automatic retries: only the caller knows whether a request is idempotent.
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx2
 from fastapi import Depends, FastAPI, Request
@@ -28,16 +31,78 @@ async def _client(request: Request) -> httpx2.AsyncClient:
 HttpClientDep = Annotated[httpx2.AsyncClient, Depends(_client)]
 
 
-async def _propagate_context(request: httpx2.Request) -> None:
-    """Forward the request id, and shorten timeouts to the deadline of the current request."""
-    current = context.current()
-    if current.request_id:
-        request.headers["X-Request-ID"] = current.request_id
-    if (remaining := current.remaining()) is not None:
-        limits = request.extensions.get("timeout", {})
-        request.extensions["timeout"] = {
-            phase: min(seconds or remaining, remaining) for phase, seconds in limits.items()
-        }
+class DeadlineClient(httpx2.AsyncClient):
+    """A client whose requests, with their redirects and responses, end at a deadline."""
+
+    total = 0.0  # seconds
+
+    async def send(
+        self,
+        request: httpx2.Request,
+        *,
+        stream: bool = False,
+        auth: Any = httpx2.USE_CLIENT_DEFAULT,
+        follow_redirects: Any = httpx2.USE_CLIENT_DEFAULT,
+    ) -> httpx2.Response:
+        deadline = self._deadline(request)
+        async with _until(deadline, request):
+            response = await super().send(
+                request, stream=stream, auth=auth, follow_redirects=follow_redirects
+            )
+        if stream:
+            assert isinstance(response.stream, httpx2.AsyncByteStream)
+            response.stream = _BoundedStream(response.stream, deadline, request)
+        return response
+
+    def _deadline(self, request: httpx2.Request) -> float | None:
+        """The time of the event loop at which the request ends: its own time-out, or the total."""
+        phases = request.extensions.get("timeout", {})
+        given = [seconds for seconds in phases.values() if seconds is not None]
+        own = max(given, default=None)
+        total = self.total if phases == self.timeout.as_dict() else own
+        seconds = [each for each in (total, context.current().remaining()) if each is not None]
+        return asyncio.get_running_loop().time() + min(seconds) if seconds else None
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """The body of a response, which ends at a deadline."""
+
+    def __init__(
+        self, stream: httpx2.AsyncByteStream, deadline: float | None, request: httpx2.Request
+    ) -> None:
+        self._stream = stream
+        self._deadline = deadline
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        parts = aiter(self._stream)
+        while True:
+            async with _until(self._deadline, self._request):
+                part = await anext(parts, None)
+            if part is None:
+                return
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@asynccontextmanager
+async def _until(deadline: float | None, request: httpx2.Request) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        detail = "The response was not complete at the deadline."
+        raise httpx2.ReadTimeout(detail, request=request) from None
+
+
+def matches_host(host: str, patterns: list[str]) -> bool:
+    """Whether a host is one of ``patterns``; ``*.example.com`` stands for every subdomain."""
+    return any(
+        host.endswith(pattern[1:]) if pattern.startswith("*.") else pattern in (host, "*")
+        for pattern in patterns
+    )
 
 
 @cache
@@ -48,13 +113,26 @@ def _certificates() -> ssl.SSLContext:
 
 def create_client(settings: PlatformSettings) -> httpx2.AsyncClient:
     """A client that connects at first use."""
-    return httpx2.AsyncClient(
+
+    async def add_request_id(request: httpx2.Request) -> None:
+        """Identify the request to services of ours, and to nobody else, redirects included."""
+        request_id = context.current().request_id
+        if request_id and matches_host(request.url.host, settings.request_id_hosts):
+            request.headers["X-Request-ID"] = request_id
+        else:
+            request.headers.pop("X-Request-ID", None)
+
+    connect, read = settings.http_connect_timeout, settings.http_read_timeout
+    client = DeadlineClient(
         verify=_certificates(),
-        timeout=settings.http_timeout,
+        # Waiting for a free connection counts as connecting.
+        timeout=httpx2.Timeout(connect=connect, pool=connect, read=read, write=read),
         limits=httpx2.Limits(max_connections=settings.http_max_connections),
         headers={"User-Agent": f"{about.NAME}/{about.version()}"},
-        event_hooks={"request": [_propagate_context]},
+        event_hooks={"request": [add_request_id]},
     )
+    client.total = settings.http_timeout
+    return client
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:

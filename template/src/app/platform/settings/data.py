@@ -9,6 +9,9 @@ from pydantic_settings import BaseSettings
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.platform.settings.http import is_host
+from app.platform.settings.sources import CommaSeparated
+
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # Of asyncpg and of SQLAlchemy's dialect for it. Others would fail at each connection attempt.
 URL_PARAMETERS = {
@@ -71,11 +74,29 @@ class DataSettings(BaseSettings):
     )
 
     http_timeout: float = Field(
-        10, gt=0, le=3600, description="Seconds until an outgoing HTTP request fails"
+        10, gt=0, le=3600, description="Seconds for an outgoing HTTP request and its response"
+    )
+    http_connect_timeout: float = Field(
+        3, gt=0, le=3600, description="Seconds to connect to another service"
+    )
+    http_read_timeout: float = Field(
+        10, gt=0, le=3600, description="Seconds to wait for more of another service's response"
+    )
+    request_id_hosts: CommaSeparated = Field(
+        ["localhost", "127.0.0.1", "*.internal", "*.svc", "*.svc.cluster.local"],
+        description="Hosts whose outgoing requests carry X-Request-ID, comma-separated",
     )
     http_max_connections: int = Field(
         100, ge=1, le=10_000, description="Maximum outgoing HTTP connections per process"
     )
+
+    @field_validator("request_id_hosts")
+    @classmethod
+    def _are_hosts(cls, value: list[str]) -> list[str]:
+        for host in value:
+            if host != "*" and not is_host(host):
+                raise ValueError(f"{host} is not a host; write it as api.internal or *.internal")
+        return value
 
     @field_validator("database_url", "migration_database_url")
     @classmethod

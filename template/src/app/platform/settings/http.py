@@ -58,7 +58,7 @@ class HttpSettings(BaseSettings):
         if not value:
             raise ValueError("is empty; write * to accept every host")
         for host in value:
-            if host != "*" and not _is_host(host):
+            if host != "*" and not is_host(host):
                 raise ValueError(
                     f"{host} is not a host; write it as api.example.com or *.example.com, without"
                     " scheme, port or path"
@@ -104,7 +104,7 @@ class HttpSettings(BaseSettings):
         return value
 
 
-def _is_host(text: str) -> bool:
+def is_host(text: str) -> bool:
     """Whether ``text`` is what a ``Host`` header holds, perhaps after ``*.``, without a port."""
     if text.startswith("[") and text.endswith("]"):
         return _is_network(text[1:-1]) and "/" not in text
@@ -128,7 +128,7 @@ def _as_browsers_send(origin: str) -> str:
     except ValueError:
         return "https://app.example.com"
     host = f"[{host}]" if ":" in host else host
-    if scheme not in ("http", "https") or not _is_host(host) or "*" in host:
+    if scheme not in ("http", "https") or not is_host(host) or "*" in host:
         return "https://app.example.com"
     default = {"http": 80, "https": 443}[scheme]
     return f"{scheme}://{host}" + (f":{port}" if port and port != default else "")

@@ -44,7 +44,8 @@ class Release:
         ignored = shutil.ignore_patterns("__pycache__")
         for name in ("src", "migrations"):
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        shutil.copy(ROOT / "pyproject.toml", folder)
+        for name in ("pyproject.toml", "gunicorn.conf.py"):  # the second marks a project's folder
+            shutil.copy(ROOT / name, folder)
 
     def add(self, upgrade: str, downgrade: str = "pass") -> None:
         """Add a migration to the branch ``app``."""

@@ -30,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     for folder in ("src", "migrations"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    for name in ("pyproject.toml", ".squawk.toml"):
+    for name in ("pyproject.toml", "gunicorn.conf.py", ".squawk.toml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 

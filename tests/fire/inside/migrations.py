@@ -90,6 +90,8 @@ async def test_downgrades_keep_the_data_of_other_branches(
     server = serve(RATE_LIMIT="off")
     async with active_user(server), open_connection(url) as connection:
         await connection.execute(text("INSERT INTO job_schedules VALUES ('nightly', now())"))
+        parts = "INSERT INTO item_parts SELECT id, 0, 'Shank', 1 FROM items"
+        await connection.execute(text(parts))
         await connection.commit()
         before = await row_counts(connection)
     assert all(before.values()), f"an empty table: {before}"

@@ -203,11 +203,11 @@ async def test_of_concurrent_updates_exactly_one_succeeds(fresh_settings: Settin
 
 
 async def test_locations_are_in_the_version_of_the_api_that_was_called(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    fresh_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = replace(api.VERSIONS[0], name="v2")
     monkeypatch.setattr(api, "VERSIONS", (*api.VERSIONS, newer))
-    async with running_app(settings) as app, client_for(app) as client:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
         client.headers.update(await sign_in(client, "versions@example.com"))
         created = await client.post("/api/v2/items", json={"name": "Anchor"})
         assert created.headers["Location"] == f"/api/v2/items/{created.json()['id']}"

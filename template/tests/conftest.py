@@ -208,6 +208,7 @@ async def app(shared_app: FastAPI) -> AsyncIterator[FastAPI]:
         shared_app.state.db = SingleTransactionDatabase(database, connection)
         shared_app.state.read_session = ReadSession(shared_app.state.db)
         yield shared_app
+        shared_app.state.access_log.flush()  # or its lines appear in the next test
         await transaction.rollback()
     shared_app.state.db, shared_app.state.read_session = database, ReadSession(database)
 

@@ -101,8 +101,8 @@ CHANGES = (
     ),
     Change(
         "src/app/platform/settings/server.py",
-        '    thread_pool_size: int = Field(20, ge=1, description="Threads for synchronous code")\n',
-        '    thread_pool_size: int = Field(30, ge=1, description="Threads for synchronous code")\n',
+        "    thread_pool_size: int = Field(\n        20,\n",
+        "    thread_pool_size: int = Field(\n        30,\n",
     ),
     # The same where `src/app` is flat.
     _above("src/app/api.py", "    versions,\n)", "    orders,\n"),

@@ -18,6 +18,7 @@ from tests.required import REQUIRED
 CONTAINERS = containers()
 MAX_TEMPLATE_SIZE = 51_200  # bytes that CloudFormation accepts without S3
 FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
+EXAMPLES = {"VpcCidr": "10.0.0.0/16"}  # of parameters without a default
 SECRETS = {n for n, f in FIELDS.items() if f.annotation in (SecretStr, SecretStr | None)}
 
 
@@ -37,8 +38,9 @@ def test_variables_are_settings_with_valid_values(container: dict[str, Any]) -> 
     assert set(values) - set(FIELDS) == set()
     for name, value in values.items():
         if value.startswith("!Ref "):
-            default = stack.PARAMETERS[value.removeprefix("!Ref ")].get("Default")
-            values[name] = REQUIRED.get(name, "given") if default is None else default
+            parameter = value.removeprefix("!Ref ")
+            example = REQUIRED.get(name, EXAMPLES.get(parameter, "given"))
+            values[name] = stack.PARAMETERS[parameter].get("Default", example)
     given = {name: value for name, value in values.items() if value}
     assert Settings(**{name.lower(): value for name, value in (REQUIRED | given).items()})
 

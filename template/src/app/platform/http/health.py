@@ -22,7 +22,6 @@ from app.platform.settings import PlatformSettings
 
 CHECK_TIMEOUT = 2.0  # seconds for one dependency
 CACHE_TTL = 1.0  # seconds for which a result is reused
-CONFIG = "pyproject.toml"  # of Alembic
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 TOO_MANY_CONNECTIONS = "53300"  # SQLSTATE
 PING = text("SELECT 1")
@@ -158,9 +157,9 @@ class DatabaseProbe:
         """Raise if migrations of this release are pending. Asks nothing once they are not."""
         if self._migrated:
             return
-        if not await self._read(lambda connection: connection.scalar(VERSION_TABLE)):
-            raise MigrationsPending
-        applied = await self._read(lambda connection: connection.scalars(VERSIONS).all())
+        applied: Sequence[str] = ()
+        if await self._read(lambda connection: connection.scalar(VERSION_TABLE)):
+            applied = await self._read(lambda connection: connection.scalars(VERSIONS).all())
         if await asyncio.to_thread(_missing_revisions, applied):
             raise MigrationsPending
         self._migrated = True
@@ -182,7 +181,8 @@ def _missing_revisions(applied: Sequence[str]) -> list[str]:
         missing_revisions,
     )
 
-    return missing_revisions(applied, ScriptDirectory.from_config(Config(toml_file=CONFIG)))
+    config = Config(toml_file=about.project_folder() / "pyproject.toml")
+    return missing_revisions(applied, ScriptDirectory.from_config(config))
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> None:

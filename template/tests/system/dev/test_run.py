@@ -17,6 +17,7 @@ from dotenv import dotenv_values
 from redis import Redis
 
 import app.platform.dev
+from app.platform.settings.core import DEPLOYED
 
 SECONDS = 60  # until a test gives up, on the slowest machine
 
@@ -120,11 +121,12 @@ def project(tmp_path: Path) -> Path:
     package = tmp_path / "src" / "app"
     platform = package / "platform"
     shutil.copytree(Path(app.platform.dev.__file__).parent, platform / "dev")
-    for folder in (package, platform, platform / "server"):
+    for folder in (package, platform, platform / "server", platform / "settings"):
         folder.mkdir(exist_ok=True)
         (folder / "__init__.py").touch()
     (package / "main.py").write_text(SERVICE)
     (platform / "server" / "connection_limits.py").write_text(CONNECTION_LIMITS)
+    (platform / "settings" / "core.py").write_text(f"DEPLOYED = {DEPLOYED}\n")
     (package / "__main__.py").write_text(COMMANDS)
     return tmp_path
 

@@ -22,6 +22,8 @@ from app.platform.settings import PlatformSettings
 
 CHECK_TIMEOUT = 2.0  # seconds for one dependency
 CACHE_TTL = 1.0  # seconds for which a result is reused
+# Seconds for the first check of the migrations, which loads Alembic: 0.3 s on an idle machine.
+LOADING_TIMEOUT = 10.0
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 TOO_MANY_CONNECTIONS = "53300"  # SQLSTATE
 PING = text("SELECT 1")
@@ -65,32 +67,34 @@ class Readiness:
     """The dependency checks of the readiness probe; concurrent probes share one run."""
 
     timeout: float = CHECK_TIMEOUT
-    pings: dict[str, tuple[Ping, bool]] = field(default_factory=dict)
+    pings: dict[str, tuple[Ping, bool, float]] = field(default_factory=dict)
     _checks: dict[str, Check] = field(default_factory=dict)
     _expires_at: float = 0.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def add(self, name: str, ping: Ping, *, critical: bool) -> None:
+    def add(self, name: str, ping: Ping, *, critical: bool, extra_time: float = 0.0) -> None:
         """Add a dependency; ``ping`` raises while it is down.
 
         The service is not ready while a ``critical`` one is down, and degraded while another is.
+        ``extra_time``: seconds in addition to the time-out of every check.
         """
-        self.pings[name] = (ping, critical)
+        self.pings[name] = (ping, critical, extra_time)
 
     async def checks(self) -> dict[str, Check]:
         async with self._lock:
             if time.monotonic() >= self._expires_at:
-                pending = (self._check(ping, critical) for ping, critical in self.pings.values())
-                results = await asyncio.gather(*pending)
+                results = await asyncio.gather(
+                    *(self._check(*each) for each in self.pings.values())
+                )
                 self._checks = dict(zip(self.pings, results, strict=True))
                 self._expires_at = time.monotonic() + CACHE_TTL
             return self._checks
 
-    async def _check(self, ping: Ping, critical: bool) -> Check:
+    async def _check(self, ping: Ping, critical: bool, extra_time: float) -> Check:
         start = time.perf_counter()
         error = None
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout + extra_time):
                 await ping()
         except TimeoutError:
             error = f"no answer within {self.timeout:g} s"
@@ -158,8 +162,9 @@ class DatabaseProbe:
         if self._migrated:
             return
         applied: Sequence[str] = ()
-        if await self._read(lambda connection: connection.scalar(VERSION_TABLE)):
-            applied = await self._read(lambda connection: connection.scalars(VERSIONS).all())
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            if await self._read(lambda connection: connection.scalar(VERSION_TABLE)):
+                applied = await self._read(lambda connection: connection.scalars(VERSIONS).all())
         if await asyncio.to_thread(_missing_revisions, applied):
             raise MigrationsPending
         self._migrated = True
@@ -193,6 +198,8 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
         await app.state.redis.ping()
 
     readiness.add("postgres", database.ping, critical=True)
-    readiness.add("migrations", database.check_migrations, critical=True)
+    readiness.add(
+        "migrations", database.check_migrations, critical=True, extra_time=LOADING_TIMEOUT
+    )
     readiness.add("redis", redis, critical=False)
     app.include_router(router)

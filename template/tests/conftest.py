@@ -31,6 +31,9 @@ from tests.actors import seed, sign_in
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
+needs_migrations = pytest.mark.skipif(
+    not any((ROOT / "migrations/versions").glob("*.py")), reason="this service has no migrations"
+)
 
 
 @pytest.hookimpl(optionalhook=True)

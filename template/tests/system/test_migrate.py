@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from app.platform.data.migration_locks import ADVISORY_LOCK
-from tests.conftest import ROOT, open_connection
+from tests.conftest import ROOT, needs_migrations, open_connection
 
 RIVAL = {"connect_args": {"server_settings": {"application_name": "rival"}}}
 
@@ -26,10 +26,18 @@ async def line_with(process: Process, expected: str) -> str:
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
-        (f"SELECT pg_advisory_lock({ADVISORY_LOCK})", "Waiting for another migration: process"),
-        ("LOCK TABLE alembic_version", "Waiting for a lock: process"),
+        pytest.param(
+            f"SELECT pg_advisory_lock({ADVISORY_LOCK})",
+            "Waiting for another migration: process",
+            id="migrator",
+        ),
+        pytest.param(
+            "LOCK TABLE alembic_version",
+            "Waiting for a lock: process",
+            id="table",
+            marks=needs_migrations,
+        ),
     ],
-    ids=["migrator", "table"],
 )
 async def test_a_migrator_that_waits_says_for_whom(
     environment: dict[str, str], statement: str, expected: str

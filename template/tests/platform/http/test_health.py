@@ -12,16 +12,20 @@ from sqlalchemy.engine import URL
 
 from app.platform.http.health import Readiness
 from app.settings import Settings
-from tests.conftest import ROOT, client_for, migrate, open_connection, run_sync, running_app
+from tests.conftest import (
+    client_for,
+    migrate,
+    needs_migrations,
+    open_connection,
+    run_sync,
+    running_app,
+)
 
 # Nothing listens on port 9 (discard), which is a privileged port.
 UNREACHABLE = {
     "redis_url": "redis://127.0.0.1:9/0",
     "database_url": "postgresql+asyncpg://127.0.0.1:9/x",
 }
-needs_migrations = pytest.mark.skipif(
-    not any((ROOT / "migrations/versions").glob("*.py")), reason="this service has no migrations"
-)
 
 
 async def get_ready(app: FastAPI) -> httpx2.Response:

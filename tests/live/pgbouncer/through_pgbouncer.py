@@ -103,7 +103,9 @@ async def test_many_clients_share_few_server_connections(
         async with open_connection(direct) as connection:
             connections = (await connection.execute(count)).scalar_one()
     n = CLIENTS * ROUNDS
-    assert statuses == {201: n, 200: 3 * n, 202: n}
+    exports = statuses[202]
+    assert exports >= 10  # the route's own limit refuses the others
+    assert statuses == {201: n, 200: 3 * n, 202: exports, 429: n - exports}
     assert connections - 1 <= SERVER_CONNECTIONS
 
 

@@ -47,7 +47,7 @@ def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         service = generator.render(
             template, tmp_path_factory.mktemp(name) / "service", **SERVICES[name]
         )
-        _raise_limit_of_exports(service / "src/app/items/router.py")
+        suite.raise_limit_of_exports(service)
         fire = service / "tests" / "fire"
         fire.mkdir()
         for file in INSIDE.glob("*.py"):
@@ -57,13 +57,6 @@ def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         return service
 
     return install
-
-
-def _raise_limit_of_exports(router: Path) -> None:
-    """The races send more exports at once than the example allows one caller."""
-    text = router.read_text()
-    assert '"10/minute"' in text
-    router.write_text(text.replace('"10/minute"', '"100000/minute"'))
 
 
 @pytest.mark.timeout(5400 if FULL else 1800)

@@ -24,5 +24,6 @@ def pgbouncer() -> None:
 @pytest.mark.usefixtures("pgbouncer")
 def test_a_service_works_through_pgbouncer(template: Path, tmp_path: Path) -> None:
     service = generator.render(template, tmp_path / "service")
+    suite.raise_limit_of_exports(service)
     shutil.copy(INSIDE, service / "tests" / "test_through_pgbouncer.py")
     suite.run(service, "tests/test_through_pgbouncer.py", options="-q")

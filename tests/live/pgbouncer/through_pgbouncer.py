@@ -103,9 +103,7 @@ async def test_many_clients_share_few_server_connections(
         async with open_connection(direct) as connection:
             connections = (await connection.execute(count)).scalar_one()
     n = CLIENTS * ROUNDS
-    exports = statuses[202]
-    assert exports >= 10  # the route's own limit refuses the others
-    assert statuses == {201: n, 200: 3 * n, 202: exports, 429: n - exports}
+    assert statuses == {201: n, 200: 3 * n, 202: n}
     assert connections - 1 <= SERVER_CONNECTIONS
 
 

@@ -40,7 +40,7 @@ def questions() -> dict[str, dict[str, Any]]:
 def taken() -> frozenset[str]:
     """Names of a module of Python or of the service, or of a package that services install."""
     manifests = [ROOT / "template" / "pyproject.toml.jinja"]
-    manifests += (ROOT / "template").glob("{{*}}/option.yml")
+    manifests += (ROOT / "template").glob("{{*}}/**/option.yml")
     required = {
         re.sub(r"[-_.]+", "-", name.lower())
         for manifest in manifests

@@ -4,7 +4,8 @@ An option is a folder ``template/{{<question>_<choice>}}`` with an ``option.yml`
 variable that renders to ``.`` if the option is chosen, so that Copier lays the folder over the
 project, and to nothing otherwise, so that Copier skips it. ``{{with_<fact>}}`` holds what several
 options share: it is included if a chosen option ``provides`` the fact, or if the yes/no question
-of that name was answered with yes.
+of that name was answered with yes. Within an option's folder, ``{{with_<fact>}}`` holds what the
+option adds to services that have the fact; its ``option.yml`` may be missing.
 """
 
 import ast
@@ -93,6 +94,7 @@ class Option(BaseModel):
 
     question: str
     choice: str
+    outer: str = ""  # of a folder in an option's folder: the variable of that option
     label: Line
     help: Annotated[Line, Field(max_length=85)]  # a line of the prompt, with the label
     order: int = 50
@@ -126,6 +128,16 @@ class Option(BaseModel):
         return f"{self.question}_{self.choice}"
 
     @property
+    def name(self) -> str:
+        """The variables in the path of its folder, which no other option has."""
+        return f"{self.outer}/{self.variable}" if self.outer else self.variable
+
+    @property
+    def folder(self) -> str:
+        """The path of its folder below ``template/``."""
+        return "/".join(f"{{{{{part}}}}}" for part in self.name.split("/"))
+
+    @property
     def required_variables(self) -> list[str]:
         """Variables that production requires, as items of a Python ``dict``."""
         return [f"{json.dumps(v.name)}: {json.dumps(v.example)}," for v in self.env if v.example]
@@ -139,14 +151,21 @@ def load(template: Path = TEMPLATE) -> tuple[Option, ...]:
     file of one project.
     """
     folders = sorted(path for path in template.glob("{{*}}") if path.is_dir())
-    read = map(_read, folders)
-    options = tuple(sorted(read, key=lambda o: (o.question, o.order, o.choice)))
+    read = [_read(folder) for folder in folders]
+    read += [
+        _read_inner(path, outer)
+        for outer in read
+        for path in sorted((template / outer.folder).rglob("{{*}}"))
+    ]
+    options = tuple(sorted(read, key=lambda o: (o.question, o.order, o.choice, o.outer)))
+    _refuse_lonely_facts(options)
     _refuse_two_owners(template, options)
     _refuse_two_defaults(options)
     return options
 
 
 def _read(folder: Path) -> Option:
+    """The option of a folder directly below ``template/``."""
     if not (match := FOLDER.fullmatch(folder.name)):
         raise OptionError(
             f"{folder.name}: not the name of an option folder; name it {{{{question_choice}}}}, "
@@ -155,25 +174,43 @@ def _read(folder: Path) -> Option:
     manifest = folder / "option.yml"
     if not manifest.is_file():
         raise OptionError(f"{folder.name}: has no option.yml; it needs at least label and help.")
+    return _parse(manifest, folder.name, match.groupdict())
+
+
+def _read_inner(folder: Path, outer: Option) -> Option:
+    """What ``outer`` adds to services with a fact, from a folder in the option's folder."""
+    name = f"{{{{{outer.variable}}}}}/{folder.name}"
+    match = FOLDER.fullmatch(folder.name)
+    if not (match and match["question"] == FACT and folder.parent.name == outer.folder):
+        raise OptionError(
+            f"{name}: within an option, only {{{{with_fact}}}} can be a folder's name."
+        )
+    fixed: dict[str, Any] = {**match.groupdict(), "outer": outer.variable, "label": outer.label}
+    fixed |= {"help": outer.help, "presets": (), "provides": (), "was": (), "order": outer.order}
+    manifest = folder / "option.yml"
+    return _parse(manifest, name, fixed) if manifest.is_file() else Option(**fixed)
+
+
+def _parse(manifest: Path, name: str, fixed: dict[str, Any]) -> Option:
+    """The option of a manifest; ``name`` is its folder, which defines what is ``fixed``."""
     try:
         facts = yaml.safe_load(manifest.read_text(encoding="utf-8"))
-        if named := {"question", "choice"} & set(facts):
+        if named := {"question", "choice", "outer", *fixed} & set(facts):
             raise OptionError(
-                f"{folder.name}/option.yml: `{min(named)}`: unknown key; the folder's name "
-                "defines it."
+                f"{name}/option.yml: `{min(named)}`: unknown key; the folder's name defines it."
             )
-        return Option(**{**facts, **match.groupdict()})
+        return Option(**{**facts, **fixed})
     except yaml.YAMLError as error:
-        raise OptionError(f"{folder.name}/option.yml is not valid YAML: {error}") from None
+        raise OptionError(f"{name}/option.yml is not valid YAML: {error}") from None
     except ValidationError as error:
-        raise OptionError(f"{folder.name}/option.yml: {_explain(error)}") from None
+        raise OptionError(f"{name}/option.yml: {_explain(error)}") from None
     except TypeError:
-        raise OptionError(f"{folder.name}/option.yml: write it as `key: value` lines.") from None
+        raise OptionError(f"{name}/option.yml: write it as `key: value` lines.") from None
 
 
 def _explain(error: ValidationError) -> str:
     """One clause for each invalid key."""
-    known = ", ".join(sorted(set(Option.model_fields) - {"question", "choice"}))
+    known = ", ".join(sorted(set(Option.model_fields) - {"question", "choice", "outer"}))
     return "; ".join(
         f"`{'.'.join(map(str, e['loc']))}`: "
         + (
@@ -192,27 +229,31 @@ def _refuse_two_owners(template: Path, options: tuple[Option, ...]) -> None:
         if not FOLDER.fullmatch(entry.name)
         for path in destinations(entry, template)
     )
-    owned = {o.variable: destinations(template / f"{{{{{o.variable}}}}}") for o in options}
+    owned = {option.name: destinations(template / option.folder) for option in options}
     for option in options:
-        if shared := owned[option.variable] & core:
-            raise OptionError(f"{option.variable}: {min(shared)} belongs to the core.")
+        if shared := owned[option.name] & core:
+            raise OptionError(f"{option.name}: {min(shared)} belongs to the core.")
     for one, other in combinations(options, 2):
-        if (shared := owned[one.variable] & owned[other.variable]) and _together(
-            one, other, options
-        ):
+        if (shared := owned[one.name] & owned[other.name]) and _together(one, other, options):
             raise OptionError(
-                f"{one.variable} and {other.variable} both own {min(shared)}; since one project "
+                f"{one.name} and {other.name} both own {min(shared)}; since one project "
                 "can have both, give each its own path."
             )
 
 
 def destinations(entry: Path, root: Path | None = None) -> frozenset[str]:
-    """The paths that ``entry``, a file or a folder, writes in a project."""
+    """The paths that ``entry``, a file or a folder, writes in a project.
+
+    Of an option's folder, without those of the folders in it that are options themselves.
+    """
     files = [entry] if entry.is_file() else [path for path in entry.rglob("*") if path.is_file()]
+    inner = [path for path in entry.glob("{{*}}") if FOLDER.fullmatch(path.name)]
     return frozenset(
         path.relative_to(root or entry).as_posix().removesuffix(".jinja")
         for path in files
-        if path != entry / "option.yml" and "__pycache__" not in path.parts
+        if path != entry / "option.yml"
+        and "__pycache__" not in path.parts
+        and not any(map(path.is_relative_to, inner))
     )
 
 
@@ -220,7 +261,7 @@ def written(chosen: list[Option], template: Path = TEMPLATE) -> frozenset[str]:
     """The paths of a project with these options, apart from the answers file."""
     core = [path for path in template.iterdir() if "{{" not in path.name]
     parts = [destinations(path, template) for path in core]
-    parts += [destinations(template / f"{{{{{option.variable}}}}}") for option in chosen]
+    parts += [destinations(template / option.folder) for option in chosen]
     return frozenset().union(*parts)
 
 
@@ -235,8 +276,20 @@ def _together(one: Option, other: Option, options: tuple[Option, ...]) -> bool:
 
 def _choosing(option: Option, options: tuple[Option, ...]) -> list[Option]:
     """The options whose choice includes ``option``: itself, or those that provide it."""
+    if option.outer:
+        option = next(o for o in options if o.name == option.outer)
     providers = [o for o in options if option.choice in o.provides]
     return providers if option.question == FACT and providers else [option]
+
+
+def _refuse_lonely_facts(options: tuple[Option, ...]) -> None:
+    facts = {option.choice for option in options if option.question == FACT and not option.outer}
+    for option in options:
+        if option.outer and option.choice not in facts:
+            raise OptionError(
+                f"{option.name}: no folder {{{{{option.variable}}}}} defines the fact; use one of "
+                f"{', '.join(sorted(facts))}."
+            )
 
 
 def _refuse_two_defaults(options: tuple[Option, ...]) -> None:
@@ -256,7 +309,8 @@ def defaults(options: tuple[Option, ...], preset: str) -> Answers:
     several answers (and yes/no) default to the options that list it.
     """
     answers: Answers = defaultdict(str)
-    for option in sorted(options, key=lambda o: o.question == FACT):
+    outermost = (option for option in options if not option.outer)
+    for option in sorted(outermost, key=lambda o: o.question == FACT):
         listed = preset in option.presets
         if option.question in SEVERAL:
             answers.setdefault(SEVERAL[option.question], [])
@@ -275,11 +329,13 @@ def choose(options: tuple[Option, ...], answers: Answers) -> list[Option]:
         answer = answers.get(SEVERAL.get(option.question, option.question))
         return option.choice in answer if isinstance(answer, list) else option.choice == answer
 
-    picked = [option for option in options if chosen(option)]
+    picked = [option for option in options if option.question != FACT and chosen(option)]
     facts = {fact for option in picked for fact in option.provides}
     facts |= {name for name, answer in answers.items() if answer is True}
     shared = [o for o in options if o.question == FACT and o.choice in facts]
-    return sorted(shared + picked, key=lambda o: (o.order, o.variable))
+    there = {"", *(option.variable for option in [*picked, *shared] if not option.outer)}
+    both = [option for option in [*picked, *shared] if option.outer in there]
+    return sorted(both, key=lambda o: (o.order, o.name))
 
 
 def gather(chosen: list[Option], field: str) -> list[Any]:
@@ -351,11 +407,8 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "has": lambda fact: any(fact in option.provides for option in chosen),
         "component_imports": [_import(module) for module in gather(chosen, "components")],
         "component_names": [f"{_leaf(module)}," for module in gather(chosen, "components")],
-        "router_imports": [
-            f"from {module} import router as {_leaf(module)}"
-            for module in gather(chosen, "routers")
-        ],
-        "router_names": [f"{_leaf(module)}.router," for module in gather(chosen, "routers")],
+        "router_imports": [_import_router(module) for module in gather(chosen, "routers")],
+        "router_names": [f"{_router(module)}.router," for module in gather(chosen, "routers")],
         "required_variables": gather(chosen, "required_variables"),
         "server_imports": [_import(module) for module in gather(chosen, "servers")],
         "rooms": lambda: rooms(chosen),
@@ -366,7 +419,7 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
 def rooms(chosen: list[Option]) -> dict[str, dict[str, str]]:
     """The modules of ``src/app`` by their folder, with the first sentence of each docstring."""
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for root in (TEMPLATE, *(TEMPLATE / f"{{{{{option.variable}}}}}" for option in chosen)):
+    for root in (TEMPLATE, *(TEMPLATE / option.folder for option in chosen)):
         app = root / "src" / "app"
         for path in [*app.rglob("*.py"), *app.rglob("*.py.jinja")]:
             name = path.name.removesuffix(".jinja")
@@ -385,6 +438,17 @@ def _summary(path: Path) -> str:
 def _import(module: str) -> str:
     package, _, name = module.rpartition(".")
     return f"from {package} import {name}"
+
+
+def _import_router(module: str) -> str:
+    """The import of a feature's router, ``app.items``, or of one module's, ``app.items.prices``."""
+    feature, _, name = module.removeprefix("app.").rpartition(".")
+    source = f"from app.{feature} import {name}" if feature else f"from {module} import router"
+    return f"{source} as {_router(module)}"
+
+
+def _router(module: str) -> str:
+    return module.removeprefix("app.").replace(".", "_")
 
 
 def _leaf(module: str) -> str:

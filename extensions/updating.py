@@ -69,8 +69,8 @@ def _todays(answers: Answers) -> Answers:
         for name, answer in answers.items()
     }
     for option in available:
-        if option.question == options.FACT and todays.get(option.choice) is True:
-            folder = options.TEMPLATE / f"{{{{{option.variable}}}}}"
+        if option.name == f"{options.FACT}_{option.choice}" and todays.get(option.choice) is True:
+            folder = options.TEMPLATE / option.folder
             todays[option.choice] = any(map(Path.exists, map(Path, options.destinations(folder))))
     return todays
 

@@ -37,7 +37,7 @@ class PythonSlots(Extension):
 
 
 def merged_imports(text: str) -> str:
-    """The ``from`` imports of ``text``, one statement for each module, sorted.
+    """The ``from`` imports of ``text``, merged by module and sorted.
 
     A comment stays above the statement that it stands above.
     """
@@ -50,11 +50,21 @@ def merged_imports(text: str) -> str:
         names[statement.module] |= {ast.unparse(alias) for alias in statement.names}
         comments[statement.module] += "".join(lines[end : statement.lineno - 1])
         end = statement.end_lineno or end
-    return "".join(comments[name] + _from_import(name, names[name]) for name in sorted(names))
+    return "".join(comments[name] + _from_imports(name, names[name]) for name in sorted(names))
 
 
-def _from_import(module: str, names: set[str]) -> str:
-    ordered = sorted(names, key=lambda name: (not name.isupper(), name.islower(), name))
+def _from_imports(module: str, names: set[str]) -> str:
+    """One statement for all names, and one for each that has an alias, as Ruff sorts them."""
+    aliases = {name for name in names if " as " in name}
+    statements = [{alias} for alias in aliases] + [names - aliases] * (names != aliases)
+    return "".join(_from_import(module, ordered) for ordered in sorted(map(_ordered, statements)))
+
+
+def _ordered(names: set[str]) -> list[str]:
+    return sorted(names, key=lambda name: (not name.isupper(), name.islower(), name))
+
+
+def _from_import(module: str, ordered: list[str]) -> str:
     line = f"from {module} import {', '.join(ordered)}\n"
     if len(line) <= LINE_LENGTH + 1:
         return line

@@ -76,6 +76,39 @@ def test_the_questions_list_a_new_option(extended: Path, tmp_path: Path) -> None
     assert any("features:" in line and "chat or files" in line for line in listed)
 
 
+def test_a_folder_within_an_option_is_for_services_that_have_the_fact(
+    extended: Path, tmp_path: Path
+) -> None:
+    chat = extended / "template" / "{{feature_chat}}"
+    inner = chat / "{{with_example}}"
+    (inner / "src/app/items").mkdir(parents=True)
+    (inner / "option.yml").write_text("routers: [app.items.chat]\n")
+    (inner / "src/app/items/chat.py").write_text('"""Chat about an item."""\n\nrouter = None\n')
+    (chat / "{{with_worker}}/docs").mkdir(parents=True)
+    (chat / "{{with_worker}}/docs/chat.md").write_text("Chats are archived by a job.\n")
+    # As people delete the example: no line of it holds anything else.
+    line = "from app.items import chat as items_chat\n"
+    seen = {}
+    for features in ([], ["chat"]):
+        for example in (False, True):
+            for queue in ("none", "toy"):
+                to = tmp_path / f"{len(features)}-{example}-{queue}"
+                given = {"features": features, "example": example, "queue": queue}
+                service = generator.render(extended, to, **given)
+                api = (service / "src/app/api.py").read_text()
+                routes = line in api
+                assert ("items_chat.router,\n" in api) == routes
+                assert (service / "src/app/items/chat.py").is_file() == routes
+                seen[bool(features), example, queue] = (
+                    routes,
+                    (service / "docs/chat.md").is_file(),
+                )
+    assert seen == {
+        (chosen, example, queue): (chosen and example, chosen and queue == "toy")
+        for chosen, example, queue in seen
+    }
+
+
 def test_features_are_chosen_by_any_number(extended: Path, tmp_path: Path) -> None:
     def routers(name: str, **given: object) -> list[str]:
         service = generator.render(extended, tmp_path / name, **given)
@@ -106,11 +139,10 @@ def test_an_unchosen_folder_is_skipped_and_a_chosen_one_merges(tmp_path: Path) -
     """What Copier does with such names is not documented, and everything here rests on it."""
     root = generator.copy_of_template(tmp_path / "root")
     for option in options.load(root / "template"):
-        folder = root / "template" / f"{{{{{option.variable}}}}}"
-        (folder / f"seen-{option.variable}").touch()
+        (root / "template" / option.folder / f"seen-{option.name.replace('/', '.')}").touch()
     service = generator.render(root, tmp_path / "service")
     seen = {path.name.removeprefix("seen-") for path in service.glob("seen-*")}
     proposed = options.defaults(options.load(root / "template"), "standard")
     chosen = options.choose(options.load(root / "template"), proposed)
-    assert seen == {option.variable for option in chosen}
+    assert seen == {option.name.replace("/", ".") for option in chosen}
     assert not [path for path in service.rglob("*") if "{{" in path.name]

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -101,12 +102,13 @@ def python_is_linted(root: Path) -> list[str]:
         config = _ruff_config(root)
         for path in python(root):
             inside = path.relative_to(root / "template")
-            layer = inside.parts[0] if options.FOLDER.fullmatch(inside.parts[0]) else "core"
-            target = copy / layer / inside.relative_to(layer if layer != "core" else ".")
+            folders = [*takewhile(options.FOLDER.fullmatch, inside.parts)]
+            layer = "/".join(folders)
+            target = copy / (layer or "core") / inside.relative_to(layer)
             target = target.with_name(target.name.removesuffix(".jinja"))
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-            (copy / layer / "ruff.toml").write_text(config)
+            (copy / (layer or "core") / "ruff.toml").write_text(config)
         check = _ruff("check", "--output-format=concise", copy)
         return check + _ruff("format", "--check", copy)
 
@@ -149,7 +151,7 @@ def facts_can_be_chosen(root: Path) -> list[str]:
     provided = {fact for option in known for fact in option.provides}
     asked = {name for name, q in answers.questions().items() if q["type"] == "bool"}
     return [
-        f"{o.variable}: nothing provides it, and no question asks for it"
+        f"{o.name}: nothing provides it, and no question asks for it"
         for o in known
         if o.question == options.FACT and o.choice not in provided | asked
     ]

@@ -46,7 +46,7 @@ def text(page: Path) -> str:
 def roots() -> Iterator[Path]:
     """The folders that are laid over a service: the core, and each option."""
     yield TEMPLATE
-    yield from TEMPLATE.glob("{{*}}")
+    yield from (TEMPLATE / option.folder for option in options.load())
 
 
 @cache
@@ -150,7 +150,7 @@ def sizes(preset: str) -> tuple[int, int]:
     available = options.load()
     chosen = options.choose(available, options.defaults(available, preset))
     total = owned = 0
-    for root in [TEMPLATE, *(TEMPLATE / f"{{{{{option.variable}}}}}" for option in chosen)]:
+    for root in [TEMPLATE, *(TEMPLATE / option.folder for option in chosen)]:
         for path in [*(root / "src").rglob("*.py"), *(root / "src").rglob("*.py.jinja")]:
             lines = code_lines(path)
             total += lines

@@ -175,3 +175,52 @@ def test_several_answers_choose_several_options() -> None:
     a, b = (Option(question="feature", choice=c, label=c, help=c) for c in "ab")
     assert choose((a, b), {"features": ["b"]}) == [b]
     assert choose((a, b), {"features": []}) == []
+
+
+def test_a_folder_within_an_option_is_chosen_with_both(template: Path) -> None:
+    manifest(template / "{{queue_fast}}", label="Fast", provides=["worker"], order=10)
+    manifest(template / "{{with_worker}}", order=5)
+    manifest(template / "{{feature_a}}", order=20)
+    own(template / "{{feature_a}}" / "{{with_worker}}", "src/app/a_jobs.py")
+    known = load(template)
+
+    def names(**answers: Any) -> list[str]:
+        return [option.name for option in choose(known, answers)]
+
+    both = ["with_worker", "queue_fast", "feature_a", "feature_a/with_worker"]
+    assert names(queue="fast", features=["a"]) == both
+    assert names(queue="fast", features=[]) == both[:2]
+    assert names(queue="none", features=["a"]) == ["feature_a", "queue_none"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("{{with_tides}}", "feature_a/with_tides: no folder {{with_tides}} defines the fact"),
+        ("{{queue_fast}}", "within an option, only {{with_fact}}"),
+        ("src/{{with_worker}}", "within an option, only {{with_fact}}"),
+    ],
+)
+def test_a_folder_within_an_option_is_of_a_fact(template: Path, folder: str, message: str) -> None:
+    manifest(template / "{{with_worker}}")
+    manifest(template / "{{feature_a}}")
+    own(template / "{{feature_a}}" / folder, "src/app/a_jobs.py")
+    assert message in refused(template)
+
+
+def test_a_folder_within_an_option_has_its_paths_for_itself(template: Path) -> None:
+    manifest(template / "{{with_worker}}")
+    manifest(template / "{{feature_a}}")
+    manifest(template / "{{feature_b}}")
+    own(template / "{{feature_a}}" / "{{with_worker}}", "src/app/jobs.py")
+    own(template / "{{feature_b}}", "src/app/jobs.py")
+    assert "feature_b and feature_a/with_worker both own src/app/jobs.py" in refused(template)
+
+
+def test_a_folder_within_an_option_has_no_question_of_its_own(template: Path) -> None:
+    manifest(template / "{{with_worker}}")
+    manifest(template / "{{feature_a}}")
+    inner = template / "{{feature_a}}" / "{{with_worker}}"
+    own(inner, "src/app/jobs.py")
+    (inner / "option.yml").write_text("label: Jobs\n")
+    assert "{{feature_a}}/{{with_worker}}/option.yml: `label`: unknown key" in refused(template)

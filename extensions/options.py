@@ -49,6 +49,12 @@ def _written(pattern: str, example: str) -> AfterValidator:
 
 Line = Annotated[str, _written(r"[^\n]*\S[^\n]*", "one line of text")]
 Module = Annotated[str, _written(r"app(\.[a-z_][a-z0-9_]*)+", "app.items")]
+Class = Annotated[
+    str,
+    _written(
+        r"app(\.[a-z_][a-z0-9_]*)+\.[A-Z][A-Za-z0-9]*", "app.platform.settings.cache.CacheSettings"
+    ),
+]
 Untyped = Annotated[str, _written(r"[a-z_][a-z0-9_]*(\.\*)?", "celery.*")]
 Package = Annotated[str, _written(r"[a-z_][a-z0-9_]*", "celery")]
 EnvName = Annotated[str, _written(r"[A-Z][A-Z0-9_]*", "OTEL_SERVICE_NAME")]
@@ -105,6 +111,7 @@ class Option(BaseModel):
     dev_dependencies: tuple[Requirement, ...] = ()
     components: tuple[Module, ...] = ()
     routers: tuple[Module, ...] = ()
+    settings: tuple[Class, ...] = ()  # base classes of PlatformSettings
     servers: tuple[Module, ...] = ()  # run beside Postgres and Redis in development; each a SERVER
     processes: dict[Slug, Line] = Field(default_factory=dict)
     env: tuple[Variable, ...] = ()
@@ -120,6 +127,7 @@ class Option(BaseModel):
     mypy_untyped: tuple[Untyped, ...] = ()
     clients: tuple[Package, ...] = ()  # that the platform alone may import: the queue's
     readme: str = ""
+    platform: str = ""  # a section of docs/platform.md: what a feature imports of it
     checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"
 
     @property
@@ -409,6 +417,8 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "component_names": [f"{_leaf(module)}," for module in gather(chosen, "components")],
         "router_imports": [_import_router(module) for module in gather(chosen, "routers")],
         "router_names": [f"{_router(module)}.router," for module in gather(chosen, "routers")],
+        "settings_imports": [_import(name) for name in gather(chosen, "settings")],
+        "settings_names": [f"{_leaf(name)}," for name in gather(chosen, "settings")],
         "required_variables": gather(chosen, "required_variables"),
         "server_imports": [_import(module) for module in gather(chosen, "servers")],
         "rooms": lambda: rooms(chosen),

@@ -33,6 +33,8 @@ def extended(tmp_path: Path) -> Path:
             label=name.title(),
             routers=[f"app.{name}"],
             components=[f"app.{name}"],
+            settings=[f"app.platform.settings.{name}.{name.title()}Settings"],
+            platform=f"## {name.title()}\n\nSend a message.\n",
             presets=["everything"],
         )
         (feature / f"src/app/{name}").mkdir(parents=True)
@@ -124,6 +126,18 @@ def test_features_are_chosen_by_any_number(extended: Path, tmp_path: Path) -> No
     assert routers("one", features=["files"]) == ["files"]
     assert routers("text", features="[chat]") == ["chat"]
     assert routers("all", preset="everything") == ["chat", "files"]
+
+
+def test_a_feature_brings_settings_and_a_section_of_the_platform_page(
+    extended: Path, tmp_path: Path
+) -> None:
+    service = generator.render(extended, tmp_path / "service", features=["files", "chat"])
+    settings = (service / "src/app/platform/settings/__init__.py").read_text()
+    assert "from app.platform.settings.chat import ChatSettings\n" in settings
+    assert "class PlatformSettings(\n    ChatSettings,\n    FilesSettings,\n    A" in settings
+    page = (service / "docs/platform.md").read_text()
+    sections = ["\n\n## Chat\n\nSend a message.\n\n## Files\n", "\n\n## For authentication"]
+    assert [page.count(section) for section in sections] == [1, 1]
 
 
 def test_a_broken_option_is_named_before_anything_is_written(

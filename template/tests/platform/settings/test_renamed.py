@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from app.platform.observability import logs
-from app.platform.settings import SettingsError, load_settings, rename_hints
+from app.platform.settings import SettingsError, load_settings
+from app.platform.settings.renamed import rename_hints
 from app.settings import Settings
 from tests.commands import run_command
 from tests.required import REQUIRED

@@ -47,8 +47,18 @@ def allow(app: FastAPI, header: str) -> None:
     app.state.cors_headers = (*_allowed_headers(app), header)
 
 
+def expose(app: FastAPI, header: str) -> None:
+    """Let pages read ``header`` of responses; call it from an earlier component's setup."""
+    app.state.cors_exposed = (*_exposed_headers(app), header)
+
+
 def _allowed_headers(app: FastAPI) -> tuple[str, ...]:
     headers: tuple[str, ...] = getattr(app.state, "cors_headers", ALLOW_HEADERS)
+    return headers
+
+
+def _exposed_headers(app: FastAPI) -> tuple[str, ...]:
+    headers: tuple[str, ...] = getattr(app.state, "cors_exposed", EXPOSE_HEADERS)
     return headers
 
 
@@ -81,7 +91,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
             "allow_credentials": settings.cors_allow_credentials,
             "allow_methods": METHODS,
             "allow_headers": (*_allowed_headers(app), *tracing.header_names()),
-            "expose_headers": EXPOSE_HEADERS,
+            "expose_headers": _exposed_headers(app),
             "max_age": MAX_AGE,
         }
         app.user_middleware.insert(1, Middleware(Preflights, **options))

@@ -19,7 +19,8 @@ from fastapi import FastAPI
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from app.platform.base import context
-from app.platform.settings import PlatformSettings, rename_hints
+from app.platform.settings import PlatformSettings
+from app.platform.settings.renamed import rename_hints
 
 REDACTED = "[redacted]"
 SECRET_NAME = re.compile(

@@ -15,7 +15,8 @@ from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import create_engine
 from app.platform.data.redis import create_client
 from app.platform.jobs import background_connections
-from app.platform.settings import PlatformSettings, SettingsError, rename_hints
+from app.platform.settings import PlatformSettings, SettingsError
+from app.platform.settings.renamed import rename_hints
 from app.platform.settings.sources import ERROR_HEADER
 
 CHECK_TIMEOUT = 5.0  # seconds for one dependency

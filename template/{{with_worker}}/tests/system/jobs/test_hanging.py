@@ -18,11 +18,11 @@ from tests.system.jobs.conftest import Process, Start
 MODULE = "tests.system.jobs.hanging"
 
 
-async def pid_of_the_job(service: Service) -> int:
+async def pid_of_the_job(folder: Path) -> int:
     """Wait until a job of ``hanging`` runs; return the id of its process."""
-    popped = await service.app.state.redis.blpop(["hanging"], timeout=TIMEOUT)
-    assert popped, "the job has not started"
-    return int(popped[1])
+    file = folder / "hanging"
+    await until(lambda: file.exists() and file.read_text() != "", "the job has not started")
+    return int(file.read_text())
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -38,13 +38,13 @@ def events(worker: Process, **having: str) -> list[str]:
 
 @pytest.mark.parametrize("way", ["call", "thread", "ignore"])
 async def test_a_job_that_hangs_is_ended_at_its_hard_limit(
-    service: Service, start: Start, way: str
+    service: Service, start: Start, tmp_path: Path, way: str
 ) -> None:
     worker = start("worker", module=MODULE, WORKER_CONCURRENCY="2", JOBS_LEASE="60")
     bystander = await service.enqueue(samples.wait_for_gate, gate="never")
     await service.wait_for_start("never")
     job = await service.enqueue(hanging.hang, way=way)
-    pid = await pid_of_the_job(service)
+    pid = await pid_of_the_job(tmp_path)
     status = await service.wait_for_status(job.id, "dead")
     assert status.error == "JobHung: The job did not end 1 s after its timeout of 0.5 s."
     await until(lambda: not _exists(pid), "the process of the job has not ended")
@@ -57,11 +57,11 @@ async def test_a_job_that_hangs_is_ended_at_its_hard_limit(
 
 @pytest.mark.parametrize("way", ["call", "thread", "ignore"])
 async def test_a_job_that_hangs_does_not_keep_a_stopped_worker(
-    service: Service, start: Start, way: str
+    service: Service, start: Start, tmp_path: Path, way: str
 ) -> None:
     worker = start("worker", module=MODULE, WORKER_SHUTDOWN_TIMEOUT="0.5", JOBS_LEASE="60")
     job = await service.enqueue(hanging.work, way=way, seconds=hanging.FOREVER)
-    await pid_of_the_job(service)
+    await pid_of_the_job(tmp_path)
     worker.terminate()
     async with asyncio.timeout(30):
         assert await worker.wait() == 0
@@ -70,12 +70,12 @@ async def test_a_job_that_hangs_does_not_keep_a_stopped_worker(
 
 
 async def test_a_job_that_computes_for_longer_than_its_lease_runs_once(
-    service: Service, start: Start
+    service: Service, start: Start, tmp_path: Path
 ) -> None:
     worker = start("worker", module=MODULE, JOBS_LEASE="1")
     start("scheduler", module=MODULE, JOBS_REPUBLISH_AFTER="0.5")
     job = await service.enqueue(hanging.work, way="compute", seconds=4)
-    await pid_of_the_job(service)
+    await pid_of_the_job(tmp_path)
     start("worker", module=MODULE)
     status = await service.wait_for_status(job.id, "succeeded")
     assert status.attempts == status.result == 1
@@ -84,13 +84,14 @@ async def test_a_job_that_computes_for_longer_than_its_lease_runs_once(
 
 
 async def test_a_job_that_holds_the_interpreter_lock_ends_with_its_worker(
-    service: Service, start: Start
+    service: Service, start: Start, tmp_path: Path
 ) -> None:
-    worker = start("worker", module=MODULE)
+    # The first job of a worker, which begins before the watchdog checks a second time.
+    job = await service.enqueue(hanging.hang, way="lock")
+    worker = start("worker", module=MODULE, CHECK_INTERVAL="2")
     worker.has_traceback = True
     start("scheduler", module=MODULE)
-    job = await service.enqueue(hanging.hang, way="lock")
-    pid = await pid_of_the_job(service)
+    pid = await pid_of_the_job(tmp_path)
     await until(lambda: not _exists(pid), "the process of the job has not ended")
     start("worker", module=MODULE)
     status = await service.wait_for_status(job.id, "dead")
@@ -99,11 +100,11 @@ async def test_a_job_that_holds_the_interpreter_lock_ends_with_its_worker(
 
 @pytest.mark.parametrize("way", ["call", "thread"])
 async def test_a_worker_is_healthy_while_a_job_is_within_its_limits(
-    service: Service, start: Start, health: Callable[[], bool], way: str
+    service: Service, start: Start, health: Callable[[], bool], tmp_path: Path, way: str
 ) -> None:
     start("worker", module=MODULE)
     job = await service.enqueue(hanging.work, way=way, seconds=3.5)
-    await pid_of_the_job(service)
+    await pid_of_the_job(tmp_path)
     while (await service.status(job.id)).status == "running":
         assert health()
         await asyncio.sleep(0.2)
@@ -111,11 +112,11 @@ async def test_a_worker_is_healthy_while_a_job_is_within_its_limits(
 
 
 async def test_a_worker_whose_jobs_stand_still_is_unhealthy(
-    service: Service, start: Start, health: Callable[[], bool]
+    service: Service, start: Start, health: Callable[[], bool], tmp_path: Path
 ) -> None:
     start("worker", module=MODULE)
     await service.enqueue(hanging.work, way="thread", seconds=hanging.FOREVER)
-    pid = await pid_of_the_job(service)
+    pid = await pid_of_the_job(tmp_path)
     await until(health, "the worker is not healthy")
     os.kill(pid, signal.SIGSTOP)
     await until(lambda: not health(), "the worker is still healthy")

@@ -123,6 +123,8 @@ class Watchdog:
 
     async def _watch(self) -> None:
         self._own_loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
+        if self._heartbeat:  # before the first job, which may be the one that holds the lock
+            self._limit_freeze()
         self._started.set_result(None)
         async with open_database(self._settings) as database:
             self._outcomes = Outcomes(database, self._settings)
@@ -162,10 +164,13 @@ class Watchdog:
         for each in lost:
             self._loop.call_soon_threadsafe(each.lease_lost.set)
 
-    async def _check(self, heartbeat: Callable[[], None]) -> None:
-        # Its timer needs no interpreter lock.
+    def _limit_freeze(self) -> None:
+        """End the process unless this is called again in time, which needs the interpreter lock."""
         limit = max(MIN_FREEZE_LIMIT, self._settings.jobs_lease)
         faulthandler.dump_traceback_later(limit, exit=True, file=STDERR)
+
+    async def _check(self, heartbeat: Callable[[], None]) -> None:
+        self._limit_freeze()
         now = time.monotonic()
         blocked = now - self._answered > BLOCKED_AFTER
         if hung := self._over_hard_limit(now, blocked):

@@ -1,5 +1,6 @@
 """Both pipelines, for each way to deploy: valid, linted, told what they need; their shell runs."""
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -20,6 +21,7 @@ CHECKS: list[tuple[str, Check]] = [
     *[("github", check) for check in (validators.zizmor, validators.actionlint)],
     *[("github", validators.shellcheck), ("gitlab", validators.shellcheck)],
     *[("gitlab", check) for check in (validators.schema, validators.yamllint)],
+    ("gitlab", validators.renovate),
 ]
 DIGEST = "sha256:" + "0f" * 32
 
@@ -52,6 +54,7 @@ def test_nothing_is_complained_of(
 BROKEN: list[tuple[str, Check, str, str, str]] = [
     ("gitlab", validators.schema, "needs: [publish]", "needs: publish", "deploy"),
     ("gitlab", validators.yamllint, "stage: deploy", "stage:  deploy", "colons"),
+    ("gitlab", validators.renovate, '"enabled": false', '"enabled": "no"', "enabled"),
     ("gitlab", validators.shellcheck, 'ci.sh "$IMAGE"', "ci.sh $IMAGE", "SC2086"),
     ("github", validators.schema, "timeout-minutes: 30", "timeout-minutes: long", "timeout"),
     ("github", validators.yamllint, "needs: publish", "needs:  publish", "colons"),
@@ -65,7 +68,8 @@ def test_what_is_broken_is_complained_of(
     template: Path, tmp_path: Path, ci: str, check: Check, text: str, worse: str, said: str
 ) -> None:
     project = generator.render(template, tmp_path / "service", ci=ci)
-    file = project / {"github": GITHUB, "gitlab": GITLAB}[ci]
+    pipeline = {"github": GITHUB, "gitlab": GITLAB}[ci]
+    file = project / ("renovate.json" if check is validators.renovate else pipeline)
     assert text in file.read_text()
     file.write_text(file.read_text().replace(text, worse))
     assert said in check(project)
@@ -248,3 +252,19 @@ def test_an_image_that_has_no_digest_is_not_published(
     (tmp_path / "built.json").write_text("{}\n")
     with pytest.raises(subprocess.CalledProcessError):
         _sh("\n".join(["set -e", *last]), tmp_path, {"PATH": "/usr/bin:/bin"})
+
+
+def test_renovate_finds_every_image_that_a_script_runs(projects: dict[str, Path]) -> None:
+    """Its own managers find the others: those of jobs, services, compose and the Dockerfile."""
+    project = projects[f"gitlab-{DEPLOYS[0]}"]
+    (manager,) = json.loads((project / "renovate.json").read_text())["customManagers"]
+    (pattern,) = manager["matchStrings"]
+    found = re.compile(pattern.replace("(?<", "(?P<"))
+    scripts = "\n".join(validators.script(name, project) for name in validators.jobs(project))
+    images = re.findall(r"(?<![\w$/.-])[a-z0-9.-]+/[a-z0-9.-]+:[a-z]?[0-9][^\s\"]*", scripts)
+    assert images
+    for image in images:
+        for pinned in (image, f"{image}@{DIGEST}"):
+            match = found.fullmatch(pinned)
+            assert match, image
+            assert f"{match['depName']}:{match['currentValue']}" == image

@@ -37,6 +37,12 @@ def schema(project: Path) -> str:
     return _run("check-jsonschema==0.39.0", *check, *_files(project), folder=project)
 
 
+def renovate(project: Path) -> str:
+    """Compare the configuration of the bot for dependencies and images with its schema."""
+    check = ["check-jsonschema", "--builtin-schema", "vendor.renovate"]
+    return _run("check-jsonschema==0.39.0", *check, "renovate.json", folder=project)
+
+
 def yamllint(project: Path) -> str:
     lint = ["yamllint", "--strict", "-d", YAMLLINT]
     return _run("yamllint==1.38.0", *lint, *_files(project), folder=project)

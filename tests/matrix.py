@@ -1,8 +1,9 @@
 """The matrix: which answers are tried together, computed from the option folders.
 
-A covering array has every pair of any two answers in some row, and every triple of ``TRIPLES``. A
-few rows that have every single answer are tried always; ``python -m tests.matrix`` lists all of
-them in shards, as the workflow on GitHub takes them.
+A covering array has every pair of any two answers in some row, and every triple of ``TRIPLES``; a
+feature is an answer of its own, chosen or not. Each feature is also tried alone, and all of them
+together. A few rows that have every single answer are tried always; ``python -m tests.matrix``
+lists all of them in shards, as the workflow on GitHub takes them.
 """
 
 import json
@@ -17,7 +18,7 @@ from extensions import answers, options
 
 # What is deployed, how callers are known and what runs jobs meet in the same files.
 TRIPLES = ("auth", "deploy", "queue")
-PRESETS = ("standard", "minimal")
+PRESETS = ("standard", "minimal", "everything")
 # What these change is small, and has tests of its own.
 LIGHT = ("tracing", "ci", "python")
 FEATURE = "feature "  # a feature is a question of its own here: is it chosen?
@@ -68,7 +69,7 @@ def matrix(template: Path = options.TEMPLATE) -> list[Row]:
     """Return the presets, the few rows that are tried always, and the rest of the array."""
     values = choices(template)
     presets = [proposed(template, preset, values) for preset in PRESETS]
-    rows = covering_rows(values, presets)
+    rows = covering_rows(values, [*presets, *alone(presets[1], values)])
     heavy = some_rows(rows, presets, besides=LIGHT)
     some = some_rows(rows, heavy)
     ordered = [*some, *(row for row in rows if row not in some)]
@@ -81,6 +82,12 @@ def matrix(template: Path = options.TEMPLATE) -> list[Row]:
 def _new(row: Answers, before: list[Answers]) -> frozenset[str]:
     known = {item for other in before for item in other.items()}
     return frozenset(name for name, answer in row.items() if (name, answer) not in known)
+
+
+def alone(minimal: Answers, values: dict[str, list[Any]]) -> list[Answers]:
+    """Return a row for each feature, in the service that has nothing else."""
+    ground = {name: minimal[name] for name in values}
+    return [ground | {name: True} for name in values if name.startswith(FEATURE)]
 
 
 def covering_rows(values: dict[str, list[Any]], first: list[Answers]) -> list[Answers]:

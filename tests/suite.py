@@ -1,6 +1,7 @@
 """The tests of a generated service, run as its owners run them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +24,11 @@ def raise_limit_of_exports(service: Path) -> None:
     text = router.read_text()
     assert '"10/minute"' in text
     router.write_text(text.replace('"10/minute"', '"100000/minute"'))
+
+
+def files_of_feature(name: str, template: Path) -> list[str]:
+    """The test files that a feature brings, in its folder and in those within it."""
+    folder = template / f"{{{{feature_{name}}}}}"
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("test_*.py*"))
+    there = {re.sub(r"^(\{\{\w+\}\}/)*|\.jinja$", "", path) for path in paths}
+    return sorted(path for path in there if path.startswith("tests/"))

@@ -1,5 +1,6 @@
 """A person answers the questions in a terminal."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from extensions import answers, options
 from tests import generator
 
-ENTER, DOWN, CLEAR_LINE = "\r", "\x1b[B", "\x15"
+ENTER, DOWN, CLEAR_LINE, SPACE = "\r", "\x1b[B", "\x15", " "
 CURSOR_SHOWN = r"\x1b\[\?25h"  # the prompt has drawn itself and waits
 PATIENCE = 60
 
@@ -45,9 +46,15 @@ def _first_words(name: str) -> str:
     return str(answers.questions()[name]["help"])[:20]
 
 
-def asked() -> list[str]:
+def asked(template: Path = options.TEMPLATE) -> list[str]:
     """Return the questions that a person is asked, in their order."""
-    return [name for name, question in answers.questions().items() if "when" not in question]
+    known = {option.question for option in options.load(template)}
+    asked = {options.SEVERAL[name] for name in known & set(options.SEVERAL)}
+    return [
+        name
+        for name, question in answers.questions().items()
+        if "when" not in question or name in asked
+    ]
 
 
 @pytest.fixture
@@ -131,6 +138,22 @@ def test_every_choice_says_what_it_means(terminal: Terminal) -> None:
         terminal.answers(name)
     for option in listed:
         terminal.sees(f"{option.label}: {option.help}"[:80])
+
+
+def test_the_space_bar_chooses_features(tmp_path: Path, service: Path) -> None:
+    root = generator.copy_of_template(tmp_path / "template")
+    toy = "{{feature_tides}}"
+    shutil.copytree(generator.ROOT / "tests/toys" / toy, root / "template" / toy)
+    offered = options.load(root / "template")
+    features = [each.choice for each in offered if each.question == "feature"]
+    keys = DOWN * features.index("tides") + SPACE + ENTER
+    terminal = Terminal(root, service, "-d", "example=false")
+    for name in asked(root / "template"):
+        if name != "example":
+            terminal.answers(name, keys if name == "features" else ENTER)
+    assert terminal.ends() == 0
+    assert kept(service)["features"] == ["tides"]
+    assert (service / "src/app/tides/router.py").exists()
 
 
 def test_ctrl_c_writes_nothing(terminal: Terminal, service: Path) -> None:

@@ -14,8 +14,10 @@ from tests import generator, matrix
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A template with a few options more."""
     template = generator.copy_of_template(tmp_path_factory.mktemp("extended")) / "template"
-    for name in ("queue_toy", "auth_toy", "deploy_toy", "feature_chat", "feature_files"):
+    for name in ("queue_toy", "auth_toy", "deploy_toy"):
         generator.manifest(template / f"{{{{{name}}}}}")
+    for name in ("feature_chat", "feature_files"):
+        generator.manifest(template / f"{{{{{name}}}}}", presets=["everything"])
     return template
 
 
@@ -52,9 +54,19 @@ def test_every_option_is_tried_in_every_run(extended: Path, rows: list[matrix.Ro
 
 
 def test_the_presets_are_tried_as_they_are_proposed(rows: list[matrix.Row]) -> None:
-    presets = [row for row in rows if row.name in ("standard", "minimal")]
-    assert [row.always for row in presets] == [True, True]
+    presets = [row for row in rows if row.name in matrix.PRESETS]
+    assert [row.always for row in presets] == [True, True, True]
     assert presets[1].given["queue"] == "none"
+
+
+def test_features_are_tried_alone_together_and_not_at_all(rows: list[matrix.Row]) -> None:
+    tried = [row.given["features"] for row in rows]
+    assert [each for each in tried if len(each) == 1 and "chat" in each]
+    assert [each for each in tried if len(each) == 1 and "files" in each]
+    everything = next(row for row in rows if row.name == "everything")
+    assert everything.always
+    assert {"chat", "files"} <= {*everything.given["features"]}
+    assert [] in tried
 
 
 def test_each_row_is_in_one_shard() -> None:

@@ -6,31 +6,40 @@ Run with ``-s``, this shows each service's tests as they go.
 import os
 import subprocess
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
 import copier
 import pytest
 
+from extensions import options
 from tests import generator, matrix, suite
 
-# Rows with a new queue run all fast tests. The tests of others, by the question that has a new
-# answer: the rest is the core's, which ran three times by then. `make rows` leaves nothing out. The
-# presets, and every row of `make rows`, also keep the minimum of coverage.
-WHOLE = {"queue", "preset"}
+# The presets run all fast tests: standard in `make test`, minimal without any option, everything
+# with all features; there, they keep the minimum of coverage. Other rows run the tests of what is
+# new in them, by the question that has a new answer, and those of their features: the rest is the
+# core's, which ran three times by then. `make rows` leaves nothing out.
 TESTS = {
+    "queue": ("items", "platform/jobs", "platform/server", "platform/settings"),
     "auth": ("auth", "items"),
     "deploy": ("deploy",),
     "tracing": ("platform/observability",),
 }
+MET_BY_FEATURES = {"auth", "queue"}  # where these are new, a row runs the tests of its features
 ANYWAY = ("test_documentation.py", "test_cli.py")
-# Tests of processes, signals and outages, by the question whose answers they depend on.
+# Tests of processes, signals and outages, by the question whose answers they depend on. A feature's
+# run in `everything`.
 SYSTEM = {
-    "preset": ("system",),
     "queue": ("system/jobs",),
     "auth": ("system/test_contract.py",),
     "tracing": ("system/tracing",),
+}
+SYSTEM_OF_PRESETS = {
+    "standard": ("system",),
+    # What serves is the same without options; what `app dev` starts and migrates is not.
+    "minimal": ("system/dev", "system/test_commands.py", "system/test_contract.py"),
+    "everything": ("system/test_contract.py",),
 }
 SERVICES = [
     pytest.param(row, id=row.name, marks=[pytest.mark.besides] * (not row.always))
@@ -57,9 +66,11 @@ def installed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
 @pytest.mark.parametrize("row", SERVICES)
 def test_the_service_passes_its_fast_tests(installed: Installed, row: matrix.Row) -> None:
     service = installed(row)
-    named = () if _whole(row) else (*_of(row, TESTS), *ANYWAY)
-    measured = _everything(row) or "preset" in row.new
-    suite.run(service, *_there(service, named), options="-q --cov" if measured else "-q")
+    whole = _everything(row) or row.name in matrix.PRESETS
+    named = [] if whole else [*_of(row, TESTS), *ANYWAY]
+    if named and row.new & MET_BY_FEATURES:
+        named += _of_features(row, system=False)
+    suite.run(service, *_there(service, named), options="-q --cov" if whole else "-q")
     _is_whole_without_the_tools(service)
 
 
@@ -68,8 +79,7 @@ def test_the_service_passes_its_fast_tests(installed: Installed, row: matrix.Row
 @pytest.mark.parametrize("row", SERVICES)
 def test_the_service_passes_its_system_tests(installed: Installed, row: matrix.Row) -> None:
     service = installed(row)
-    named = ("system",) if _everything(row) else _of(row, SYSTEM)
-    if tests := _there(service, named):
+    if tests := _there(service, _system(row)):
         suite.run(service, *tests)
 
 
@@ -77,18 +87,30 @@ def _everything(row: matrix.Row) -> bool:
     return not row.always or bool(os.environ.get("WHOLE"))
 
 
-def _whole(row: matrix.Row) -> bool:
-    return _everything(row) or bool(row.new & WHOLE)
+def _system(row: matrix.Row) -> list[str]:
+    if _everything(row):
+        return ["system"]
+    if row.name not in matrix.PRESETS:
+        return _of(row, SYSTEM)
+    return [*SYSTEM_OF_PRESETS[row.name], *_of_features(row, system=True)]
 
 
-def _of(row: matrix.Row, tests: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _of(row: matrix.Row, tests: Mapping[str, tuple[str, ...]]) -> list[str]:
     """The tests that have to do with a row's new answers, each once."""
     named = {name for question in row.new for name in tests.get(question, ())}
     covered = {name for name in named if any(name.startswith(f"{other}/") for other in named)}
-    return tuple(sorted(named - covered))
+    return sorted(named - covered)
 
 
-def _there(service: Path, names: tuple[str, ...]) -> list[str]:
+def _of_features(row: matrix.Row, *, system: bool) -> list[str]:
+    """The fast tests of a row's features, or those of processes, signals and outages."""
+    chosen = row.given.get("features", [])
+    files = (each for name in chosen for each in suite.files_of_feature(name, options.TEMPLATE))
+    names = {each.removeprefix("tests/") for each in files}
+    return sorted(name for name in names if name.startswith("system/") == system)
+
+
+def _there(service: Path, names: Iterable[str]) -> list[str]:
     return [f"tests/{name}" for name in names if (service / "tests" / name).exists()]
 
 

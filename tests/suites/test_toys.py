@@ -4,6 +4,7 @@
 options of a copy of the template, and what they render runs the suites of their ports as those are.
 """
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 from tests import generator, suite
 
 TOYS = generator.ROOT / "tests" / "toys"
+# Of the tests of worker processes, those of what a transport does; `make rows` runs all of them.
 SUITES = (
     *("auth", "platform/jobs", "deploy", "tides", "test_documentation.py"),
-    *("system/jobs", "system/test_contract.py"),
+    "system/jobs" if os.environ.get("WHOLE") else "system/jobs/test_processes.py",
+    *(["system/test_contract.py"] * bool(os.environ.get("WHOLE"))),
 )
 
 

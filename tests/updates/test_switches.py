@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests import generator, matrix
+from tests import generator, matrix, suite
 from tests.updates import edits, world
 
 FULL = os.environ.get("FULL") == "1"
@@ -90,7 +90,8 @@ def test_every_answer_becomes_another_and_nothing_is_lost(
     choices = matrix.choices(template / "template")
     service = world.Service.make(template, tmp_path / "service", version="1.0.0")
     changes = edits.edit(service, example=name == "jobs")
-    tests = WALKS[name] | (_features(choices) if name == "jobs" else {})
+    features = _features(choices, template / "template")
+    tests = WALKS[name] | (features if name == "jobs" else {})
     answers = {question: service.answers().get(question, False) for question in tests}
     tried: set[tuple[str, Any]] = set()
     for number, step in enumerate(steps(choices, answers)):
@@ -114,16 +115,20 @@ def test_every_answer_becomes_another_and_nothing_is_lost(
         answers = step
 
 
-def _features(choices: dict[str, list[Any]]) -> dict[str, list[str]]:
-    """Return the tests of each feature: what it brings, and its table."""
+def _features(choices: dict[str, list[Any]], template: Path) -> dict[str, list[str]]:
+    """Return the fast tests that each feature brings, and that of the tables."""
     names = [each for each in choices if each.startswith(matrix.FEATURE)]
     return {
         name: [
-            f"tests/{name.removeprefix(matrix.FEATURE)}",
-            "tests/platform/data/test_migrations.py",
+            *_fast(suite.files_of_feature(name.removeprefix(matrix.FEATURE), template)),
+            MIGRATIONS,
         ]
         for name in names
     }
+
+
+def _fast(files: list[str]) -> list[str]:
+    return [each for each in files if not each.startswith("tests/system/")]
 
 
 def _given(step: dict[str, Any]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 ``ROTATION`` is a commit's hash; unset, everything runs. The mark ``rotates`` names a case's group,
 and into how many shares the group is cut:
 
-    @pytest.mark.rotates("combinations", shares=6)
+    @pytest.mark.rotates("combinations", shares=10)
 
 Cases of one group with the same parameters run, or are left out, together. What was left out is
 listed in ``build/left-out.txt``.

@@ -30,7 +30,7 @@ CASES = [
     pytest.param(
         *(name, file),
         id=f"{file.stem}-{name}",
-        marks=pytest.mark.rotates("failure tests", shares=2),
+        marks=pytest.mark.rotates("failure tests", shares=3),
     )
     for name in SERVICES
     for file in sorted(INSIDE.glob("[!_]*.py"))

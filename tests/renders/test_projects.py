@@ -46,7 +46,7 @@ def _parameters() -> list[Any]:
     rows = sorted(matrix.matrix(), key=lambda row: str(row.answers["queue"]))
     besides = [
         [pytest.mark.besides] * (row.name not in matrix.PRESETS)
-        + [pytest.mark.rotates("combinations", shares=6)] * (not row.always)
+        + [pytest.mark.rotates("combinations", shares=10)] * (not row.always)
         for row in rows
     ]
     return [

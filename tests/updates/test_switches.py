@@ -19,17 +19,21 @@ from tests import generator, matrix, suite
 from tests.updates import edits, world
 
 FULL = os.environ.get("FULL") == "1"
-# What is switched together, with the tests of a service that have to do with it.
+# What is switched together, with the tests of a service that have to do with it. Those of hanging
+# jobs and of traces between processes run for each answer in tests/suites.
 WALKS = {
     "jobs": {
-        "queue": ["tests/platform/jobs", "tests/system/jobs"],
+        "queue": [
+            "tests/platform/jobs",
+            "tests/system/jobs" if FULL else "tests/system/jobs/test_processes.py",
+        ],
         "example": ["tests/items"],
         "ci": ["tests/test_documentation.py"],
     },
     "callers": {
         "auth": ["tests/auth", "tests/platform/data/test_migrations.py"],
         "deploy": ["tests/deploy", *["tests/system/test_serve.py"] * FULL],
-        "tracing": ["tests/platform/observability", "tests/system/tracing"],
+        "tracing": ["tests/platform/observability", *["tests/system/tracing"] * FULL],
     },
 }
 OWN_TESTS = "tests/orders"

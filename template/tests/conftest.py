@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.main import create_app
 from app.platform.data.database import Database, ReadSession
+from app.platform.data.prepared_reads import PreparedReads
 from app.platform.dev.servers import given, services
 from app.settings import Settings, get_settings
 from tests.actors import seed, sign_in
@@ -189,6 +190,7 @@ class SingleTransactionDatabase(Database):
     def __init__(self, database: Database, connection: AsyncConnection) -> None:
         self.__dict__.update(database.__dict__)
         self._connection = connection
+        self.prepared_reads = PreparedReads(enabled=False)  # they would run past the transaction
 
     @contextmanager
     def connect(self, *, autocommit: bool = False) -> Iterator[Connection]:

@@ -46,9 +46,11 @@ async def migrate(settings: Settings) -> None:
         await connection.commit()
 
 
-async def test_a_read_is_repeated_once(app: FastAPI, module_settings: Settings) -> None:
+@pytest.mark.parametrize("uses", [1, 3])  # the third one runs on the driver's connection
+async def test_a_read_is_repeated_once(app: FastAPI, module_settings: Settings, uses: int) -> None:
     async with client_for(app) as client:
-        assert (await client.get("/read")).json() == 1
+        for _ in range(uses):
+            assert (await client.get("/read")).json() == 1
         await migrate(module_settings)
         response = await client.get("/read")
     assert (response.status_code, response.json()) == (200, 1)

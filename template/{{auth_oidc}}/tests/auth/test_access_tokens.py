@@ -1,11 +1,14 @@
 """Valid access tokens and their claims; ``test_security.py`` has the invalid ones."""
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
 import httpx2
+import jwt
 import pytest
 from fastapi import FastAPI
 
@@ -131,3 +134,39 @@ async def test_an_algorithm_that_is_not_configured_is_refused(
 
     # The provider's only key is for an algorithm that the second service does not accept.
     assert (accepted.status_code, refused.status_code) == (200, 401)
+
+
+async def test_a_token_is_verified_once(
+    service: FastAPI, known: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = known.headers()
+    first = await me(service, headers)
+    monkeypatch.delattr(jwt, "decode")
+    assert (await me(service, headers)).json() == first.json()
+
+
+async def test_a_verified_token_is_refused_once_it_has_expired(
+    service: FastAPI, known: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expires = int(time.time()) - 60
+    monkeypatch.setattr(tokens, "LEEWAY", time.time() - expires + 0.2)
+    service.state.tokens = tokens.Tokens(service.state.settings, service.state.keys)
+    headers = known.headers(exp=expires)
+    assert (await me(service, headers)).status_code == 200
+    while time.time() <= expires + tokens.LEEWAY:  # noqa: ASYNC110 (a time has no event)
+        await asyncio.sleep(0.01)
+    assert (await me(service, headers)).status_code == 401
+
+
+async def test_a_verified_token_is_refused_once_it_is_too_old(
+    service: FastAPI, known: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    age = service.state.settings.oidc_token_max_age
+    issued = int(time.time()) - age - 60
+    monkeypatch.setattr(tokens, "LEEWAY", time.time() - age - issued + 0.2)
+    service.state.tokens = tokens.Tokens(service.state.settings, service.state.keys)
+    headers = known.headers(iat=issued, exp=int(time.time()) + 60)
+    assert (await me(service, headers)).status_code == 200
+    while time.time() <= issued + age + tokens.LEEWAY:  # noqa: ASYNC110 (a time has no event)
+        await asyncio.sleep(0.01)
+    assert (await me(service, headers)).status_code == 401

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Annotated, Any, TypeVar, TypeVarTuple
 from uuid import uuid4
 
@@ -46,6 +47,7 @@ from app.platform.base.errors import (
 )
 from app.platform.data.credentials import follow_database_url
 from app.platform.data.lazy_loads import refuse_lazy_loads
+from app.platform.data.prepared_reads import PreparedReads, Rows, is_observed
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
@@ -114,6 +116,8 @@ class Database:
         self.engine = engine
         self.max_connections = max_connections
         self.used = self.waiting = 0
+        # Each use of a PgBouncer connection may get another server, which has not prepared it.
+        self.prepared_reads = PreparedReads(enabled=not isinstance(engine.pool, NullPool))
         self._exhausted_since: float | None = None
         # FIFO: SQLAlchemy's pool alone could starve early waiters under load.
         self._slots = asyncio.Semaphore(max_connections)
@@ -181,10 +185,13 @@ class Database:
         for callback in session.info.pop(AFTER_COMMIT, ()):
             await callback()
 
-    async def read(self, run: Callable[[Connection], T]) -> T:
+    async def read(
+        self, run: Callable[[Connection], T], by_driver: Callable[[Connection], T] | None = None
+    ) -> T:
         """Result of ``run`` in the open transaction of this request, or else in autocommit.
 
         Autocommit saves BEGIN and ROLLBACK. Concurrent calls in one request run one by one.
+        ``by_driver`` takes the place of ``run`` in autocommit, and uses the driver's connection.
         """
         # One greenlet switch in each direction; AsyncConnection needs three, and a task.
         if transaction := self._open_transaction():
@@ -192,9 +199,9 @@ class Database:
                 if transaction.taken and not transaction.ending:
                     return await greenlet_spawn(run, transaction.taken)
                 if not transaction.ending:
-                    return await greenlet_spawn(self._read, run)
+                    return await greenlet_spawn(self._read, run, by_driver)
         async with context.current().read_lock:
-            return await greenlet_spawn(self._read, run)
+            return await greenlet_spawn(self._read, run, by_driver)
 
     async def execute(self, statement: Executable) -> None:
         """Execute one statement in the open transaction of this request, or else in autocommit."""
@@ -208,7 +215,12 @@ class Database:
         # In a task or an app that the request has started, it is another request's.
         return transaction if transaction.request is context.current_or_none() else None
 
-    def _read(self, run: Callable[[Connection], T]) -> T:
+    def _read(
+        self, run: Callable[[Connection], T], by_driver: Callable[[Connection], T] | None
+    ) -> T:
+        if by_driver and not is_observed(self.engine.sync_engine):
+            with self.connect() as connection:  # in autocommit until SQLAlchemy begins something
+                return by_driver(connection)
         with self.connect(autocommit=True) as connection:
             return run(connection)
 
@@ -294,8 +306,8 @@ class ReadSession:
 
     Two of them may see different states of the database.
 
-    A statement built once, with ``bindparam()`` for its values, costs about a third less than one
-    built for each request. Pass the values by name.
+    A statement built once, with ``bindparam()`` for its values, costs a fraction of one built for
+    each request (see ``prepared_reads``). Pass the values by name.
     """
 
     def __init__(self, database: Database) -> None:
@@ -303,20 +315,34 @@ class ReadSession:
 
     async def first(self, statement: Select[*Columns], **values: Any) -> Row[*Columns] | None:
         """First row, or ``None``."""
-        return await self._read(lambda c: c.execute(statement, values).first())
+        rows: Any = await self._read(statement, values, limit=1)
+        return rows[0] if rows else None
 
     async def all(self, statement: Select[*Columns], **values: Any) -> Sequence[Row[*Columns]]:
         """All rows."""
-        return await self._read(lambda c: c.execute(statement, values).all())
+        rows: Any = await self._read(statement, values)
+        return rows  # type: ignore[no-any-return]
 
-    async def _read(self, run: Callable[[Connection], T]) -> T:
+    async def _read(
+        self, statement: Select[*tuple[Any, ...]], values: dict[str, Any], limit: int | None = None
+    ) -> Rows:
+        reads = self._database.prepared_reads
+        prepared = reads.get(statement, values)
+
+        def run(connection: Connection) -> Rows:
+            result = reads.execute(connection, statement, values)
+            if limit is None:
+                return result.all()
+            return [row] if (row := result.first()) else []
+
+        by_driver = partial(prepared.execute, values, limit) if prepared else None
         try:
-            return await self._database.read(run)
+            return await self._database.read(run, by_driver)
         except (SchemaChanged, DBAPIError) as error:
             if isinstance(error, DBAPIError) and _sqlstate(error) not in ROLLED_BACK:
                 raise
             try:  # a read can be repeated, unless a transaction has failed
-                return await self._database.read(run)
+                return await self._database.read(run, by_driver)
             except DBAPIError:
                 raise error from None
 

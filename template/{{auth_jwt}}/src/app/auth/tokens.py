@@ -20,6 +20,7 @@ import jwt
 
 from app.auth.identity import InvalidCredentials
 from app.auth.sessions import SECRET_BYTES, hash_secret
+from app.auth.verified import VerifiedTokens
 from app.platform import about
 from app.platform.base import signing
 from app.settings import Settings
@@ -46,6 +47,7 @@ class Tokens:
         self._access_keys = signing.derive_keys(settings, "access token")
         self._refresh_keys = signing.derive_keys(settings, "refresh token")
         self._rotation_keys = signing.derive_keys(settings, "refresh token rotation")
+        self._verified = VerifiedTokens[AccessClaims](LEEWAY)
 
     def issue_access(self, access: AccessClaims, secret: bytes, issued_at: datetime) -> str:
         """The access token that belongs to a refresh token's ``secret``."""
@@ -64,10 +66,12 @@ class Tokens:
 
     def read_access(self, token: str) -> AccessClaims:
         """The claims of a token; raises ``InvalidCredentials`` if it is not valid."""
+        if access := self._verified.get(token):
+            return access
         try:
             claims = self._decode(token)
             scopes = frozenset(claims["scope"].split())
-            return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]), scopes)
+            access = AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]), scopes)
         except jwt.ExpiredSignatureError:
             raise InvalidCredentials("expired", "The access token has expired.") from None
         except (
@@ -76,6 +80,8 @@ class Tokens:
             AttributeError,
         ):  # AttributeError: a claim of another type
             raise InvalidCredentials("invalid", "The access token is not valid.") from None
+        self._verified.add(token, float(claims["exp"]), access)
+        return access
 
     def _decode(self, token: str) -> dict[str, Any]:
         *fallbacks, last = self._access_keys

@@ -12,8 +12,10 @@ from uuid import NAMESPACE_URL, uuid5
 
 import jwt
 
+from app.auth.discovery import KeyName
 from app.auth.identity import InvalidCredentials
 from app.auth.keys import Keys
+from app.auth.verified import VerifiedTokens
 from app.settings import Settings
 
 LEEWAY = 10  # seconds of clock skew
@@ -45,6 +47,15 @@ class AccessClaims:
 
 
 @dataclass(frozen=True, slots=True)
+class _Verified:
+    """The claims of a token, and the key that verified it."""
+
+    key_name: KeyName
+    key: jwt.PyJWK
+    access: AccessClaims
+
+
+@dataclass(frozen=True, slots=True)
 class LogoutClaims:
     """The claims of a valid logout token: a subject whose tokens end, or one session."""
 
@@ -59,15 +70,18 @@ class Tokens:
     def __init__(self, settings: Settings, keys: Keys) -> None:
         self._settings = settings
         self._keys = keys
+        self._verified = VerifiedTokens[_Verified](LEEWAY)
 
     async def read_access(self, token: str) -> AccessClaims:
         """The claims of an access token.
 
         Raises ``InvalidCredentials`` if it is not valid, ``Unavailable`` without keys to verify it.
         """
+        if access := await self._read_verified(token):
+            return access
         required = ["iss", "aud", "sub", "exp", "iat"]
         audience = self._settings.oidc_audience
-        claims = await self._read(token, ACCESS_TOKEN, [audience], required)
+        claims, name, key = await self._read(token, ACCESS_TOKEN, [audience], required)
         if _is_not_an_access_token(claims):
             raise _invalid("use")
         issued_at = float(claims["iat"])
@@ -75,13 +89,23 @@ class Tokens:
             raise InvalidCredentials("old", "The access token is too old.")
         if not (subject := _text(claims["sub"])):
             raise _invalid("subject")
-        return AccessClaims(
+        access = AccessClaims(
             id=_token_id(token),
             subject_id=self._subject_id(subject),
             session=_text(claims.get("sid")),
             scopes=self._scopes(claims),
             issued_at=issued_at,
         )
+        expires_at = min(float(claims["exp"]), issued_at + self._settings.oidc_token_max_age)
+        self._verified.add(token, expires_at, _Verified(name, key, access))
+        return access
+
+    async def _read_verified(self, token: str) -> AccessClaims | None:
+        """The claims of a token that was verified with a key that the provider still has."""
+        verified = self._verified.get(token)
+        if verified and await self._keys.get(*verified.key_name) is verified.key:
+            return verified.access
+        return None
 
     async def read_logout(self, token: str) -> LogoutClaims:
         """The claims of a logout token; raises like ``read_access``.
@@ -90,7 +114,7 @@ class Tokens:
         """
         clients = self._settings.oidc_logout_clients
         required = ["iss", "aud", "iat", "exp", "events"]
-        claims = await self._read(token, LOGOUT_TOKEN, clients, required)
+        claims, _, _ = await self._read(token, LOGOUT_TOKEN, clients, required)
         subject, session = _text(claims.get("sub")), _text(claims.get("sid"))
         events = claims["events"]
         if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
@@ -101,7 +125,8 @@ class Tokens:
 
     async def _read(
         self, token: str, types: tuple[str, ...], audience: list[str], required: list[str]
-    ) -> Claims:
+    ) -> tuple[Claims, KeyName, jwt.PyJWK]:
+        """The claims of a token, and the key that verified it."""
         try:
             algorithm, key_id = _header(token, types)
             if algorithm not in self._settings.oidc_algorithms:
@@ -122,7 +147,7 @@ class Tokens:
             raise InvalidCredentials("expired", "The token has expired.") from None
         except jwt.PyJWTError as error:
             raise _invalid(type(error).__name__) from None
-        return claims
+        return claims, (key_id, algorithm), key
 
     def _subject_id(self, subject: str) -> str:
         """The id of a subject: a UUID of version 5 of issuer and subject."""

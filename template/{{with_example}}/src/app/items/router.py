@@ -46,7 +46,7 @@ async def create_item(
     item = await service.create_item(session, user.id, data)
     response.headers["Location"] = location(request, f"/items/{item.id}")
     response.headers["ETag"] = f'"{item.version}"'
-    return ItemRead.model_validate(item)
+    return item
 
 
 @router.get("")

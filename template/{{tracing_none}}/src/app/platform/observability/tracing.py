@@ -1,7 +1,7 @@
 """The null object of tracing: the same functions, without effect."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,6 +23,7 @@ class Span:
 
 
 UNTRACED = Span()
+_NOTHING = nullcontext()
 
 
 def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:
@@ -48,6 +49,11 @@ def inject() -> dict[str, str]:
 
 def instrument_engine(engine: Any) -> None:
     """Trace the statements of an engine."""
+
+
+def statement_span(engine: Any, statement: str) -> AbstractContextManager[None]:
+    """The span of a statement that runs on the driver."""
+    return _NOTHING
 
 
 def instrument_redis(client: Any) -> None:

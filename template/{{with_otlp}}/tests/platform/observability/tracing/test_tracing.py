@@ -4,9 +4,10 @@ import threading
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from sqlalchemy import text
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from sqlalchemy import Integer, bindparam, literal_column, select, text
 
+from app.platform.data.database import ReadSessionDep
 from app.platform.http import routing
 from app.platform.observability import tracing
 from app.settings import Settings
@@ -43,6 +44,50 @@ async def test_a_request_and_its_calls_are_one_trace(
     assert attributes(statement)["db.query.text"] == "SELECT $1"
     assert collector.headers[-1]["traceparent"].split("-")[1] == response["trace_id"]
     assert "s3cret" not in str(collector.spans)
+
+
+async def test_a_read_that_is_prepared_has_the_same_span(
+    settings: Settings, collector: Collector
+) -> None:
+    statement = select(bindparam("value", type_=Integer))
+    async with traced(settings, collector.url) as app:
+
+        async def read(session: ReadSessionDep, value: int) -> int:
+            row = await session.first(statement, value=value)
+            assert row
+            return row[0] // value
+
+        app.add_api_route("/read", read)
+        routing.install_index(app)
+        for _ in range(3):
+            await get(app, "/read?value=4711")
+        assert app.state.db.prepared_reads.get(statement, {"value": 4711})
+        await get(app, "/read?value=0")
+    *_, usual, prepared, _ = spans = [s for s in collector.spans if s.name == "SELECT"]
+    assert len(spans) == 4
+    assert attributes(prepared) == attributes(usual)
+    servers = {s.span_id for s in collector.spans if s.name == "GET /read"}
+    assert {s.parent_span_id for s in spans} == servers
+    assert "4711" not in str(spans)
+
+
+async def test_the_span_of_a_prepared_read_has_its_error(
+    settings: Settings, collector: Collector
+) -> None:
+    statement = select(literal_column("1") / bindparam("by", type_=Integer))
+    async with traced(settings, collector.url) as app:
+
+        async def read(session: ReadSessionDep, by: int) -> None:
+            await session.first(statement, by=by)
+
+        app.add_api_route("/read", read)
+        routing.install_index(app)
+        for by in (1, 1, 1, 0):
+            await get(app, f"/read?by={by}")
+        assert app.state.db.prepared_reads.get(statement, {"by": 0})
+    *_, failed = [s for s in collector.spans if s.name == "SELECT"]
+    assert failed.status.code == Status.STATUS_CODE_ERROR
+    assert "Error" in attributes(failed)["error.type"]
 
 
 tracer = trace.get_tracer("shop")  # before any service has started

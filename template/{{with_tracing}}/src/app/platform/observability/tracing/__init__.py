@@ -19,6 +19,7 @@ from app.platform.observability.tracing.clients import (
     instrument_engine,
     instrument_http,
     instrument_redis,
+    statement_span,
 )
 from app.platform.observability.tracing.spans import (
     UNTRACED,
@@ -43,6 +44,7 @@ __all__ = [
     "job_span",
     "server_span",
     "setup",
+    "statement_span",
 ]
 
 SHUTDOWN_TIMEOUT = 5.0  # seconds to export the last spans

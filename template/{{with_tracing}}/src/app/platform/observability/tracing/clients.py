@@ -1,7 +1,7 @@
 """Client spans: Postgres, Redis and outgoing HTTP."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
@@ -14,6 +14,7 @@ from app.platform.observability.tracing.spans import current
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
     from redis.asyncio import Redis
+    from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 
@@ -58,6 +59,16 @@ def _statement(tracer: Tracer, statement: str, database: str) -> Iterator[None]:
         raise
     finally:
         span.end()
+
+
+_UNTRACED = nullcontext()
+
+
+def statement_span(engine: "Engine", statement: str) -> AbstractContextManager[None]:
+    """The span of a statement that runs on the driver, past the events of SQLAlchemy."""
+    if (tracing := current()) is None or not get_current_span().is_recording():
+        return _UNTRACED
+    return _statement(tracing.tracer, statement, engine.url.database or "")
 
 
 def instrument_redis(client: "Redis") -> None:

@@ -50,7 +50,7 @@ async def test_an_outage_delays_no_request_and_does_not_flood_the_log(
     settings: Settings, collector: Collector, monkeypatch: pytest.MonkeyPatch, outage: str
 ) -> None:
     """If one request in ten waited for its export, the time limit would not suffice."""
-    monkeypatch.setattr(tracing, "SHUTDOWN_TIMEOUT", 1.0)
+    monkeypatch.setattr(tracing, "SHUTDOWN_TIMEOUT", 0.2)
     async with traced(settings, cause(outage, collector)) as app:
         with captured_log() as written:
             started = time.monotonic()

@@ -31,9 +31,8 @@ ANYWAY = ("test_documentation.py", "test_cli.py")
 # Tests of processes, signals and outages, by the question whose answers they depend on. A feature's
 # run in `everything`.
 SYSTEM = {
-    "queue": ("system/jobs",),
+    "queue": ("system/jobs", "system/tracing"),
     "auth": ("system/test_contract.py",),
-    "tracing": ("system/tracing",),
 }
 SYSTEM_OF_PRESETS = {
     "standard": ("system",),

@@ -21,6 +21,7 @@ FIGURES = generator.ROOT / "build" / "figures.jsonl"
 SERVICES: dict[str, dict[str, object]] = {
     "celery": {},
     "arq": {"queue": "arq", "auth": "session", "tracing": "tempo"},
+    "postgres": {"queue": "postgres", "auth": "session", "tracing": "none"},
     "taskiq": {"queue": "taskiq", "auth": "api_key", "tracing": "honeycomb"},
 }
 FULL = bool(os.environ.get("FULL"))

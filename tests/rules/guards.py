@@ -29,6 +29,7 @@ HOMONYMS = {
     "none": "Python's None",
     "compose": "the local stack, which every project has",
     "session": "SQLAlchemy's, of the database",
+    "postgres": "the database, which every service has",
     "api_key": "a name that is never logged",
     "console": "an exporter of OpenTelemetry, and what clouds call their web page",
     "otlp": "OpenTelemetry's protocol, which every backend speaks",

@@ -7,30 +7,31 @@ is killed.
 
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 
-from app.platform.jobs import JobContext, job, store
+from app.platform.jobs import JobContext, job, publishing, store
 from app.platform.jobs.runner import Runner
 from app.platform.jobs.transport import Transport
 
 # Points at which a worker is killed, and how often the job's work has been committed in the end.
 STAGES = {
     "before the claim": 1,
-    "before the claim's commit": 1,
+    "after the claim's commit": 1,
     "after the claim": 1,
     "in the work": 1,
     "after the work's commit": 2,
     "before the outcome": 2,
-    "before the outcome's commit": 2,
+    "after the outcome's commit": 1,
     "after the outcome": 1,
 }
 VICTIMS = ("one process", "the whole worker")
-SCHEDULER_STAGES = ("ticked", "claimed", "published")
+HAS_BROKER = hasattr(publishing, "claim_unpublished")
+SCHEDULER_STAGES = ("ticked", "claimed", "published") if HAS_BROKER else ("ticked",)
 
 TABLES = (
     "CREATE TABLE effects (job uuid PRIMARY KEY)",
@@ -98,20 +99,33 @@ def add_kill_points(
     setattr(owner, function, with_kill_points(getattr(owner, function), name, *stages))
 
 
-add_kill_points(
-    store,
-    "claim",
-    lambda session, id_, lease: id_,
-    *("before the claim", "before the claim's commit"),
-)
+execute_claim, succeed = store.execute_claim, store.succeed
+
+
+async def claim(database: Any, statement: Any, lease: float, **values: Any) -> list[store.Claim]:
+    for file in sorted(Path(os.environ["DEATHS"]).iterdir()):
+        if file.suffix != ".dead":
+            kill_point("before the claim", file.name)  # of whichever job is next
+    claims = await execute_claim(database, statement, lease, **values)
+    for claimed in claims:
+        kill_point("after the claim's commit", claimed.id)
+    return claims
+
+
+async def store_results(database: Any, done: Sequence[tuple[store.Claim, str]]) -> list[bool]:
+    """Statements for one job or several, each its own transaction."""
+    for claimed, _ in done:
+        kill_point("before the outcome", claimed.id)
+    stored = await succeed(database, done)
+    for claimed, _ in done:
+        kill_point("after the outcome's commit", claimed.id)
+    return stored
+
+
+store.execute_claim = claim
+store.succeed = store_results
 add_kill_points(Runner, "_run", lambda runner, claim, current: claim.id, "after the claim")
-add_kill_points(
-    store,
-    "succeed",
-    lambda session, claimed, result: claimed.id,
-    *("before the outcome", "before the outcome's commit"),
-)
-add_kill_points(Runner, "run", lambda runner, id_: id_, "", "after the outcome")
+add_kill_points(Runner, "run_claimed", lambda runner, claim: claim.id, "", "after the outcome")
 
 
 @job()
@@ -125,5 +139,6 @@ async def tick(context: JobContext) -> None:
 
 
 add_kill_points(store, "claim_tick", lambda *_: "ticked", "", "ticked")
-add_kill_points(store, "claim_unpublished", lambda *_: "claimed", "", "claimed")
-add_kill_points(Transport, "publish", lambda *_: "published", "", "published")
+if HAS_BROKER:
+    add_kill_points(publishing, "claim_unpublished", lambda *_: "claimed", "", "claimed")
+    add_kill_points(Transport, "publish", lambda *_: "published", "", "published")

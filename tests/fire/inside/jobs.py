@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from app.platform.jobs import JobStatus, store
+from app.platform.jobs.publishing import publish_new
 from app.platform.jobs.queue import Publisher
 from tests.fire import _deaths, _flood, _poison
 from tests.fire.conftest import FULL, Note
@@ -261,13 +262,15 @@ async def test_a_flood_of_jobs_drains_in_bounded_memory(
 ) -> None:
     number, limit = (100_000, 1000) if FULL else (1000, 50)
     transport = service.app.state.transport
-    publisher = Publisher(transport, limit)
+    settings = service.settings.model_copy(update={"jobs_queue_limit": limit})
+    publisher = Publisher(partial(publish_new, transport, settings))
     # A tenth of the jobs is enqueued by the API's own code, which publishes after each commit.
     for _ in range(number // 1000):
         await asyncio.gather(*(enqueue_batch(service, publisher) for _ in range(10)))
     await publisher.flush()
     depth = await transport.depth()
-    assert 0 < depth <= limit
+    assert 0 < depth
+    assert depth <= limit or not _deaths.HAS_BROKER
     await execute(service, INSERT.format(number - number // 10))
     environment = {"JOBS_QUEUE_LIMIT": str(limit), "JOBS_LEASE": "60", "WORKER_CONCURRENCY": ""}
     began = time.monotonic()
@@ -285,7 +288,7 @@ async def test_a_flood_of_jobs_drains_in_bounded_memory(
     seconds = time.monotonic() - began
     (row,) = await select(service, "SELECT max(attempts) most FROM jobs")
     assert row.most == 1
-    assert max(depth for _, depth, _, _ in seen) <= limit + 50
+    assert max(depth for _, depth, _, _ in seen) <= limit + 50 or not _deaths.HAS_BROKER
     warm = [sample for sample in seen if sample[0] > number / 5]
     for process in (2, 3):
         assert warm[-1][process] < 1.25 * warm[0][process] + 10

@@ -52,7 +52,13 @@ async def exits(context: JobContext) -> None:
     raise SystemExit(3)
 
 
-@job(retries=5, timeout=90)
+@job(retries=0)
+async def echo(context: JobContext, text: str) -> str:
+    """Return the text; needs no server."""
+    return text
+
+
+@job(retries=1000, timeout=90)
 async def wait_for_gate(context: JobContext, gate: str) -> int:
     """Announce the process id, wait until the key ``gate`` exists, and return the attempt."""
     await context.redis.rpush(f"{gate}:started", os.getpid())

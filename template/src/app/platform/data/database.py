@@ -207,6 +207,10 @@ class Database:
         """Execute one statement in the open transaction of this request, or else in autocommit."""
         await self.read(lambda connection: connection.execute(statement).close())
 
+    async def autocommit(self, run: Callable[[Connection], T]) -> T:
+        """Result of ``run`` on a connection in autocommit, also while a transaction is open."""
+        return await greenlet_spawn(self._read, run)
+
     def _open_transaction(self) -> "_Transaction | None":
         """The transaction of this request that its reads join."""
         transaction = _innermost.get()

@@ -10,7 +10,6 @@ from app.platform.base.errors import Conflict
 from app.platform.data.database import Database
 from app.platform.jobs import store
 from app.platform.jobs.commands import list_jobs, replay_dead
-from app.platform.jobs.queue import Publisher
 from tests.actors import sign_in
 from tests.conftest import client_for
 from tests.platform.jobs import samples
@@ -43,15 +42,6 @@ async def test_a_unique_job_is_enqueued_once_until_it_finishes(service: Service)
 async def test_concurrent_requests_enqueue_one_unique_job(service: Service) -> None:
     same = (service.enqueue(samples.note, text="x", unique="key") for _ in range(20))
     assert len({status.id for status in await asyncio.gather(*same)}) == 1
-
-
-async def test_requests_stop_publishing_at_the_queue_limit(service: Service) -> None:
-    transport = service.app.state.transport
-    publisher = Publisher(transport, 10)
-    for _ in range(5):
-        publisher.publish([uuid4() for _ in range(4)])
-        await publisher.flush()
-    assert await transport.depth() == 10
 
 
 async def test_dead_jobs_are_listed_and_replayed(service: Service) -> None:

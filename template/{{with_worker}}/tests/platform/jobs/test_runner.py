@@ -109,6 +109,32 @@ async def test_a_result_that_postgres_cannot_store_fails_the_job(service: Servic
     assert (status.status, status.error) == ("dead", error)
 
 
+async def test_a_result_that_postgres_cannot_store_fails_no_other_job(service: Service) -> None:
+    jobs = [await service.enqueue(samples.unstorable_result)]
+    jobs += [await service.enqueue(samples.note, text=str(number)) for number in range(5)]
+    await asyncio.gather(*(service.runner.run(job.id) for job in jobs))
+    bad, *good = [await service.status(job.id) for job in jobs]
+    assert (bad.status, bad.error) == (
+        "dead",
+        "UnstorableResult: The result cannot be stored as JSON in Postgres.",
+    )
+    assert [(job.status, job.result) for job in good] == [
+        ("succeeded", str(number)) for number in range(5)
+    ]
+
+
+async def test_an_attempt_that_lost_its_lease_is_not_recorded_with_its_successor(
+    service: Service,
+) -> None:
+    database = service.app.state.db
+    enqueued = await service.enqueue(samples.note, text="twice")
+    (first,) = await store.claim(database, [enqueued.id], 60)
+    await service.backdate(store.Job.due_at, 3600)
+    (second,) = await store.claim(database, [enqueued.id], 60)
+    assert await store.succeed(database, [(first, '"a"'), (second, '"b"')]) == [False, True]
+    assert (await service.status(enqueued.id)).result == "b"
+
+
 def test_an_error_with_invalid_text_is_summarized() -> None:
     assert error_summary(OSError("caf\udce9\0")) == "OSError: caf?"
 

@@ -19,11 +19,12 @@ async def test_background_processes_survive_an_outage(
 ) -> None:
     proxy = proxies[variable]
     changes = {variable: proxy.url, "JOBS_REPUBLISH_AFTER": "1", "WORKER_CONCURRENCY": "2"}
+    changes["JOBS_BACKOFF_MAX"] = "0.5"  # of the job that waits for a key in Redis
     processes = [start("worker", **changes), start("scheduler", **changes)]
     interrupted = await service.enqueue(samples.wait_for_gate, gate="open")
     await service.wait_for_start("open")
     proxy.stop()
-    during = await service.enqueue(samples.note, text="during")
+    during = await service.enqueue(samples.echo, text="during")
     await asyncio.sleep(OUTAGE)
     await service.app.state.redis.flushdb()
     await proxy.start()

@@ -32,7 +32,7 @@ class Worker:
     def __init__(self, runner: Runner, settings: PlatformSettings) -> None:
         self.concurrency = capacity.concurrency(settings)
         self.stopping = asyncio.Event()
-        self._runner = runner
+        self.runner = runner
         self._slots = asyncio.Semaphore(self.concurrency)
 
     async def run(self, job_id: object) -> None:
@@ -43,7 +43,7 @@ class Worker:
             except ValueError:
                 logger.warning("invalid message in the queue")
                 return
-            await self._runner.run(valid_id)
+            await self.runner.run(valid_id)
 
     def stop(self) -> None:
         """Start no more jobs; running ones have ``worker_shutdown_timeout`` seconds to finish."""

@@ -1,13 +1,15 @@
 """Enqueueing: a row in the caller's transaction, then a message to the queue after its commit.
 
 This is the transactional outbox pattern: a job exists if and only if the transaction commits.
-Publishing the message is best effort, and no request waits for it: if Redis is unavailable or this
-process dies, the scheduler publishes the job later.
+Publishing the message is best effort, and no request waits for it: if that fails or this process
+dies, the job starts later.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
+from functools import partial
 from typing import Annotated, Any, Concatenate
 from uuid import UUID
 
@@ -22,29 +24,24 @@ from app.platform.jobs import registry, schedules, store
 from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.metrics import AttemptMetrics, BacklogMetrics
+from app.platform.jobs.publishing import PUBLISH_GRACE, publish_new
 from app.platform.jobs.status import JobStatus
 from app.platform.jobs.transport import Transport
 from app.platform.observability import metrics, tracing
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
-PUBLISH_GRACE = 5.0  # seconds before the scheduler publishes a job that its process has not
-MAX_PENDING = 1000  # job ids per process; the scheduler publishes the rest
+MAX_PENDING = 1000  # job ids per process; the rest starts later
 COMMITTED_IDS = "job_ids"  # key in Session.info
 
 logger = get_logger(__name__)
 
 
 class Publisher:
-    """Publishes the ids of committed jobs in batches, in a background task.
+    """Publishes the ids of committed jobs in batches, in a background task."""
 
-    It skips jobs while the queue holds ``limit`` messages: a backlog belongs into Postgres, not
-    into Redis' memory.
-    """
-
-    def __init__(self, transport: Transport, limit: int) -> None:
-        self._transport = transport
-        self._limit = limit
+    def __init__(self, publish: Callable[[Sequence[UUID]], Awaitable[None]]) -> None:
+        self._publish = publish
         self._pending: list[UUID] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -52,20 +49,20 @@ class Publisher:
         return StoreQueue(session, self)
 
     def publish(self, ids: Sequence[UUID]) -> None:
-        """Publish ``ids`` soon; the scheduler publishes those that are skipped or fail."""
+        """Publish ``ids`` soon; those that are skipped or fail are published later."""
         self._pending.extend(ids[: MAX_PENDING - len(self._pending)])
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._drain())
+            # In a context of its own: whichever request comes first, it is not this task's.
+            self._task = asyncio.create_task(self._drain(), context=Context())
 
     async def _drain(self) -> None:
         while self._pending:
             ids, self._pending = self._pending, []
             try:
-                room = self._limit - await self._transport.depth()
-                await self._transport.publish(ids[: max(room, 0)])
+                await self._publish(ids)
             except Exception as error:  # noqa: BLE001 (outages raise many types)
                 logger.warning(
-                    "queue unavailable; the scheduler will publish the jobs",
+                    "queue unavailable; the jobs will start later",
                     error=error_summary(error),
                 )
 
@@ -139,7 +136,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         app.state.transport = Transport(app, settings)
-        app.state.jobs = publisher = Publisher(app.state.transport, settings.jobs_queue_limit)
+        app.state.jobs = publisher = Publisher(partial(publish_new, app.state.transport, settings))
         app.state.attempt_metrics = AttemptMetrics(app.state.metrics.registry)
         yield
         await publisher.flush()

@@ -2,15 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Self
 from uuid import UUID
 
 from fastapi import FastAPI
 
 from app.platform.base import context
+from app.platform.data.database import Database
 from app.platform.jobs import registry, store
 from app.platform.jobs.attempt import attempt
+from app.platform.jobs.batches import Batches
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.outcomes import Outcomes
 from app.platform.jobs.store import Claim
@@ -51,11 +54,18 @@ class Runner:
         self._settings = settings
         self._stopping = asyncio.Event()
         self._watchdog = Watchdog(settings, heartbeat)
+        self._claims = Batches(self._claim)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._watchdog.start()
         return self
+
+    async def _claim(self, ids: Sequence[UUID]) -> list[Claim | None]:
+        claims = await store.claim(self.database, ids, self._settings.jobs_lease)
+        claimed = {claim.id: claim for claim in claims}
+        # A duplicate among the ids gets nothing: the job runs once.
+        return [claimed.pop(job_id, None) for job_id in ids]
 
     async def __aexit__(self, *_: object) -> None:
         self._watchdog.close()
@@ -71,17 +81,28 @@ class Runner:
 
     async def run(self, job_id: UUID) -> None:
         """Run a job if it is due. Raises only if the database is unavailable."""
-        async with self._app.state.db.transaction() as session:
-            claim = await store.claim(session, job_id, self._settings.jobs_lease)
-        if claim is None:
-            return
+        if claim := await self._claims(job_id):
+            await self.run_claimed(claim)
+
+    async def run_claimed(self, claim: Claim) -> None:
+        """Run a job that this process has claimed."""
         request_id = claim.request_id or claim.id.hex
         with context.bind_request_context(request_id=request_id, user_id=claim.owner) as current:
             await self._run(claim, current)
 
+    @property
+    def database(self) -> Database:
+        """The database of the service, once its lifespan has begun."""
+        database: Database = self._app.state.db
+        return database
+
+    @cached_property
+    def _outcomes(self) -> Outcomes:
+        return Outcomes(self.database, self._settings)
+
     async def _run(self, claim: Claim, current: context.RequestContext) -> None:
         start = time.perf_counter()
-        outcomes = Outcomes(self._app.state.db, self._settings)
+        outcomes = self._outcomes
         try:
             with tracing.job_span(claim.name, claim.trace_context) as span:
                 current.trace_id, current.span_id = span.trace_id, span.span_id

@@ -16,8 +16,8 @@ from app.platform.base import heartbeat
 from app.platform.base.components import AppFactory
 from app.platform.jobs import pools, registry, store
 from app.platform.jobs.attempt import error_summary
+from app.platform.jobs.publishing import publish_due
 from app.platform.jobs.schedules import last_tick
-from app.platform.jobs.transport import Transport
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
@@ -34,7 +34,6 @@ class Scheduler:
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._app = app
         self._settings = settings
-        self._transport: Transport = app.state.transport
         self._next_prune = 0.0
         self._last_ticks: dict[str, datetime] = {}
 
@@ -42,7 +41,7 @@ class Scheduler:
         """Enqueue, publish and delete everything that is due now."""
         if now := await self._app.state.read_session.first(store.NOW):
             await self.enqueue_scheduled(now[0])
-        while await self.publish() == BATCH_SIZE:
+        while await publish_due(self._app, self._settings, BATCH_SIZE) == BATCH_SIZE:
             pass
         if time.monotonic() >= self._next_prune:
             await self.prune()
@@ -58,19 +57,6 @@ class Scheduler:
                 if await store.claim_tick(session, definition.name, at):
                     await store.add(session, _new_job(definition))
             self._last_ticks[definition.name] = at
-
-    async def publish(self) -> int:
-        """Publish a batch of due jobs, up to ``jobs_queue_limit`` in the queue; return its size."""
-        settings = self._settings
-        room = min(BATCH_SIZE, settings.jobs_queue_limit - await self._transport.depth())
-        if room <= 0:
-            return 0
-        async with self._app.state.db.transaction() as session:
-            ids = await store.claim_unpublished(session, room, settings.jobs_republish_after)
-            # Before the commit: if the queue rejects them, the jobs stay unpublished.
-            if ids:
-                await self._transport.publish(ids)
-        return len(ids)
 
     async def prune(self) -> None:
         """Delete succeeded and dead jobs whose retention has passed."""

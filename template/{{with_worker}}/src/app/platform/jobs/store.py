@@ -9,17 +9,22 @@ from the database's clock.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
     CheckConstraint,
     DateTime,
     Delete,
+    Executable,
     Index,
+    Interval,
     Select,
+    Table,
     Text,
     Update,
+    Uuid,
+    bindparam,
     delete,
     func,
     or_,
@@ -27,18 +32,17 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.base.errors import Conflict
-from app.platform.data.database import Base
+from app.platform.data.database import Base, Database
 from app.platform.jobs.status import HELD_BY_ANOTHER, JobStatus, public_status
 
 ACTIVE = text("status IN ('queued', 'running')")
 NOW = select(func.now())
-MAX_REPUBLISH_FACTOR = 10  # longest republish interval, as a multiple of JOBS_REPUBLISH_AFTER
 Json = dict[str, Any]
 
 
@@ -87,6 +91,9 @@ class Schedule(Base):
     ticked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
+JOBS = cast("Table", Job.__table__)  # for statements that are built once
+DUE = JOBS.c.due_at <= func.now()
+SECONDS_FROM_NOW = func.now() + bindparam("seconds", type_=Interval)
 STATUS = (
     Job.id,
     Job.name,
@@ -184,118 +191,136 @@ def select_status(job_id: UUID, owner: str | None) -> Select[*tuple[Any, ...]]:
     return select(*STATUS).where(Job.id == job_id, or_(Job.owner == owner, Job.owner.is_(None)))
 
 
-async def claim(session: AsyncSession, job_id: UUID, lease: float) -> Claim | None:
-    """Claim a job for ``lease`` seconds; ``None`` if it is finished, delayed or already claimed."""
-    columns = (
-        Job.id,
-        Job.name,
-        Job.arguments,
-        Job.owner,
-        Job.attempts,
-        Job.started_at,
-        Job.request_id,
-        Job.trace_context,
-        (func.now() - Job.created_at).label("age"),
+def claiming(chosen: Select[UUID]) -> Executable:
+    """A statement that claims the jobs which ``chosen`` selects and locks, for ``seconds``."""
+    ids = chosen.cte("chosen")
+    running = {
+        "status": "running",
+        "attempts": JOBS.c.attempts + 1,
+        "started_at": func.now(),
+        "due_at": SECONDS_FROM_NOW,
+        "publish_at": SECONDS_FROM_NOW,
+    }
+    claimed = update(JOBS).where(JOBS.c.id == ids.c.id).values(running)
+    return claimed.returning(
+        JOBS.c.id,
+        JOBS.c.name,
+        JOBS.c.arguments,
+        JOBS.c.owner,
+        JOBS.c.attempts,
+        JOBS.c.started_at,
+        JOBS.c.request_id,
+        JOBS.c.carrier.label("trace_context"),
+        (func.now() - JOBS.c.created_at).label("age"),
     )
-    statement = (
-        update(Job)
-        .where(Job.id == job_id, ACTIVE, Job.due_at <= func.now())
-        .values(
-            status="running",
-            attempts=Job.attempts + 1,
-            started_at=func.now(),
-            due_at=_from_now(lease),
-            publish_at=_from_now(lease),
-        )
-        .returning(*columns)
-    )
-    row = (await session.execute(statement)).first()
-    return Claim(**row._mapping) if row else None
 
 
-def _update_claimed(claimed: Claim) -> Update:
-    return update(Job).where(
-        Job.id == claimed.id, Job.status == "running", Job.started_at == claimed.started_at
-    )
+CLAIM = claiming(
+    select(JOBS.c.id)
+    .where(JOBS.c.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), ACTIVE, DUE)
+    # In one order: two workers with the same ids do not wait for each other in a circle.
+    .order_by(JOBS.c.id)
+    .with_for_update()
+)
+
+
+async def claim(database: Database, ids: Sequence[UUID], lease: float) -> list[Claim]:
+    """Claim jobs for ``lease`` seconds, without those that are finished, delayed or claimed."""
+    return await execute_claim(database, CLAIM, lease, ids=ids)
+
+
+async def execute_claim(
+    database: Database, statement: Executable, lease: float, **values: object
+) -> list[Claim]:
+    """The jobs that a statement of ``claiming`` claims, for ``lease`` seconds."""
+    values["seconds"] = timedelta(seconds=lease)
+    rows = await database.autocommit(lambda c: c.execute(statement, values).all())
+    return [Claim(*row) for row in rows]
+
+
+# The attempt that holds the claim: its successor has another `started_at`.
+HELD = update(JOBS).where(
+    JOBS.c.id == bindparam("held_id"),
+    JOBS.c.started_at == bindparam("held_since"),
+    JOBS.c.status == "running",
+)
+LATER = {"due_at": SECONDS_FROM_NOW, "publish_at": SECONDS_FROM_NOW}
+AGAIN = {"status": "queued", "error": bindparam("new_error", type_=Text), **LATER}
+RENEW = HELD.values(LATER)
+RETRY = HELD.values(AGAIN)
+POSTPONE = HELD.values({**AGAIN, "attempts": JOBS.c.attempts - 1})
+MARK_DEAD = HELD.values(status="dead", error=bindparam("new_error"), finished_at=func.now())
+RELEASE = HELD.values(
+    status="queued", attempts=JOBS.c.attempts - 1, due_at=func.now(), publish_at=func.now()
+)
+SUCCEED = text(
+    "UPDATE jobs SET status = 'succeeded', error = NULL, finished_at = now(),"
+    " result = CAST(done.result AS jsonb)"
+    " FROM unnest(CAST(:ids AS uuid[]), CAST(:since AS timestamptz[]), CAST(:results AS text[]))"
+    " AS done (id, started_at, result)"
+    " WHERE jobs.id = done.id AND jobs.started_at = done.started_at AND jobs.status = 'running'"
+    " RETURNING jobs.id, jobs.started_at"
+).bindparams(
+    bindparam("ids", type_=ARRAY(Uuid)),
+    bindparam("since", type_=ARRAY(DateTime(timezone=True))),
+    bindparam("results", type_=ARRAY(Text)),
+)
+
+
+async def _update_held(
+    database: Database, statement: Update, claimed: Claim, **values: object
+) -> bool:
+    """Execute one of the statements above; ``False`` if the lease was lost."""
+    held = {"held_id": claimed.id, "held_since": claimed.started_at, **values}
+    return await database.autocommit(lambda c: c.execute(statement, held).rowcount) == 1
+
+
+async def renew(database: Database, claimed: Claim, lease: float) -> bool:
+    """Extend the lease to ``lease`` seconds from now; ``False`` if it was lost."""
+    return await _update_held(database, RENEW, claimed, seconds=timedelta(seconds=lease))
+
+
+async def succeed(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool]:
+    """Store the result of each claim, as JSON, in one statement; ``False`` if its lease was lost.
+
+    Raises if Postgres cannot store one of the results, and then stores none.
+    """
+    values = {
+        "ids": [claimed.id for claimed, _ in done],
+        "since": [claimed.started_at for claimed, _ in done],
+        "results": [result for _, result in done],
+    }
+    rows = await database.autocommit(lambda c: c.execute(SUCCEED, values).all())
+    stored = {tuple(row) for row in rows}
+    return [(claimed.id, claimed.started_at) in stored for claimed, _ in done]
+
+
+async def retry(database: Database, claimed: Claim, error: str, delay: float) -> bool:
+    """Requeue the job to run in ``delay`` seconds; ``False`` if the lease was lost."""
+    seconds = timedelta(seconds=delay)
+    return await _update_held(database, RETRY, claimed, new_error=error, seconds=seconds)
+
+
+async def postpone(database: Database, claimed: Claim, error: str, delay: float) -> bool:
+    """Requeue the job without counting this attempt; ``False`` if the lease was lost."""
+    seconds = timedelta(seconds=delay)
+    return await _update_held(database, POSTPONE, claimed, new_error=error, seconds=seconds)
+
+
+async def mark_dead(database: Database, claimed: Claim, error: str) -> bool:
+    """Mark the job as dead; ``False`` if the lease was lost."""
+    return await _update_held(database, MARK_DEAD, claimed, new_error=error)
+
+
+async def release(database: Database, claimed: Claim) -> bool:
+    """Requeue the job at once without counting this attempt; ``False`` if the lease was lost."""
+    return await _update_held(database, RELEASE, claimed)
 
 
 async def _row_count(session: AsyncSession, statement: Update | Delete) -> int:
     result = await session.execute(statement)
     assert isinstance(result, CursorResult)
     return result.rowcount
-
-
-async def renew(session: AsyncSession, claimed: Claim, lease: float) -> bool:
-    """Extend the lease to ``lease`` seconds from now; ``False`` if it was lost."""
-    renewed = _update_claimed(claimed).values(due_at=_from_now(lease), publish_at=_from_now(lease))
-    return await _row_count(session, renewed) == 1
-
-
-async def succeed(session: AsyncSession, claimed: Claim, result: Any) -> bool:
-    """Store the result; ``False`` if the lease was lost."""
-    done = _update_claimed(claimed).values(
-        status="succeeded", result=result, error=None, finished_at=func.now()
-    )
-    return await _row_count(session, done) == 1
-
-
-async def retry(session: AsyncSession, claimed: Claim, error: str, delay: float) -> bool:
-    """Requeue the job to run in ``delay`` seconds; ``False`` if the lease was lost."""
-    again = _update_claimed(claimed).values(
-        status="queued", error=error, due_at=_from_now(delay), publish_at=_from_now(delay)
-    )
-    return await _row_count(session, again) == 1
-
-
-async def postpone(session: AsyncSession, claimed: Claim, error: str, delay: float) -> bool:
-    """Requeue the job without counting this attempt; ``False`` if the lease was lost."""
-    again = _update_claimed(claimed).values(
-        status="queued",
-        error=error,
-        attempts=Job.attempts - 1,
-        due_at=_from_now(delay),
-        publish_at=_from_now(delay),
-    )
-    return await _row_count(session, again) == 1
-
-
-async def mark_dead(session: AsyncSession, claimed: Claim, error: str) -> bool:
-    """Mark the job as dead; ``False`` if the lease was lost."""
-    dead = _update_claimed(claimed).values(status="dead", error=error, finished_at=func.now())
-    return await _row_count(session, dead) == 1
-
-
-async def release(session: AsyncSession, claimed: Claim) -> bool:
-    """Requeue the job at once without counting this attempt; ``False`` if the lease was lost."""
-    back = _update_claimed(claimed).values(
-        status="queued", attempts=Job.attempts - 1, due_at=func.now(), publish_at=func.now()
-    )
-    return await _row_count(session, back) == 1
-
-
-async def claim_unpublished(
-    session: AsyncSession, limit: int, republish_after: float
-) -> Sequence[UUID]:
-    """Claim up to ``limit`` jobs to publish now, including those with an expired lease.
-
-    Unless they start, they can be claimed again after ``republish_after`` seconds. That interval
-    grows with the time a job has waited, up to ``MAX_REPUBLISH_FACTOR`` times: otherwise a slow
-    queue fills with duplicates.
-    """
-    due = (
-        select(Job.id)
-        .where(ACTIVE, Job.publish_at <= func.now())
-        .order_by(Job.publish_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    shortest = timedelta(seconds=republish_after)
-    longest = shortest * MAX_REPUBLISH_FACTOR
-    interval = func.greatest(func.least(func.now() - Job.due_at, longest), shortest)
-    claimed = update(Job).where(Job.id.in_(due)).values(publish_at=func.now() + interval)
-    statement = claimed.returning(Job.id)
-    return (await session.scalars(statement)).all()
 
 
 async def claim_tick(session: AsyncSession, name: str, at: datetime) -> bool:

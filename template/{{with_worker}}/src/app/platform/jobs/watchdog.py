@@ -159,8 +159,7 @@ class Watchdog:
     async def _renew(self, database: Database, lease: float) -> None:
         if not (running := list(self._running.values())):
             return
-        async with database.transaction() as session:
-            lost = [each for each in running if not await store.renew(session, each.claim, lease)]
+        lost = [each for each in running if not await store.renew(database, each.claim, lease)]
         for each in lost:
             self._loop.call_soon_threadsafe(each.lease_lost.set)
 

@@ -3,16 +3,15 @@
 from typing import ClassVar
 
 from pydantic import Field
-from pydantic_settings import BaseSettings
+
+from app.platform.settings.queue import QueueSettings
 
 
-class JobsSettings(BaseSettings):
+class JobsSettings(QueueSettings):
     """Concurrency, retries and retention of background jobs."""
 
     renamed: ClassVar = {
         "worker_grace": "worker_shutdown_timeout",
-        "jobs_poll": "jobs_poll_interval",
-        "jobs_publish_again": "jobs_republish_after",
         "jobs_keep_days": "jobs_retention_days",
         "jobs_keep_dead_days": "jobs_dead_retention_days",
     }
@@ -40,22 +39,6 @@ class JobsSettings(BaseSettings):
     )
     jobs_backoff_max: float = Field(
         600, gt=0, le=604_800, description="Maximum seconds until any retry"
-    )
-    jobs_poll_interval: float = Field(
-        1, gt=0, le=60, description="Seconds between steps of the scheduler"
-    )
-    jobs_republish_after: float = Field(
-        60,
-        gt=0,
-        le=86_400,
-        description="Seconds until a job that has not started is published again; grows with its "
-        "waiting time, up to ten times",
-    )
-    jobs_queue_limit: int = Field(
-        1000,
-        ge=1,
-        le=1_000_000,
-        description="Maximum messages in the queue; further jobs wait in Postgres",
     )
     jobs_retention_days: float = Field(
         7, gt=0, le=3650, description="Days that succeeded jobs are kept"

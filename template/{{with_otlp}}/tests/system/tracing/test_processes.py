@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import httpx2
 from fastapi import APIRouter
 
 from app.platform.http import routing
@@ -40,7 +39,7 @@ async def test_each_forked_worker_exports_its_spans(serve: Serve, collector: Col
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
     server = serve(**endpoint)
     server.until(lambda: len(server.workers()) == 2)
-    pids = {httpx2.get(f"{server.url}/test/pid", timeout=10).json() for _ in range(40)}
+    pids = {server.pid() for _ in range(40)}
     await until(lambda: len(collector.instances) == len(pids))
     assert len(pids) == 2
     assert server.stop() == 0

@@ -155,7 +155,7 @@ async def pids(engine: AsyncEngine) -> set[int]:
 async def test_an_unresponsive_server_or_a_standby_invalidates_the_pool(
     module_settings: Settings, setup: str, statement: str
 ) -> None:
-    changes = {"db_pool_size": 2, "db_max_overflow": 0, "db_statement_timeout": 0.2}
+    changes = {"db_pool_size": 2, "db_max_overflow": 0, "db_statement_timeout": 1.0}
     async with running_app(module_settings.model_copy(update=changes)) as app:
 
         async def fail(session: SessionDep) -> None:

@@ -90,7 +90,7 @@ async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
     changes: dict[str, Any] = {
         "db_pool_size": 1,
         "db_max_overflow": 0,
-        "db_statement_timeout": 0.2,
+        "db_statement_timeout": 0.6,
         "db_ping_after_idle": 0,
     }
     async with running_app(module_settings.model_copy(update=changes)) as app:

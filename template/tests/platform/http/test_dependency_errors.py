@@ -124,8 +124,7 @@ def add_routes(app: FastAPI) -> None:
 
 @pytest.fixture(scope="module")
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    changes = {"http_timeout": 0.2}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_app(module_settings) as app:
         add_routes(app)
         yield app
 
@@ -260,11 +259,15 @@ def http_answer(status: int) -> bytes:
     ],
 )
 async def test_a_peers_failure_is_not_ours(
+    service: FastAPI,
     client: httpx2.AsyncClient,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     answer: bytes | None,
     status: int,
 ) -> None:
+    if answer is None:
+        monkeypatch.setattr(service.state.http, "total", 0.2)
     async with peer(answer) as port:
         response = await client.get("/call", params={"url": f"http://127.0.0.1:{port}/secret"})
     assert problem(response).status == status

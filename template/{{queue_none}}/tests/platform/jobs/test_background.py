@@ -42,7 +42,7 @@ async def conflict(jobs: Jobs) -> None:
 
 @pytest.fixture
 async def service(fresh_settings: Settings) -> AsyncIterator[FastAPI]:
-    quick = fresh_settings.model_copy(update={"jobs_backoff": 0.01, "request_timeout": 0.5})
+    quick = fresh_settings.model_copy(update={"jobs_backoff": 0.01})
     async with running_app(quick) as app:
         app.include_router(router)
         await app.state.redis.flushdb()
@@ -74,12 +74,16 @@ async def test_a_jobs_status_is_visible_to_every_process(
 
 
 async def test_a_job_may_take_longer_than_a_request(
-    service: FastAPI, caller: httpx2.AsyncClient
+    fresh_settings: Settings, service: FastAPI, caller: httpx2.AsyncClient
 ) -> None:
-    request = asyncio.create_task(caller.post("/test-jobs/wait_for_gate"))
-    await asyncio.sleep(1)  # twice the request timeout
-    await service.state.redis.set("open", 1)
-    assert (await status(caller, await request)).status == "succeeded"
+    impatient = fresh_settings.model_copy(update={"request_timeout": 0.8})
+    async with running_app(impatient) as app, client_for(app) as client:
+        app.include_router(router)
+        client.headers.update(caller.headers)
+        request = asyncio.create_task(client.post("/test-jobs/wait_for_gate"))
+        await asyncio.sleep(1)
+        await service.state.redis.set("open", 1)
+        assert (await status(client, await request)).status == "succeeded"
 
 
 async def test_a_failed_job_is_retried(caller: httpx2.AsyncClient) -> None:

@@ -209,7 +209,7 @@ class Database:
 
     async def autocommit(self, run: Callable[[Connection], T]) -> T:
         """Result of ``run`` on a connection in autocommit, also while a transaction is open."""
-        return await greenlet_spawn(self._read, run)
+        return await greenlet_spawn(self._read, run, None)
 
     def _open_transaction(self) -> "_Transaction | None":
         """The transaction of this request that its reads join."""

@@ -25,7 +25,7 @@ RedisDep = Annotated[Redis, Depends(_client)]
 REDIS_ERRORS = (exceptions.RedisError, OSError, TimeoutError)
 
 
-def create_client(settings: PlatformSettings) -> Redis:
+def create_client(settings: PlatformSettings, *, retries: int = 1) -> Redis:
     """A client that connects at first use. Waits up to ``redis_timeout`` for a free connection."""
     pool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
@@ -36,7 +36,7 @@ def create_client(settings: PlatformSettings) -> Redis:
         decode_responses=True,
         # One immediate retry on a new connection, after Redis has restarted or the server has
         # become a replica.
-        retry=Retry(NoBackoff(), 1, (exceptions.ConnectionError, exceptions.ReadOnlyError)),
+        retry=Retry(NoBackoff(), retries, (exceptions.ConnectionError, exceptions.ReadOnlyError)),
     )
     client: Redis = Redis.from_pool(pool)
     return client

@@ -139,7 +139,8 @@ class Topics:
         """Add an event to a topic, and send it to all listeners; ``data``: JSON."""
         settings = self._settings
         kept = (settings.event_stream_history, settings.event_stream_retention)
-        return _id(await self._redis.eval(PUBLISH, 1, PREFIX + topic, name, data, *kept))
+        run: Any = self._redis.eval  # typed differently by the versions of redis-py
+        return _id(await run(PUBLISH, 1, PREFIX + topic, name, data, *kept))
 
     @asynccontextmanager
     async def listen(self, topic: str, after: Id | None = None) -> AsyncIterator[Listener]:

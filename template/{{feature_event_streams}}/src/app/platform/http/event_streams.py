@@ -78,7 +78,9 @@ class EventStreams:
         on_commit(session, publish)
 
     @asynccontextmanager
-    async def open(self, request: Request, topic: str, caller: object) -> AsyncIterator[EventStream]:
+    async def open(
+        self, request: Request, topic: str, caller: object
+    ) -> AsyncIterator[EventStream]:
         """The stream of a topic, for a dependency that has authorized ``caller``.
 
         Raises ``TooManyRequests`` if the caller has too many, and ``Unavailable`` while Redis is

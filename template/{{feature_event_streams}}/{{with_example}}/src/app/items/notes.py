@@ -16,7 +16,9 @@ from app.platform.http.event_streams import EventStream, EventStreamsDep
 from app.platform.http.problems import responses
 from app.platform.http.schemas import RequestModel
 
-router = APIRouter(prefix="/items/{item_id:uuid}", tags=["items"], responses=responses(Unauthorized))
+router = APIRouter(
+    prefix="/items/{item_id:uuid}", tags=["items"], responses=responses(Unauthorized)
+)
 
 
 class Note(RequestModel):

@@ -49,11 +49,11 @@ def test_a_given_metrics_folder_keeps_what_others_have_there(serve: Serve, tmp_p
 
 
 def test_sigterm_loses_no_request(serve: Serve) -> None:
-    server = serve(DRAIN_SECONDS="3")
+    server = serve(DRAIN_SECONDS="5")
     with load(server) as outcomes:
         server.until(lambda: outcomes["200"] > 20)
         server.process.send_signal(signal.SIGTERM)
-        server.until(lambda: server.get("/health/ready").status_code == 503, 3)
+        server.until(lambda: server.get("/health/ready").status_code == 503, 5)
         assert server.get("/test/pid").headers["connection"] == "close"
         time.sleep(1)  # as long as a load balancer takes to notice
     assert server.process.poll() is None

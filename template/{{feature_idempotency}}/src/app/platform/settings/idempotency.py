@@ -1,0 +1,28 @@
+"""Settings of idempotency keys."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class IdempotencySettings(BaseSettings):
+    """How long keys are kept, and what a request with a key in use waits for."""
+
+    idempotency_ttl: float = Field(
+        86_400,
+        ge=60,
+        le=31_536_000,
+        description="Seconds that an idempotency key and its response are kept",
+    )
+    idempotency_wait: float = Field(
+        5,
+        gt=0,
+        le=300,
+        description="Seconds that a request waits for another one with its idempotency key, "
+        "then 409; less than DB_STATEMENT_TIMEOUT",
+    )
+    idempotency_max_response_size: int = Field(
+        65_536,
+        ge=0,
+        le=16_777_216,
+        description="Maximum bytes of a response body that is kept; a larger one is not replayed",
+    )

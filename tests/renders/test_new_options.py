@@ -75,7 +75,7 @@ def test_the_questions_list_a_new_option(extended: Path, tmp_path: Path) -> None
     listed = caught.value.message.splitlines()
     assert any("queue:" in line and "toy" in line for line in listed)
     assert any("auth:" in line and "toy" in line for line in listed)
-    assert any("features:" in line and "chat or files" in line for line in listed)
+    assert any("features:" in line and "chat" in line and "files" in line for line in listed)
 
 
 def test_a_folder_within_an_option_is_for_services_that_have_the_fact(

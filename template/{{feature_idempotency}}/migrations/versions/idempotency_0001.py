@@ -19,7 +19,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("status", sa.SmallInteger(), nullable=True),
+        sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("headers", postgresql.JSONB(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("caller", "key", name=op.f("pk_idempotency_keys")),

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import (
     DateTime,
     Index,
+    Integer,
     LargeBinary,
-    SmallInteger,
     Text,
     bindparam,
     delete,
@@ -48,7 +48,7 @@ class IdempotencyKey(Base):
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     # Null until the route returns. In a committed row, only `body` may be null: it was too large.
-    status: Mapped[int | None] = mapped_column(SmallInteger)
+    status: Mapped[int | None] = mapped_column(Integer)
     headers: Mapped[list[list[str]] | None] = mapped_column(JSONB(none_as_null=True))
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
 

@@ -19,6 +19,7 @@ from fastapi.utils import deep_dict_update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.base.errors import AppError, BadRequest, Conflict
+from app.platform.base.paths import route_path
 from app.platform.data import idempotency_keys
 from app.platform.data.database import SessionDep
 from app.platform.data.idempotency_keys import StoredResponse
@@ -184,7 +185,11 @@ def _described(required: bool, options: dict[str, Any]) -> dict[str, Any]:
         "schema": {"type": "string", "enum": ["true"]},
     }
     status = str(options.get("status_code") or 200)
-    return {"parameters": [parameter], "responses": {status: {"headers": {REPLAYED: header}}}}
+    return {
+        "x-idempotent": True,  # for programs that read the document, such as contract tests
+        "parameters": [parameter],
+        "responses": {status: {"headers": {REPLAYED: header}}},
+    }
 
 
 def _unsuitable(route: APIRoute) -> str | None:
@@ -238,7 +243,7 @@ async def _fingerprint(request: Request) -> bytes:
     """What has to be the same in a repeated request: method, path, query and body."""
     digest = sha256()
     scope = request.scope
-    head = (request.method.encode(), scope["path"].encode(), scope["query_string"])
+    head = (request.method.encode(), route_path(scope).encode(), scope["query_string"])
     for part in (*head, await request.body()):
         digest.update(len(part).to_bytes(8))
         digest.update(part)

@@ -59,6 +59,11 @@ async def get_with_own_timeout(client: httpx2.AsyncClient, url: str) -> None:
     await client.get(url, timeout=0.2)
 
 
+async def get_with_own_total(client: httpx2.AsyncClient, url: str) -> None:
+    extensions = {"total_timeout": 0.2}
+    await client.get(url, timeout=60, extensions=extensions)
+
+
 async def get_in_request(client: httpx2.AsyncClient, url: str) -> None:
     """Without any time-out but the deadline of the current request."""
     with context.bind_request_context(deadline=time.monotonic() + 0.2):
@@ -67,7 +72,14 @@ async def get_in_request(client: httpx2.AsyncClient, url: str) -> None:
 
 @pytest.mark.parametrize("path", ["/drip", "/silence"])
 @pytest.mark.parametrize(
-    ("call", "total"), [(get, 0.2), (stream, 0.2), (get_with_own_timeout, 60), (get_in_request, 60)]
+    ("call", "total"),
+    [
+        (get, 0.2),
+        (stream, 0.2),
+        (get_with_own_timeout, 60),
+        (get_with_own_total, 60),
+        (get_in_request, 60),
+    ],
 )
 async def test_a_request_ends_at_its_deadline_however_its_peer_behaves(
     settings: Settings, upstream: str, call: Call, total: float, path: str

@@ -55,11 +55,15 @@ class DeadlineClient(httpx2.AsyncClient):
         return response
 
     def _deadline(self, request: httpx2.Request) -> float | None:
-        """The time of the event loop at which the request ends: its own time-out, or the total."""
+        """The time of the event loop at which the request ends.
+
+        After the extension ``total_timeout``, its own time-out or the total, in seconds.
+        """
         phases = request.extensions.get("timeout", {})
         given = [seconds for seconds in phases.values() if seconds is not None]
         own = max(given, default=None)
         total = self.total if phases == self.timeout.as_dict() else own
+        total = request.extensions.get("total_timeout", total)
         seconds = [each for each in (total, context.current().remaining()) if each is not None]
         return asyncio.get_running_loop().time() + min(seconds) if seconds else None
 

@@ -64,7 +64,7 @@ def format_errors(error: ValidationError) -> str:
     for problem in error.errors(include_url=False, include_context=False):
         if problem["type"] == "default_factory_not_called":  # a consequence of another error
             continue
-        name = ".".join(map(str, problem["loc"])).upper()
+        name = "__".join(map(str, problem["loc"])).upper()
         reason = "is missing" if problem["type"] == "missing" else problem["msg"]
         lines.append(f"  {name}: {reason.removeprefix('Value error, ')}")
     return "\n".join([ERROR_HEADER, *lines])

@@ -1,17 +1,19 @@
-"""What the production features cost: this service against bare FastAPI, on this machine, now.
+"""What the production features cost, measured on this machine, now.
 
-    uv run python benchmarks/compare.py [--rounds 7] [--seconds 3]
+    uv run python benchmarks/compare.py [plain read path start] [--rounds 7] [--seconds 3]
 
-Each is served by one process, and both are loaded in turn, so that a busy machine slows both.
+Each server is one process, and they are loaded in turn, so that a busy machine slows all of them.
 Compare the ratios, not the figures; differences below 10 % are noise. Nothing is asserted.
 
 - plain: one route that returns a small model. Bare FastAPI has this one route; the service has
   fifty, and logs, traces (one request in ten), metrics, ids, headers and limits.
 - read: one row of Postgres, by ``ReadSession`` and by a raw asyncpg pool in the same app.
+- path: what a signed-in user pays, on the example's routes: one item, a page of twenty, and a new
+  item. Against ``best.py``, which is FastAPI and asyncpg by hand with nothing around them.
 - start: time from `app serve` with two workers to the first response, and its memory; also the time
   to import FastAPI alone, which every service needs.
 
-The routes are outside /api/, because its rate limit would add a round trip to Redis.
+The routes of plain and read are outside /api/, whose rate limit adds a round trip to Redis.
 """
 
 import argparse
@@ -28,11 +30,13 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,13 +45,19 @@ import asyncpg
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, select
+from sqlalchemy.engine import URL, make_url
 
 ROOT = Path(__file__).parent.parent
+ITEMS = "/api/v1/items"
 CONNECTIONS = 32
+MEASUREMENTS = ("plain", "read", "path", "start")
 ROWS = Table(
     "benchmark_rows", MetaData(), Column("id", Integer, primary_key=True), Column("name", String)
 )
 PLAIN, READ, RAW = (f"/bench/v1/things/{kind}/42" for kind in ("plain", "read", "raw"))
+
+
+Result = tuple[float, float]  # requests per second, and microseconds of CPU time for each
 
 
 class Thing(BaseModel):
@@ -80,10 +90,11 @@ def service() -> FastAPI:
     parts = app.router.lifespan_context
 
     @asynccontextmanager
-    async def with_raw_pool(app: FastAPI) -> AsyncIterator[None]:
+    async def with_raw_pool(app: FastAPI) -> AsyncIterator[Any]:
         url = app.state.settings.database_url.get_secret_value().replace("+asyncpg", "")
-        async with parts(app), asyncpg.create_pool(url, min_size=10, max_size=10) as app.state.raw:
-            yield
+        pool = asyncpg.create_pool(url, min_size=10, max_size=10)
+        async with parts(app) as state, pool as app.state.raw:
+            yield state  # the server reads the settings from it
 
     app.router.lifespan_context = with_raw_pool
     return app
@@ -215,42 +226,62 @@ class Server:
         self.process.wait(40)
 
 
-def load(server: Server, path: str, seconds: float) -> tuple[float, float]:
-    """Return requests per second, and microseconds of CPU for each."""
-    before = server.cpu_seconds()
-    requests, took = _load(server.url + path, seconds)
-    return requests / took, (server.cpu_seconds() - before) / requests * 1e6
+@dataclass
+class Load:
+    """Requests of one kind, and the server that gets them."""
+
+    server: Server
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""  # a POST, if there is one
+
+    def run(self, seconds: float) -> tuple[float, float]:
+        """Requests per second, and microseconds of CPU time for each."""
+        before = self.server.cpu_seconds()
+        requests, took = (_wrk if shutil.which("wrk") else _load_slowly)(self, seconds)
+        return requests / took, (self.server.cpu_seconds() - before) / requests * 1e6
 
 
-def _load(url: str, seconds: float) -> tuple[int, float]:
-    if wrk := shutil.which("wrk"):
-        command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", url]
+def _wrk(load: Load, seconds: float) -> tuple[int, float]:
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        if load.body:
+            script.write(f'wrk.method = "POST"\nwrk.body = [[{load.body}]]\n')
+            script.flush()
+        headers = [
+            part for name, value in load.headers.items() for part in ("-H", f"{name}: {value}")
+        ]
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", script.name, *headers]
+        command.append(load.server.url + load.path)
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        assert "Non-2xx" not in text, text
-        requests, took, unit = re.search(r"(\d+) requests in ([\d.]+)(m?s)", text).groups()  # type: ignore[union-attr]
-        return int(requests), float(took) / (1000 if unit == "ms" else 1)
-    return asyncio.run(_load_slowly(url, seconds))
+    assert "Non-2xx" not in text, text
+    requests, took, unit = re.search(r"(\d+) requests in ([\d.]+)(m?s)", text).groups()  # type: ignore[union-attr]
+    return int(requests), float(took) / (1000 if unit == "ms" else 1)
 
 
-async def _load_slowly(url: str, seconds: float) -> tuple[int, float]:
+def _load_slowly(load: Load, seconds: float) -> tuple[int, float]:
     """Ask without wrk: costs as much as the server, so that ratios look better than they are."""
-    host, _, path = url.removeprefix("http://").partition("/")
-    address, _, port = host.partition(":")
-    request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    host, _, port = load.server.url.removeprefix("http://").partition(":")
+    head = [f"{'POST' if load.body else 'GET'} {load.path} HTTP/1.1", f"Host: {host}"]
+    head += [f"{name}: {value}" for name, value in load.headers.items()]
+    head += [f"Content-Length: {len(load.body)}"] if load.body else []
+    request = "\r\n".join([*head, "", load.body]).encode()
     end, responses = time.monotonic() + seconds, 0
 
     async def load_one() -> None:
         nonlocal responses
-        reader, writer = await asyncio.open_connection(address, port)
+        reader, writer = await asyncio.open_connection(host, port)
         while time.monotonic() < end:
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200"), head
+            assert head.startswith(b"HTTP/1.1 20"), head
             await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))  # type: ignore[index]
             responses += 1
         writer.close()
 
-    await asyncio.gather(*(load_one() for _ in range(CONNECTIONS)))
+    async def load_all() -> None:
+        await asyncio.gather(*(load_one() for _ in range(CONNECTIONS)))
+
+    asyncio.run(load_all())
     return responses, seconds
 
 
@@ -299,7 +330,8 @@ def environment() -> Iterator[dict[str, str]]:
             "DRAIN_SECONDS": "0",
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_TRACES_SAMPLER_ARG": "0.1",
-            "PYTHONPATH": str(ROOT / "benchmarks"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")]),
+            "RATE_LIMIT": "100000/second",  # counted, and never reached
         }
 
 
@@ -321,45 +353,112 @@ async def _fill(url: str) -> None:
     await connection.close()
 
 
-def start(variables: dict[str, str], name: str) -> Server:
-    """Serve one of the two apps with one process."""
+@contextmanager
+def serving(variables: dict[str, str], name: str, path: str = PLAIN) -> Iterator[Server]:
+    """Serve an app with one process: ``service``, ``compare:bare`` or ``best:create_app``."""
     port = free_port()
     variables = variables | {"PORT": str(port), "WEB_CONCURRENCY": "1"}
-    gunicorn = ["-m", "gunicorn", "compare:service()"]
-    uvicorn = ["-m", "uvicorn", "compare:bare", "--factory", "--no-access-log"]
-    uvicorn += ["--log-level", "warning", "--port", str(port)]
-    server = Server([sys.executable, *(uvicorn if name == "bare" else gunicorn)], variables, port)
-    server.wait(PLAIN)
-    return server
-
-
-def measure(variables: dict[str, str], rounds: int, seconds: float) -> None:
-    """Ask both in turn, and print the ratios."""
-    servers = {name: start(variables, name) for name in ("bare", "service")}
-    targets = {
-        "bare": (servers["bare"], PLAIN),
-        "service": (servers["service"], PLAIN),
-        "asyncpg": (servers["service"], RAW),
-        "reader": (servers["service"], READ),
-    }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in targets}
-    for server, path in targets.values():
-        load(server, path, 1)
-    for _ in range(rounds):
-        for name, (server, path) in targets.items():
-            found[name].append(load(server, path, seconds))
-    for server in servers.values():
+    command = ["-m", "gunicorn", "compare:service()"]
+    if ":" in name:
+        command = ["-m", "uvicorn", name, "--factory", "--no-access-log"]
+        command += ["--log-level", "warning", "--port", str(port)]
+    server = Server([sys.executable, *command], variables, port)
+    try:
+        server.wait(path)
+        yield server
+    finally:
         server.stop()
-    report("plain: service to bare FastAPI", found["service"], found["bare"])
-    report("read: ReadSession to raw asyncpg", found["reader"], found["asyncpg"])
 
 
-def report(name: str, ours: list[tuple[float, float]], base: list[tuple[float, float]]) -> None:
-    rate = statistics.median(a[0] / b[0] for a, b in zip(ours, base, strict=True))
+def measure(loads: dict[str, Load], rounds: int, seconds: float) -> dict[str, list[Result]]:
+    """Ask all in turn, after a second of each that is not counted."""
+    found: dict[str, list[Result]] = {name: [] for name in loads}
+    for load in loads.values():
+        load.run(1)
+    for n in range(rounds):
+        for name in sorted(loads, reverse=bool(n % 2)):
+            found[name].append(loads[name].run(seconds))
+    return found
+
+
+def measure_features(
+    variables: dict[str, str], chosen: set[str], rounds: int, seconds: float
+) -> None:
+    """Measure plain and read."""
+    with serving(variables, "compare:bare") as bare, serving(variables, "service") as ours:
+        loads = {
+            "plain bare": Load(bare, PLAIN),
+            "plain service": Load(ours, PLAIN),
+            "read asyncpg": Load(ours, RAW),
+            "read service": Load(ours, READ),
+        }
+        found = measure({n: x for n, x in loads.items() if n.split()[0] in chosen}, rounds, seconds)
+    if "plain" in chosen:
+        report("plain: service to bare FastAPI", found["plain service"], found["plain bare"])
+    if "read" in chosen:
+        report("read: ReadSession to raw asyncpg", found["read service"], found["read asyncpg"])
+
+
+def measure_path(variables: dict[str, str], rounds: int, seconds: float) -> None:
+    """Measure what a signed-in user pays."""
+    if not (ROOT / "src/app/items").exists():
+        print("path: needs the example, src/app/items")
+        return
+    url = make_url(variables["DATABASE_URL"])
+    migrate = [sys.executable, "-m", "app", "migrate"]
+    subprocess.run(migrate, cwd=ROOT, env=variables, check=True, stdout=subprocess.DEVNULL)
+    loads: dict[str, Load] = {}
+    with (
+        serving(variables, "service") as ours,
+        serving(variables, "best:create_app", "/openapi.json") as best,
+    ):
+        headers = asyncio.run(_sign_in(url, ours.url, variables["SECRET_KEY"]))
+        for name, server in {"ours": ours, "best": best}.items():
+            create = Load(server, ITEMS, headers[name], '{"name": "Anchor"}')
+            created = [_send(create) for _ in range(30)]
+            loads |= {
+                f"get {name}": Load(server, f"{ITEMS}/{created[-1]['id']}", headers[name]),
+                f"page {name}": Load(server, f"{ITEMS}?limit=20", headers[name]),
+                f"post {name}": create,
+            }
+        found = measure(loads, rounds, seconds)
+    for kind, what in {"get": "one item", "page": "page of 20", "post": "new item"}.items():
+        report(f"path: {what}, to best.py", found[f"{kind} ours"], found[f"{kind} best"])
+
+
+async def _sign_in(url: URL, server: str, key: str) -> dict[str, dict[str, str]]:
+    """The headers of a signed-in user, of this service and of ``best.py``."""
+    sys.path.insert(0, str(ROOT))  # for `tests`
+    import best
+    import httpx2
+
+    from tests.actors import seed, sign_in
+
+    await seed(url)
+    async with httpx2.AsyncClient(base_url=server, timeout=30) as client:
+        ours = await sign_in(client, "ada@example.com")
+    connection = await asyncpg.connect(url.set(drivername="postgresql").render_as_string(False))
+    token = await best.prepare(connection, key)
+    await connection.close()
+    json_body = {"Content-Type": "application/json"}
+    return {"ours": ours | json_body, "best": {"Authorization": f"Bearer {token}"} | json_body}
+
+
+def _send(load: Load) -> Any:
+    request = urllib.request.Request(
+        load.server.url + load.path, load.body.encode(), dict(load.headers)
+    )
+    return json.load(urllib.request.urlopen(request, timeout=30))
+
+
+def report(name: str, ours: list[Result], base: list[Result]) -> None:
+    """Print the median of the rounds' ratios, and their spread."""
+    rates = sorted(a[0] / b[0] for a, b in zip(ours, base, strict=True))
     cpu = statistics.median(a[1] / b[1] for a, b in zip(ours, base, strict=True) if b[1])
     each = statistics.median(a[0] for a in ours), statistics.median(b[0] for b in base)
     print(
-        f"{name:<34} throughput x{rate:.2f}  CPU x{cpu:.2f}"
+        f"{name:<34} throughput x{statistics.median(rates):.2f} ({rates[0]:.2f} to {rates[-1]:.2f})"
+        f"  CPU x{cpu:.2f}"
         f"  ({each[0]:.0f} to {each[1]:.0f} requests/s)"
     )
 
@@ -410,6 +509,7 @@ def measure_start(variables: dict[str, str], rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("measurements", nargs="*", metavar="|".join(MEASUREMENTS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--in-process", choices=["bare", "service"], help=argparse.SUPPRESS)
@@ -422,10 +522,18 @@ def main() -> None:
     print(f"{options.rounds} rounds of {options.seconds:g} s, {CONNECTIONS} connections, medians")
     if not shutil.which("wrk"):
         print("wrk is not installed: a slower loader takes its place, and flatters the ratios")
+    chosen = set(options.measurements or MEASUREMENTS)
+    if unknown := chosen.difference(MEASUREMENTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
     with environment() as variables:
-        measure_in_process(variables, min(options.rounds, 5))
-        measure(variables, options.rounds, options.seconds)
-        measure_start(variables, min(options.rounds, 5))
+        if "plain" in chosen:
+            measure_in_process(variables, min(options.rounds, 5))
+        if chosen & {"plain", "read"}:
+            measure_features(variables, chosen, options.rounds, options.seconds)
+        if "path" in chosen:
+            measure_path(variables, options.rounds, options.seconds)
+        if "start" in chosen:
+            measure_start(variables, min(options.rounds, 5))
 
 
 if __name__ == "__main__":

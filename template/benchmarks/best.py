@@ -1,19 +1,23 @@
 """The fastest plausible service with the example's API: written by hand, and with nothing else.
 
-It verifies a JWT, looks up the session, and reads or writes one table through asyncpg. It has no
-log, traces, metrics, limits, validators of cached responses or error documents: the measure of what
-those cost, not a way to serve.
+It verifies a signed token, looks up the session, and reads or writes one table through asyncpg. It
+has no log, traces, metrics, limits, validators of cached responses or error documents: the measure
+of what those cost, not a way to serve.
 """
 
+import base64
+import hashlib
+import hmac
+import json
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import asyncpg
-import jwt
 from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import BaseModel
 
@@ -77,8 +81,25 @@ async def prepare(connection: asyncpg.Connection, key: str) -> str:
     await connection.execute("INSERT INTO best_accounts VALUES ($1, '{}')", account)
     insert = "INSERT INTO best_sessions VALUES ($1, $2, now() + interval '1 day')"
     await connection.execute(insert, session, account)
-    expires = datetime.now(UTC) + timedelta(days=1)
-    return jwt.encode({"sub": str(account), "sid": str(session), "exp": expires}, key, "HS256")
+    claims = {"sub": str(account), "sid": str(session), "exp": time.time() + 86_400}
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode())
+    return f"{payload.decode()}.{_signature(payload, key)}"
+
+
+def _signature(payload: bytes, key: str) -> str:
+    digest = hmac.digest(key.encode(), payload, hashlib.sha256)
+    return base64.urlsafe_b64encode(digest).decode()
+
+
+def read(token: str) -> dict[str, Any]:
+    """The claims of a valid token; raises ``ValueError`` for any other."""
+    payload, _, signature = token.partition(".")
+    if not hmac.compare_digest(signature, _signature(payload.encode(), KEY)):
+        raise ValueError(token)
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload))
+    if claims["exp"] < time.time():
+        raise ValueError(token)
+    return claims
 
 
 async def pool(request: Request) -> Any:
@@ -90,9 +111,8 @@ Pool = Annotated[Any, Depends(pool)]
 
 async def current_user(request: Request, pool: Pool) -> str:
     try:
-        token = request.headers["authorization"].removeprefix("Bearer ")
-        claims = jwt.decode(token, KEY, algorithms=["HS256"])
-    except (KeyError, jwt.PyJWTError):
+        claims = read(request.headers["authorization"].removeprefix("Bearer "))
+    except (KeyError, ValueError):
         raise HTTPException(401) from None
     if await pool.fetchrow(SESSION, claims["sid"], claims["sub"]) is None:
         raise HTTPException(401)

@@ -305,6 +305,16 @@ class _AsyncTransaction(AsyncSession):
 _innermost: ContextVar[_Transaction | None] = ContextVar("innermost_transaction", default=None)
 
 
+def in_transaction() -> bool:
+    """Whether this request or job has a transaction open that has executed a statement."""
+    transaction = _innermost.get()
+    while transaction is not None:
+        if transaction.taken is not None and transaction.request is context.current_or_none():
+            return True
+        transaction = transaction.outer
+    return False
+
+
 class ReadSession:
     """Single SELECTs: in the open transaction of the request, or else in autocommit.
 

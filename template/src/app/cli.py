@@ -101,14 +101,50 @@ def check() -> None:
 
 @cli.command()
 @click.option("--output", type=click.Path(path_type=Path), help="A file, instead of the terminal.")
-def openapi(output: Path | None) -> None:
+@click.option("--check", is_flag=True, help="Fail if the committed openapi.json is not current.")
+def openapi(output: Path | None, check: bool) -> None:
     """Write the OpenAPI document; it needs no database and no secret."""
     app = service.create_app(offline_settings(Settings))
     document = json.dumps(app.openapi(), indent=2) + "\n"
-    if output:
+    if check:
+        committed = about.project_folder() / "openapi.json"
+        if committed.exists() and committed.read_text(encoding="utf-8") != document:
+            raise click.ClickException(
+                "openapi.json is not the document of this code: run `make openapi` and commit it."
+            )
+    elif output:
         output.write_text(document, encoding="utf-8")
     else:
         click.echo(document, nl=False)
+
+
+@cli.command()
+@click.argument("base", required=False)
+def contract(base: str | None) -> None:
+    """Refuse changes of the API that break its clients, unless the version announces them.
+
+    Compares with openapi.json at the Git revision BASE: by default the last tag, or the main
+    branch if there is none.
+    """
+    from app.platform.dev import breaking  # noqa: PLC0415 (for development)
+
+    if (found := breaking.committed(base)) is None:
+        click.echo("There is no earlier openapi.json to compare with.")
+        return
+    revision, old = found
+    new = service.create_app(offline_settings(Settings)).openapi()
+    changes = breaking.breaking_changes(old, new)
+    if not changes:
+        click.echo(f"No breaking change since {revision}.")
+        return
+    click.echo("\n".join([f"Breaking changes since {revision}:", *changes]))
+    before = old["info"]["version"]
+    if not breaking.may_break(before, about.version()):
+        part = "minor" if before.startswith("0.") else "major"
+        raise click.ClickException(
+            "these need another version of the API, or of the service: serve the old one, too, or"
+            f" run `uv version --bump {part}`."
+        )
 
 
 def _project_file(name: str) -> str:

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
-import pytest
 from fastapi import FastAPI
 
 from app.platform.http import openapi
 from app.platform.http.conditional import ConditionalRequestDep
-from app.platform.settings.core import DEPLOYED
 from app.settings import Settings
 from tests.conftest import client_for, running_app
 
@@ -29,16 +27,6 @@ async def test_swagger_ui_works_offline(client: httpx2.AsyncClient) -> None:
     policy = page.headers["content-security-policy"]
     assert "script-src 'self' 'unsafe-inline'" in policy  # otherwise browsers show an empty page
     assert "connect-src 'self'" in policy
-
-
-@pytest.mark.parametrize("environment", DEPLOYED)
-async def test_swagger_ui_is_off_in_staging_and_production(
-    settings: Settings, environment: str
-) -> None:
-    deployed = settings.model_copy(update={"environment": environment})
-    async with running_app(deployed) as app, client_for(app) as client:
-        assert (await client.get("/docs")).status_code == 404
-        assert (await client.get("/openapi.json")).status_code == 200
 
 
 async def test_errors_are_documented_as_problems(app: FastAPI) -> None:

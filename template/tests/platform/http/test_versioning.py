@@ -61,6 +61,17 @@ async def test_a_deprecated_version_is_marked_in_responses_and_openapi(settings:
 
 
 @pytest.mark.usefixtures("two_versions")
+async def test_the_usage_of_a_deprecated_version_is_a_metric(settings: Settings) -> None:
+    async with running_app(settings) as app, client_for(app) as client:
+        for path in ("/api/v1/thing", "/api/v1/thing", "/api/v2/thing"):
+            await client.get(path)
+        text = (await client.get("/metrics")).text
+    for version, count in (("v1", 2.0), ("v2", 1.0)):
+        labels = f'method="GET",route="/api/{version}/thing",status="200"'
+        assert f"http_server_request_duration_seconds_count{{{labels}}} {count}" in text
+
+
+@pytest.mark.usefixtures("two_versions")
 async def test_a_location_is_in_the_version_that_was_called(settings: Settings) -> None:
     async with running_app(settings) as app, client_for(app) as client:
         app.include_router(router)

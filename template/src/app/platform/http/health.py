@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection, text
 
 from app.platform import about
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import create_engine
+from app.platform.http.openapi import Tag
 from app.platform.settings import PlatformSettings
 
 CHECK_TIMEOUT = 2.0  # seconds for one dependency
@@ -33,15 +34,17 @@ VERSIONS = text("SELECT version_num FROM alembic_version")
 T = TypeVar("T")
 Ping = Callable[[], Awaitable[object]]
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(
+    prefix="/health", tags=[Tag("health", "Probes of the process and its dependencies.")]
+)
 
 
 class Check(BaseModel):
     """The state of one dependency, and the latency of its check in milliseconds."""
 
     status: Literal["up", "down"]
-    critical: bool
-    latency_ms: float
+    critical: bool = Field(examples=[True])
+    latency_ms: float = Field(examples=[1.4])
     error: str | None = None
 
 
@@ -49,7 +52,7 @@ class Health(BaseModel):
     """The readiness of the service; ``degraded``: ready, but a non-critical dependency is down."""
 
     status: Literal["ready", "degraded", "not_ready"]
-    version: str
+    version: str = Field(examples=["1.4.0"])
     draining: bool = False
     checks: dict[str, Check] = {}
 

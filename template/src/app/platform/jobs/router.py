@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.platform.base.errors import NotFound
+from app.platform.http.openapi import Tag
 from app.platform.http.problems import responses
 from app.platform.http.versioning import location
 from app.platform.jobs.queue import find_status
@@ -29,7 +30,7 @@ def status_headers(request: Request, status: JobStatus) -> dict[str, str]:
 
 def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
     """A router for ``/jobs``. ``current_user``: the dependency that authenticates the caller."""
-    router = APIRouter(prefix="/jobs", tags=["jobs"])
+    router = APIRouter(prefix="/jobs", tags=[Tag("jobs", "The status of background jobs.")])
 
     @router.get("/{job_id}", responses=responses(NotFound))
     async def read_job(

@@ -12,11 +12,11 @@ JobState = Literal["queued", "running", "succeeded", "dead"]
 class _Job(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    id: UUID
+    id: UUID = Field(examples=["0198c3a1-c2d4-7b0e-9c7f-1a2b3c4d5e6f"])
     name: str = Field(examples=["orders.export_orders"])
     status: JobState
-    attempts: int = Field(description="Number of attempts so far")
-    created_at: datetime
+    attempts: int = Field(description="Number of attempts so far", examples=[1])
+    created_at: datetime = Field(examples=["2026-01-31T09:30:00Z"])
     started_at: datetime | None = Field(None, description="Start of the last attempt")
     finished_at: datetime | None = None
     result: Any = None

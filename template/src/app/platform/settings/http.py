@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import ip_address, ip_network
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -9,6 +10,8 @@ from pydantic_settings import BaseSettings
 
 from app.platform.settings.rates import OptionalRate, Rate
 from app.platform.settings.sources import CommaSeparated
+
+DocsAccess = Literal["off", "admin", "open"]
 
 OWN_PATHS = ("api", "docs", "health", "metrics", "openapi.json")
 
@@ -25,6 +28,11 @@ class HttpSettings(BaseSettings):
     trusted_proxies: CommaSeparated = Field(
         ["127.0.0.1"],
         description="Proxies whose X-Forwarded-* headers are trusted, comma-separated",
+    )
+    docs: DocsAccess | None = Field(
+        None,
+        description="Who may read /docs and /openapi.json: off, admin (callers with that scope) or"
+        " open; unset: off in staging and production, else open",
     )
     cors_origins: CommaSeparated = Field([], description="Allowed CORS origins, comma-separated")
     cors_allow_credentials: bool = Field(

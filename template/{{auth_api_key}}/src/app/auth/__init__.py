@@ -13,6 +13,7 @@ from app.auth import key_routes
 from app.auth.commands import add_commands
 from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
+from app.platform.http import openapi
 from app.settings import Settings
 
 __all__ = [
@@ -26,9 +27,9 @@ __all__ = [
     "user_id",
 ]
 
-router = APIRouter(prefix="/auth", tags=["auth"])
+router = APIRouter(prefix="/auth", tags=[openapi.Tag("auth", "The caller and their credentials.")])
 router.include_router(key_routes.router)
 
 
 def setup(app: FastAPI, settings: Settings) -> None:
-    """Nothing to set up: keys are rows."""
+    openapi.protect(app, require("admin"))

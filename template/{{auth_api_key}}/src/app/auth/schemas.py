@@ -34,24 +34,24 @@ class KeyRotate(RequestModel):
 class KeyRead(ResponseModel):
     """A key without its secret. ``last_used_at`` is updated at most once a minute."""
 
-    id: str
-    owner: str
-    scopes: list[str]
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None
+    id: str = Field(examples=["a1b2c3d4"])
+    owner: str = Field(examples=["billing"])
+    scopes: list[str] = Field(examples=[["orders:read"]])
+    created_at: datetime = Field(examples=["2026-01-31T09:30:00Z"])
+    expires_at: datetime | None = Field(examples=["2027-01-31T09:30:00Z"])
+    revoked_at: datetime | None = Field(examples=[None])
+    last_used_at: datetime | None = Field(examples=["2026-02-01T12:00:00Z"])
 
 
 class KeyCreated(KeyRead):
     """A new key with its secret in ``key``, which cannot be retrieved again."""
 
-    key: str
+    key: str = Field(examples=["key_example"])
 
 
 class Me(ResponseModel):
     """The authenticated caller, their scopes and the id of their key."""
 
-    id: str
-    scopes: list[str]
-    key_id: str
+    id: str = Field(examples=["billing"])
+    scopes: list[str] = Field(examples=[["orders:read"]])
+    key_id: str = Field(examples=["a1b2c3d4"])

@@ -14,15 +14,17 @@ from app.auth.accounts import Accounts
 from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
 from app.auth.tokens import Tokens
+from app.platform.http import openapi
 from app.settings import Settings
 
 __all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", "user_id"]
 
-router = APIRouter(prefix="/auth", tags=["auth"])
+router = APIRouter(prefix="/auth", tags=[openapi.Tag("auth", "The caller and their credentials.")])
 router.include_router(account_routes.router)
 router.include_router(token_routes.router)
 
 
 def setup(app: FastAPI, settings: Settings) -> None:
+    openapi.protect(app, require("admin"))
     app.state.accounts = Accounts(app, settings)
     app.state.tokens = Tokens(settings)

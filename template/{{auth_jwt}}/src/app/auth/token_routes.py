@@ -29,17 +29,17 @@ router = APIRouter()
 
 
 class Refresh(RequestModel):
-    refresh_token: Annotated[SecretStr, Field(max_length=256), ENCODABLE]
+    refresh_token: Annotated[SecretStr, Field(max_length=256, examples=["rt_example"]), ENCODABLE]
 
 
 class TokenPair(ResponseModel):
     """``expires_in``: seconds until the access token expires. A refresh token works once."""
 
-    access_token: str
-    refresh_token: str
+    access_token: str = Field(examples=["at_example"])
+    refresh_token: str = Field(examples=["rt_example"])
     token_type: Literal["bearer"] = "bearer"  # noqa: S105
-    expires_in: int
-    scope: str
+    expires_in: int = Field(examples=[600])
+    scope: str = Field(examples=["admin"])
 
 
 @dataclass(frozen=True, slots=True)

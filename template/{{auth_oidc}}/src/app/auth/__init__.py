@@ -27,6 +27,7 @@ __all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", 
 
 
 def setup(app: FastAPI, settings: Settings) -> Lifespan:
+    openapi.protect(app, require("admin"))
     keys = Keys(lambda: discovery.fetch(app.state.http, settings), settings.oidc_keys_max_age)
     app.state.keys = keys
     app.state.tokens = Tokens(settings, keys)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import jwt
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from app.settings import Settings
 
@@ -31,10 +31,10 @@ class ProviderError(Exception):
 class Metadata(BaseModel):
     """The provider metadata that this service and its docs page need."""
 
-    issuer: str
+    issuer: str = Field(examples=["https://id.example.com"])
     authorization_endpoint: str | None = None
     token_endpoint: str | None = None
-    jwks_uri: str
+    jwks_uri: str = Field(examples=["https://id.example.com/keys"])
     scopes_supported: list[str] = []
 
 

@@ -15,17 +15,18 @@ from app.auth.scheme import CONFIGURATION
 from app.auth.tokens import MAX_TOKEN_LENGTH, Tokens
 from app.platform.base.errors import BadRequest, Unauthorized, Unavailable
 from app.platform.http import audit
+from app.platform.http.openapi import Tag
 from app.platform.http.problems import responses
 from app.platform.http.schemas import ENCODABLE, ResponseModel
 
-router = APIRouter(prefix="/auth", tags=["auth"])
+router = APIRouter(prefix="/auth", tags=[Tag("auth", "The caller and their credentials.")])
 
 
 class Me(ResponseModel):
     """The authenticated caller and their scopes."""
 
-    id: UUID
-    scopes: list[str]
+    id: UUID = Field(examples=["0198c3a1-c2d4-7b0e-9c7f-1a2b3c4d5e6f"])
+    scopes: list[str] = Field(examples=[["admin"]])
 
 
 class Configuration(Metadata):
@@ -65,7 +66,11 @@ async def logout_all(user: CurrentUser, request: Request) -> None:
 
 @router.post("/backchannel-logout", responses=responses(BadRequest, Unavailable))
 async def backchannel_logout(
-    logout_token: Annotated[SecretStr, Form(min_length=1, max_length=MAX_TOKEN_LENGTH), ENCODABLE],
+    logout_token: Annotated[
+        SecretStr,
+        Form(min_length=1, max_length=MAX_TOKEN_LENGTH, examples=["eyJhbGciOiJSUzI1NiJ9.e30.c2ln"]),
+        ENCODABLE,
+    ],
     request: Request,
     response: Response,
 ) -> None:

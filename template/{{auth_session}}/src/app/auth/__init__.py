@@ -13,17 +13,18 @@ from app.auth import account_routes, csrf, session_routes
 from app.auth.accounts import Accounts
 from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
-from app.platform.http import cors
+from app.platform.http import cors, openapi
 from app.settings import Settings
 
 __all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", "user_id"]
 
-router = APIRouter(prefix="/auth", tags=["auth"])
+router = APIRouter(prefix="/auth", tags=[openapi.Tag("auth", "The caller and their credentials.")])
 router.include_router(account_routes.router)
 router.include_router(session_routes.router)
 
 
 def setup(app: FastAPI, settings: Settings) -> None:
+    openapi.protect(app, require("admin"))
     app.state.accounts = Accounts(app, settings)
     app.state.csrf = csrf.Csrf(settings)
     cors.allow(app, csrf.HEADER)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Request, Response
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth import cookies, sessions, tokens
@@ -25,16 +26,16 @@ router = APIRouter()
 class CsrfToken(ResponseModel):
     """``csrf_token``: the value of the header `X-CSRF-Token`, which unsafe methods need."""
 
-    csrf_token: str
+    csrf_token: str = Field(examples=["csrf_example"])
 
 
 class Token(ResponseModel):
     """``expires_in``: seconds until the session ends, even if it is in use."""
 
-    access_token: str
+    access_token: str = Field(examples=["st_example"])
     token_type: Literal["bearer"] = "bearer"  # noqa: S105
-    expires_in: int
-    scope: str
+    expires_in: int = Field(examples=[1_209_600])
+    scope: str = Field(examples=["admin"])
 
 
 @router.post("/login", responses=responses(Unauthorized, Forbidden, TooManyRequests))

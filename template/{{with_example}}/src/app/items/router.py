@@ -20,13 +20,16 @@ from app.platform.base.errors import (
 )
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.http.conditional import ConditionalRequestDep, digest
+from app.platform.http.openapi import Tag
 from app.platform.http.pagination import Page, Paging, paging
 from app.platform.http.problems import responses
 from app.platform.http.rate_limit import limit
 from app.platform.http.versioning import location
 from app.platform.jobs import Jobs, JobStatus, status_headers
 
-router = APIRouter(prefix="/items", tags=["items"], responses=responses(Unauthorized))
+router = APIRouter(
+    prefix="/items", tags=[Tag("items", "Items of the caller.")], responses=responses(Unauthorized)
+)
 
 ItemPaging = Annotated[Paging[service.Position], Depends(paging("items", service.Position))]
 
@@ -43,6 +46,7 @@ async def create_item(
     request: Request,
     response: Response,
 ) -> ItemRead:
+    """Create an item."""
     item = await service.create_item(session, user.id, data)
     response.headers["Location"] = location(request, f"/items/{item.id}")
     response.headers["ETag"] = f'"{item.version}"'
@@ -74,6 +78,7 @@ async def read_total(session: ReadSessionDep) -> Total:
 async def get_item(
     item_id: UUID, user: CurrentUser, session: ReadSessionDep, conditional: ConditionalRequestDep
 ) -> ItemRead:
+    """One of your items."""
     item = await service.get_item(session, user.id, item_id)
     conditional.check_not_modified(etag=str(item.version), modified=item.updated_at)
     return item
@@ -102,6 +107,7 @@ async def update_item(
 async def delete_item(
     item_id: UUID, user: CurrentUser, session: SessionDep, conditional: ConditionalRequestDep
 ) -> None:
+    """Delete an item. With `If-Match`, only if it has not changed since you read it."""
     item = await service.get_owned_item(session, user.id, item_id)
     conditional.check_if_match(etag=str(item.version))
     await service.delete_item(session, item)

@@ -13,13 +13,13 @@ Description = Annotated[str, STORABLE, Field(max_length=10_000)]
 
 
 class PartWrite(RequestModel):
-    name: Name
+    name: Name = Field(examples=["Fluke"])
     quantity: int = Field(1, ge=1, le=1_000_000)
 
 
 class PartRead(ResponseModel):
-    name: str
-    quantity: int
+    name: str = Field(examples=["Fluke"])
+    quantity: int = Field(examples=[2])
 
 
 Parts = Annotated[list[PartWrite], Field(max_length=50)]
@@ -54,17 +54,17 @@ class ItemPatch(RequestModel):
 
 
 class ItemRead(ResponseModel):
-    id: UUID
-    name: str
-    description: str
-    created_at: datetime
-    updated_at: datetime
-    version: int
+    id: UUID = Field(examples=["0198c3a1-c2d4-7b0e-9c7f-1a2b3c4d5e6f"])
+    name: str = Field(examples=["Anchor"])
+    description: str = Field(examples=["Forged, 40 kg"])
+    created_at: datetime = Field(examples=["2026-01-31T09:30:00Z"])
+    updated_at: datetime = Field(examples=["2026-01-31T09:30:00Z"])
+    version: int = Field(examples=[1])
     parts: list[PartRead]
 
 
 class Total(ResponseModel):
-    items: int
+    items: int = Field(examples=[42])
 
 
 class Export(ResponseModel):

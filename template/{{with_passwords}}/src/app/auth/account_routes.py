@@ -41,8 +41,8 @@ class Registration(RequestModel):
 
 
 class Registered(ResponseModel):
-    id: UUID
-    email: str
+    id: UUID = Field(examples=["0198c3a1-c2d4-7b0e-9c7f-1a2b3c4d5e6f"])
+    email: str = Field(examples=["ada@example.com"])
 
 
 class PasswordForm(BaseModel):
@@ -53,17 +53,17 @@ class PasswordForm(BaseModel):
 
     grant_type: Literal["password"] = "password"
     username: Annotated[str, STORABLE] = Field(
-        min_length=1, max_length=254, description="The e-mail address"
+        min_length=1, max_length=254, description="The e-mail address", examples=["ada@example.com"]
     )
-    password: GivenPassword
+    password: GivenPassword = Field(examples=["correct horse battery"])
 
 
 class Me(ResponseModel):
     """The authenticated account and its scopes."""
 
-    id: UUID
-    email: str
-    scopes: list[str]
+    id: UUID = Field(examples=["0198c3a1-c2d4-7b0e-9c7f-1a2b3c4d5e6f"])
+    email: str = Field(examples=["ada@example.com"])
+    scopes: list[str] = Field(examples=[["admin"]])
 
 
 @router.post(

@@ -45,5 +45,5 @@ def test_a_fault_is_found(template: Path, tmp_path: Path, old: str, new: str, sa
 def test_processes_beside_the_api_are_pools_where_there_are_some(project: Path) -> None:
     documents = yaml.safe_load_all((project / "deploy/run.yaml").read_text())
     kinds = [document["kind"] for document in documents]
-    beside = "cronsim" in (project / "pyproject.toml").read_text()  # of the scheduler
-    assert kinds == ["Job", "Service", *["WorkerPool"] * (2 if beside else 0)]
+    beside = "cronsim" in (project / "pyproject.toml").read_text()  # of the worker
+    assert kinds == ["Job", "Service", *["WorkerPool"] * (1 if beside else 0)]

@@ -30,7 +30,7 @@ def _ready(stack: Stack, service: str) -> str:
 def test_every_container_is_healthy(stack: Stack) -> None:
     containers = stack.containers()
     health = {name: facts["State"]["Health"]["Status"] for name, facts in containers.items()}
-    assert {"api", "worker", "scheduler", "postgres", "redis"} <= health.keys()
+    assert {"api", "worker", "postgres", "redis"} <= health.keys()
     assert set(health.values()) == {"healthy"}, health
 
 
@@ -144,9 +144,9 @@ def _is_ready(stack: Stack) -> bool:
 
 def test_companions_end_by_themselves_when_asked(stack: Stack) -> None:
     try:
-        stack.compose("stop", "worker", "scheduler")
+        stack.compose("stop", "worker")
         stopped = stack.containers(stopped=True)
-        codes = {name: stopped[name]["State"]["ExitCode"] for name in ("worker", "scheduler")}
-        assert codes == {"worker": 0, "scheduler": 0}
+        codes = {name: stopped[name]["State"]["ExitCode"] for name in ("worker",)}
+        assert codes == {"worker": 0}
     finally:
-        stack.compose("start", "worker", "scheduler")
+        stack.compose("start", "worker")

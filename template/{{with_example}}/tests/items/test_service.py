@@ -37,4 +37,4 @@ async def test_all_items_are_counted_every_night(app: FastAPI) -> None:
     await insert(app, *ItemFactory.batch(3, owner="ada"), *ItemFactory.batch(2, owner="bob"))
     assert await service.count_items(app.state.read_session) == before + 5
     scheduled = {each.name for each in registry.scheduled()}
-    assert ("items.count_items" in scheduled) == ("scheduler" in BACKGROUND_PROCESSES)
+    assert ("items.count_items" in scheduled) == ("worker" in BACKGROUND_PROCESSES)

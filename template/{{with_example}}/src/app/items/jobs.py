@@ -8,7 +8,7 @@ PAGE_SIZE = 1000
 # The result is stored in the job's row; larger exports belong in object storage.
 MAX_ITEMS = 10_000
 # Schedules need a scheduler; a service whose jobs run in the API's process has none.
-NIGHTLY = "0 3 * * *" if "scheduler" in BACKGROUND_PROCESSES else None
+NIGHTLY = "0 3 * * *" if "worker" in BACKGROUND_PROCESSES else None
 
 
 @job(retries=3, timeout=60)

@@ -15,8 +15,10 @@ def test_check_counts_the_connections_of_background_processes(
     needed = capacity.worker_connections(
         fresh_settings.model_copy(update={"worker_concurrency": 500})
     )
-    expected = f"=5 + {needed} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler are reserved"
-    assert expected in many.stdout
+    assert f"=5 + {needed} of a worker (WORKER_CONCURRENCY) are reserved" in many.stdout
+    apart = {"WORKER_CONCURRENCY": "500", "WORKER_SCHEDULER": "false"}
+    output = run_command("check", env={**environment, **apart}).stdout
+    assert f"=5 + {needed - 1} of a worker (WORKER_CONCURRENCY) + 2 of the scheduler" in output
     sufficient = {"WORKER_CONCURRENCY": "1", "DB_RESERVED_CONNECTIONS": "60"}
     output = run_command("check", env={**environment, **sufficient}).stdout
     assert "of which DB_RESERVED_CONNECTIONS=60 are reserved" in output  # workers included

@@ -81,6 +81,8 @@ async def service(fresh_settings: Settings) -> AsyncIterator[Service]:
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     """Start ``worker`` or ``scheduler``, one job at a time, with a short lease and delays.
 
+    Unless WORKER_SCHEDULER=true, the worker runs no scheduler.
+
     In the end, every line that they have written must have the shape of the log.
     """
     processes: list[Process] = []
@@ -89,6 +91,7 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(tmp_path),
         "WORKER_CONCURRENCY": "1",
+        "WORKER_SCHEDULER": "false",
         "JOBS_LEASE": "1",
         "JOBS_POLL_INTERVAL": "0.1",
         "JOBS_BACKOFF": "0.05",

@@ -41,7 +41,7 @@ async def test_a_worker_stays_within_its_connection_budget(
     proxies: dict[str, Proxy], service: Service, start: Start
 ) -> None:
     proxy = proxies["DATABASE_URL"]
-    start("worker", DATABASE_URL=proxy.url, WORKER_CONCURRENCY="3")
+    start("worker", DATABASE_URL=proxy.url, WORKER_CONCURRENCY="3", WORKER_SCHEDULER="true")
     jobs = [await service.enqueue(samples.concurrent_transactions) for _ in range(3)]
     for job in jobs:
         await service.wait_for_status(job.id, "succeeded")

@@ -13,5 +13,5 @@ def concurrency(settings: PlatformSettings) -> int:
 
 
 def worker_connections(settings: PlatformSettings) -> int:
-    """Maximum connections to Postgres of a worker."""
-    return concurrency(settings) * CONNECTIONS_PER_CHILD
+    """Maximum connections to Postgres of a worker, of which one is its scheduler's."""
+    return concurrency(settings) * CONNECTIONS_PER_CHILD + int(settings.worker_scheduler)

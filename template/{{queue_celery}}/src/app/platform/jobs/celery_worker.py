@@ -115,6 +115,8 @@ class Child:
             self.portal = self.entered.__enter__()
             for resource in (self.runner, app.router.lifespan_context(app)):
                 self.stack.enter_context(self.portal.wrap_async_context_manager(resource))
+            if index == 0 and settings.worker_scheduler:  # one for the whole worker
+                self.stack.enter_context(app.state.scheduler)
         except BaseException:
             logger.exception("worker child failed to start")
             time.sleep(RESTART_DELAY)

@@ -14,10 +14,10 @@ def concurrency(settings: PlatformSettings) -> int:
 def worker_connections(settings: PlatformSettings) -> int:
     """Maximum connections to Postgres of a worker.
 
-    Two per job, which may read while its transaction is open, one for the job store, the watchdog's
-    and those that receive jobs.
+    Two per job, which may read while its transaction is open, one for the job store, those of the
+    watchdog and the scheduler, and those that receive jobs.
     """
-    return pool_size(settings) + 1 + RECEIVER_CONNECTIONS
+    return pool_size(settings) + 1 + int(settings.worker_scheduler) + RECEIVER_CONNECTIONS
 
 
 def pool_size(settings: PlatformSettings) -> int:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -88,8 +88,9 @@ async def _run(settings: PlatformSettings, create_app: AppFactory, consume: Cons
             start_http_server(settings.worker_metrics_port, registry=app.state.metrics.registry)
         beat()
         logger.info("worker started", concurrency=worker.concurrency)
-        await _consume_until_stopped(settings, worker, consume)
-        await worker.drain()
+        with app.state.scheduler if settings.worker_scheduler else nullcontext():
+            await _consume_until_stopped(settings, worker, consume)
+            await worker.drain()
         logger.info("worker stopped")
 
 

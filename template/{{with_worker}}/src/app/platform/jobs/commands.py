@@ -17,7 +17,7 @@ from app.platform.jobs.status import JobRecord
 from app.platform.jobs.transport import run_worker
 from app.platform.settings import PlatformSettings
 
-BACKGROUND_PROCESSES = ("worker", "scheduler")
+BACKGROUND_PROCESSES = ("worker",)  # each runs a scheduler, unless WORKER_SCHEDULER=false
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def add_commands(cli: click.Group) -> None:
 @click.option("--health", is_flag=True, help="Check that it is running; exit code 0 or 1.")
 @click.pass_obj
 def worker(context: CommandContext, health: bool) -> None:
-    """Run background jobs until SIGTERM."""
+    """Run background jobs, and the scheduler, until SIGTERM."""
     if health:
         sys.exit(heartbeat.main("worker"))
     sys.exit(run_worker(context.get_settings(), context.create_app))
@@ -42,7 +42,7 @@ def worker(context: CommandContext, health: bool) -> None:
 @click.option("--health", is_flag=True, help="Check that it is running; exit code 0 or 1.")
 @click.pass_obj
 def scheduler(context: CommandContext, health: bool) -> None:
-    """Publish scheduled jobs, retries and jobs with lost messages until SIGTERM."""
+    """Run a scheduler alone until SIGTERM; workers also do, unless WORKER_SCHEDULER=false."""
     if health:
         sys.exit(heartbeat.main("scheduler"))
     asyncio.run(run_scheduler(context.get_settings(), context.create_app))

@@ -3,13 +3,14 @@
 from app.platform.jobs import capacity
 from app.platform.settings import PlatformSettings
 
-SCHEDULER_CONNECTIONS = 2
+SCHEDULER_CONNECTIONS = 2  # of a process of its own; within a worker, it has one
 
 
 def background_connections(settings: PlatformSettings) -> dict[str, int]:
-    """Maximum connections to Postgres of one worker and one scheduler, by name."""
-    worker = capacity.worker_connections(settings)
-    return {"a worker (WORKER_CONCURRENCY)": worker, "the scheduler": SCHEDULER_CONNECTIONS}
+    """Maximum connections to Postgres of one background process of each kind, by name."""
+    worker = {"a worker (WORKER_CONCURRENCY)": capacity.worker_connections(settings)}
+    alone = {} if settings.worker_scheduler else {"the scheduler": SCHEDULER_CONNECTIONS}
+    return worker | alone
 
 
 def with_pool_size(settings: PlatformSettings, size: int) -> PlatformSettings:

@@ -25,6 +25,7 @@ from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.metrics import AttemptMetrics, BacklogMetrics
 from app.platform.jobs.publishing import PUBLISH_GRACE, publish_new
+from app.platform.jobs.scheduler import SchedulerThread
 from app.platform.jobs.status import JobStatus
 from app.platform.jobs.transport import Transport
 from app.platform.observability import metrics, tracing
@@ -137,6 +138,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     async def lifespan() -> AsyncIterator[None]:
         app.state.transport = Transport(app, settings)
         app.state.jobs = publisher = Publisher(partial(publish_new, app.state.transport, settings))
+        app.state.scheduler = SchedulerThread(settings)  # which a worker starts
         app.state.attempt_metrics = AttemptMetrics(app.state.metrics.registry)
         yield
         await publisher.flush()

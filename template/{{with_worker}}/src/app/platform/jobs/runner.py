@@ -17,7 +17,7 @@ from app.platform.jobs.batches import Batches
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.outcomes import Outcomes
 from app.platform.jobs.store import Claim
-from app.platform.jobs.watchdog import Running, Watchdog
+from app.platform.jobs.watchdog import LeaseLost, Running, Watchdog
 from app.platform.observability import tracing
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -27,10 +27,6 @@ from app.platform.settings import PlatformSettings
 CANCEL_TIMEOUT = 3.0
 
 logger = get_logger(__name__)
-
-
-class LeaseLost(Exception):
-    """The lease has expired: another worker may run the job, and this attempt does not count."""
 
 
 class WorkerStopping(Exception):
@@ -52,7 +48,7 @@ class Runner:
     ) -> None:
         self._app = app
         self._settings = settings
-        self._stopping = asyncio.Event()
+        self._stopped = False
         self._watchdog = Watchdog(settings, heartbeat)
         self._claims = Batches(self._claim)
 
@@ -77,7 +73,12 @@ class Runner:
         """
         self._watchdog.limit_shutdown()
         timeout = self._settings.worker_shutdown_timeout
-        self._loop.call_soon_threadsafe(self._loop.call_later, timeout, self._stopping.set)
+        self._loop.call_soon_threadsafe(self._loop.call_later, timeout, self._release_all)
+
+    def _release_all(self) -> None:
+        self._stopped = True
+        for running in self._watchdog.running():
+            running.interrupt(WorkerStopping())
 
     async def run(self, job_id: UUID) -> None:
         """Run a job if it is due. Raises only if the database is unavailable."""
@@ -138,22 +139,23 @@ class Runner:
         if claim.attempts > definition.retries + 1:
             raise RuntimeError("The worker died in every attempt.")
         with self._watchdog.watch(claim, definition.timeout) as running:
+            if self._stopped:
+                running.interrupt(WorkerStopping())
             work = asyncio.create_task(self._call(definition, claim, running))
             running.task = work
-            lost = asyncio.create_task(running.lease_lost.wait())
-            stop = asyncio.create_task(self._stopping.wait())
             try:
-                await asyncio.wait({work, lost, stop}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({work, running.interrupted}, return_when=asyncio.FIRST_COMPLETED)
                 if work.done():
                     return work.result()
-                raise LeaseLost if lost.done() else WorkerStopping
+                raise running.interrupted.result()
             finally:
                 # Twice: wait_for() of Python 3.11, which redis-py uses, can lose the first.
                 for _ in range(2):
-                    for task in (work, lost, stop):
-                        task.cancel()
-                    await asyncio.wait({work, lost, stop}, timeout=CANCEL_TIMEOUT / 2)
-                await asyncio.wait({work, *running.calls()})
+                    if not work.done():
+                        work.cancel()
+                        await asyncio.wait({work}, timeout=CANCEL_TIMEOUT / 2)
+                if unfinished := {call for call in (work, *running.calls()) if not call.done()}:
+                    await asyncio.wait(unfinished)
 
     async def _call(
         self, definition: registry.JobDefinition, claim: Claim, running: Running

@@ -1,29 +1,40 @@
 """The scheduler: enqueues scheduled jobs, publishes due jobs, and deletes old ones.
 
 Due jobs are delayed jobs, retries, jobs with an expired lease, and jobs whose message was lost.
-Several schedulers may run at once: each tick and each job is claimed by one of them.
+Several schedulers may run at once, each in a worker or as a process of its own: each tick and each
+job is claimed by one of them.
 """
 
 import asyncio
 import contextlib
+import os
 import signal
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import datetime
+from functools import partial
 
 from fastapi import FastAPI
 
 from app.platform.base import heartbeat
 from app.platform.base.components import AppFactory
+from app.platform.base.threads import exit_process
+from app.platform.data.database import ReadSession, open_database
+from app.platform.data.redis import create_client
 from app.platform.jobs import pools, registry, store
 from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.publishing import publish_due
 from app.platform.jobs.schedules import last_tick
+from app.platform.jobs.transport import Transport
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
 BATCH_SIZE = 500  # jobs that one transaction publishes or deletes
 PRUNE_INTERVAL = 60.0  # seconds
 MAX_RETRY_DELAY = 30.0  # seconds, while Postgres or Redis is unavailable
+CLOSE_TIMEOUT = 1.0  # seconds until a worker that stops no longer waits for its scheduler
 
 logger = get_logger(__name__)
 
@@ -86,16 +97,58 @@ async def run(settings: PlatformSettings, create_app: AppFactory) -> None:
     settings = pools.with_pool_size(settings, pools.SCHEDULER_CONNECTIONS)
     app = create_app(settings)
     async with app.router.lifespan_context(app):
-        scheduler = Scheduler(app, settings)
-        logger.info("scheduler started", jobs=[each.name for each in registry.scheduled()])
-        await _loop(scheduler, settings.jobs_poll_interval, stop)
-        logger.info("scheduler stopped")
+        await _loop(app, settings, stop, partial(heartbeat.touch, "scheduler"))
 
 
-async def _loop(scheduler: Scheduler, interval: float, stop: asyncio.Event) -> None:
-    delay = interval
+class SchedulerThread:
+    """A scheduler within a worker: a thread that no job can block, with its own event loop.
+
+    It has one connection to Postgres. A step that the end of the process cuts off is rolled back.
+    """
+
+    def __init__(self, settings: PlatformSettings) -> None:
+        self._settings = settings
+        self._started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+        self._started.result()
+
+    def __exit__(self, *_: object) -> None:
+        self._own_loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(CLOSE_TIMEOUT)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._schedule())
+        except Exception:
+            logger.exception("scheduler failed")
+            exit_process(os.EX_SOFTWARE)  # and be started again
+
+    async def _schedule(self) -> None:
+        self._own_loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._started.set_result(None)
+        settings = self._settings
+        async with open_database(settings) as database, create_client(settings) as redis:
+            app = FastAPI()
+            app.state.db, app.state.read_session = database, ReadSession(database)
+            app.state.redis = redis
+            app.state.transport = Transport(app, settings)
+            await _loop(app, settings, self._stop)
+
+
+async def _loop(
+    app: FastAPI,
+    settings: PlatformSettings,
+    stop: asyncio.Event,
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    scheduler = Scheduler(app, settings)
+    logger.info("scheduler started", jobs=[each.name for each in registry.scheduled()])
+    interval = delay = settings.jobs_poll_interval
     while not stop.is_set():
-        heartbeat.touch("scheduler")
+        beat()
         try:
             await scheduler.step()
             delay = interval
@@ -104,3 +157,4 @@ async def _loop(scheduler: Scheduler, interval: float, stop: asyncio.Event) -> N
             logger.warning("scheduler step failed", retry_in_s=delay, error=error_summary(error))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), delay)
+    logger.info("scheduler stopped")

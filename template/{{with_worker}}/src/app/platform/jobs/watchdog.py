@@ -46,6 +46,10 @@ class JobHung(TimeoutError):
     """The job has exceeded its hard limit, and its worker was ended."""
 
 
+class LeaseLost(Exception):
+    """The lease has expired: another worker may run the job, and this attempt does not count."""
+
+
 class Running:
     """An attempt at a job that is running in this process."""
 
@@ -55,8 +59,14 @@ class Running:
         self.claim = claim
         self.timeout = timeout
         self.hard_limit = time.monotonic() + timeout + HARD_LIMIT_MARGIN
-        self.lease_lost = asyncio.Event()
+        # Its result: why the job has to end.
+        self.interrupted: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._calls: set[Future[Any]] = set()
+
+    def interrupt(self, reason: Exception) -> None:
+        """End the job, from its event loop; the first reason counts."""
+        if not self.interrupted.done():
+            self.interrupted.set_result(reason)
 
     def track_calls(self) -> None:
         """Attribute the calls in threads that the current task makes to this attempt."""
@@ -107,6 +117,10 @@ class Watchdog:
             yield running
         finally:
             del self._running[id(running)]
+
+    def running(self) -> list[Running]:
+        """The attempts within a ``watch`` block."""
+        return list(self._running.values())
 
     def limit_shutdown(self) -> None:
         """End the process ``EXIT_MARGIN`` after ``worker_shutdown_timeout``, if it still runs."""
@@ -161,7 +175,7 @@ class Watchdog:
             return
         lost = [each for each in running if not await store.renew(database, each.claim, lease)]
         for each in lost:
-            self._loop.call_soon_threadsafe(each.lease_lost.set)
+            self._loop.call_soon_threadsafe(each.interrupt, LeaseLost())
 
     def _limit_freeze(self) -> None:
         """End the process unless this is called again in time, which needs the interpreter lock."""

@@ -19,6 +19,9 @@ class JobsSettings(QueueSettings):
     worker_concurrency: int | None = Field(
         None, ge=1, le=1000, description="Concurrent jobs of a worker; unset: the queue's default"
     )
+    worker_scheduler: bool = Field(
+        True, description="Whether a worker also runs the scheduler; otherwise, run `app scheduler`"
+    )
     worker_shutdown_timeout: float = Field(
         25, ge=0, le=3600, description="Seconds for running jobs to finish after SIGTERM"
     )

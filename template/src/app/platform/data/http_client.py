@@ -2,15 +2,16 @@
 
 A request, with its response, takes ``HTTP_TIMEOUT`` in total, or its own ``timeout=``, and never
 longer than what is left of the current request's or job's deadline. The time-outs of the phases
-alone would not do: each byte of a slow response starts them again. ``tracing`` adds the trace
-headers. There are no automatic retries: only the caller knows whether a request is idempotent.
+alone would not do: each byte of a slow response starts them again. Only ``REQUEST_ID_HOSTS`` get
+the request id and, from ``tracing``, the trace headers. There are no automatic retries: only the
+caller knows whether a request is idempotent.
 """
 
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any
 
 import httpx2
@@ -143,7 +144,8 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with create_client(settings) as app.state.http:
-            tracing.instrument_http(app.state.http)
+            is_own = partial(matches_host, patterns=settings.request_id_hosts)
+            tracing.instrument_http(app.state.http, is_own)
             yield
 
     return lifespan

@@ -84,7 +84,7 @@ class DataSettings(BaseSettings):
     )
     request_id_hosts: CommaSeparated = Field(
         ["localhost", "127.0.0.1", "*.internal", "*.svc", "*.svc.cluster.local"],
-        description="Hosts whose outgoing requests carry X-Request-ID, comma-separated",
+        description="Hosts to which requests carry X-Request-ID and the trace, comma-separated",
     )
     http_max_connections: int = Field(
         100, ge=1, le=10_000, description="Maximum outgoing HTTP connections per process"

@@ -385,8 +385,10 @@ class Upstream:
             timeout=self._timeout,
             extensions={
                 "total_timeout": max(0.0, call.deadline - time.monotonic()),
-                "upstream": self.name,
-                "resend_count": retry,
+                "span_attributes": {
+                    "service.peer.name": self.name,
+                    "http.request.resend_count": retry,
+                },
             },
         )
         response = await self._http.send(request, stream=True)

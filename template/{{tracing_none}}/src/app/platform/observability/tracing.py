@@ -1,6 +1,6 @@
 """The null object of tracing: the same functions, without effect."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -60,7 +60,7 @@ def instrument_redis(client: Any) -> None:
     """Trace the commands of a Redis client."""
 
 
-def instrument_http(client: Any) -> None:
+def instrument_http(client: Any, is_own: Callable[[str], bool]) -> None:
     """Trace the requests of an HTTP client."""
 
 

@@ -3,7 +3,8 @@
 import threading
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, trace
+from opentelemetry.context import attach, detach
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from sqlalchemy import Integer, bindparam, literal_column, select, text
 
@@ -44,6 +45,20 @@ async def test_a_request_and_its_calls_are_one_trace(
     assert attributes(statement)["db.query.text"] == "SELECT $1"
     assert collector.headers[-1]["traceparent"].split("-")[1] == response["trace_id"]
     assert "s3cret" not in str(collector.spans)
+
+
+async def test_only_services_of_ours_are_told_the_trace(
+    settings: Settings, collector: Collector
+) -> None:
+    """Nor its baggage, which is for them, too; the call still has its span."""
+    token = baggage.set_baggage("plan", "gold")
+    async with traced(settings, collector.url, request_id_hosts=["localhost"]) as app:
+        attached = attach(token)
+        response = (await get(app, "/things/7")).json()
+        detach(attached)
+    names = {*tracing.header_names(), "traceparent", "baggage", "x-request-id"}
+    assert names.isdisjoint(collector.headers[-1])
+    assert collector.one("GET").trace_id.hex() == response["trace_id"]
 
 
 async def test_a_read_that_is_prepared_has_the_same_span(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import propagate
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span
@@ -12,7 +13,7 @@ from sqlalchemy import event
 from app.platform.observability.tracing.spans import current
 
 if TYPE_CHECKING:
-    from httpx2 import AsyncClient
+    from httpx2 import AsyncBaseTransport, AsyncClient, Request, Response
     from redis.asyncio import Redis
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -77,15 +78,34 @@ def instrument_redis(client: "Redis") -> None:
         RedisInstrumentor.instrument_client(client, tracer_provider=tracing.provider)
 
 
-def instrument_http(client: "AsyncClient") -> None:
-    """Trace the requests of a client, and pass the trace context on."""
+def instrument_http(client: "AsyncClient", is_own: Callable[[str], bool]) -> None:
+    """Trace the requests of a client, and pass the trace context on to hosts that ``is_own``."""
     if tracing := current():
+        for transport in (client._transport, *client._mounts.values()):
+            if transport is not None:
+                _remove_trace_for_others(transport, is_own)
         HTTPX2ClientInstrumentor.instrument_client(
-            client, tracer_provider=tracing.provider, request_hook=_without_query
+            client, tracer_provider=tracing.provider, request_hook=_describe
         )
 
 
-async def _without_query(span: Span, request: Any) -> None:
-    """Remove the query, which may hold secrets."""
+def _remove_trace_for_others(
+    transport: "AsyncBaseTransport", is_own: Callable[[str], bool]
+) -> None:
+    """Remove the headers of the instrumentor, and baggage, from requests to foreign hosts."""
+    send, names = transport.handle_async_request, propagate.get_global_textmap().fields
+
+    async def handle_async_request(request: "Request") -> "Response":
+        if not is_own(request.url.host):
+            for name in names:
+                request.headers.pop(name, None)
+        return await send(request)
+
+    transport.handle_async_request = handle_async_request  # type: ignore[method-assign]
+
+
+async def _describe(span: Span, request: Any) -> None:
+    """Remove the query, which may hold secrets, and set the extension ``span_attributes``."""
     if span.is_recording():
         span.set_attribute("url.full", str(request.url).partition("?")[0])
+        span.set_attributes((request.extensions or {}).get("span_attributes", {}))

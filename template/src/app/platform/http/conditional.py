@@ -16,10 +16,10 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request, Response
 
 from app.platform.base.errors import PreconditionFailed
+from app.platform.http.cache_policy import POLICY_KEY
+from app.platform.http.cache_policy import PRIVATE as PRIVATE
 from app.platform.settings import PlatformSettings
 
-# Cached by the caller alone, and revalidated before each use: the response is personal.
-PRIVATE = "private, no-cache"
 ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 # The age at which a modification date becomes a validator. Dates have whole seconds, a transaction
 # has the time of its start, and clocks differ: until then, a later change can have the same date.
@@ -41,10 +41,15 @@ class ConditionalRequest:
         self._response = response
 
     def check_not_modified(
-        self, etag: str, modified: datetime | None = None, cache_control: str = PRIVATE
+        self, etag: str, modified: datetime | None = None, cache_control: str | None = None
     ) -> None:
-        """Set the validators; raise ``NotModified`` if the client's cached response is valid."""
-        headers = {"ETag": f'"{etag}"', "Cache-Control": cache_control}
+        """Set the validators; raise ``NotModified`` if the client's cached response is valid.
+
+        ``cache_control``: by default that of the route's cache policy, without one ``PRIVATE``.
+        """
+        headers = {"ETag": f'"{etag}"'}
+        if cache_control or POLICY_KEY not in self._request.scope:
+            headers["Cache-Control"] = cache_control or PRIVATE
         if modified and datetime.now(UTC) - modified >= SETTLED_AFTER:
             headers["Last-Modified"] = format_datetime(modified.astimezone(UTC), usegmt=True)
         if self._is_fresh(headers):

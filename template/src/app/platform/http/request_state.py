@@ -8,6 +8,7 @@ from time import monotonic
 from starlette.types import Message, Receive, Scope, Send
 
 from app.platform.base import context
+from app.platform.http.cache_policy import with_policy
 from app.platform.http.problems import from_plain_text
 from app.platform.observability import tracing
 
@@ -93,7 +94,10 @@ class RequestState(context.RequestContext):
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.deadline = None  # none for the response itself, which may be a stream
-            headers = self._default_headers.added_to(message.get("headers", []))
+            given = with_policy(
+                self.scope, self.status, message.get("headers", []), self.user_id is not None
+            )
+            headers = self._default_headers.added_to(given)
             headers.append((b"x-request-id", self.request_id.encode()))
             message["headers"] = self.response_headers = headers
             self._client_bound.add(self)

@@ -66,9 +66,23 @@ def problem(
 
     ``extensions``: further members of the document; they never replace its own.
     """
+    body = document(status, code, detail, errors=errors, extensions=extensions)
+    content = body.model_dump(mode="json", exclude_none=True, fallback=str)
+    return ProblemResponse(content, status, headers)
+
+
+def document(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: list[FieldError] | None = None,
+    extensions: Mapping[str, Any] | None = None,
+) -> Problem:
+    """The document of a problem response, for a response that contains several."""
     current = context.current()
     own = Problem.model_fields
-    body = Problem(
+    return Problem(
         **{name: value for name, value in (extensions or {}).items() if name not in own},
         type=f"urn:problem:{code}",
         title=_phrase(status),
@@ -79,8 +93,6 @@ def problem(
         trace_id=current.trace_id or None,
         errors=errors,
     )
-    content = body.model_dump(mode="json", exclude_none=True, fallback=str)
-    return ProblemResponse(content, status, headers)
 
 
 def from_plain_text(status: int, text: str) -> ProblemResponse:

@@ -1,0 +1,72 @@
+"""Batches: many items in one request, each with its own status, or all of them or none."""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.platform.base.errors import AppError
+from app.platform.data.bulk import savepoint
+from app.platform.http.problems import Problem, document
+from app.platform.http.schemas import RequestModel, ResponseModel
+
+MAX_ITEMS = 500
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class BatchRequest(RequestModel, Generic[Item]):
+    """Up to 500 items; one that is invalid refuses the request (422), before any is handled."""
+
+    items: Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS)]
+    atomic: bool = Field(
+        False, description="Whether one item that fails undoes the others, and is the response"
+    )
+
+
+class BatchResult(ResponseModel, Generic[Result]):
+    """What became of an item: ``item`` if it succeeded, ``problem`` if it failed."""
+
+    status: int = Field(examples=[201])
+    item: Result | None = None
+    problem: Problem | None = None
+
+
+class Batch(ResponseModel, Generic[Result]):
+    """The results of a batch, in the order of its items."""
+
+    failed: int = Field(description="Number of items that failed", examples=[0])
+    results: list[BatchResult[Result]]
+
+
+async def run_batch(
+    session: AsyncSession,
+    batch: BatchRequest[Item],
+    run: Callable[[Item], Awaitable[Result]],
+    *,
+    status: HTTPStatus = HTTPStatus.CREATED,
+) -> Batch[Result]:
+    """Run each item of ``batch`` in a savepoint; ``status`` is that of an item that succeeds.
+
+    An ``AppError`` is the result of its item only; if the batch is atomic, it is raised and names
+    the item. Any other exception fails the request, and undoes all items.
+    """
+    results: list[BatchResult[Result]] = []
+    for number, item in enumerate(batch.items):
+        try:
+            if batch.atomic:
+                made = await run(item)
+            else:
+                async with savepoint(session):
+                    made = await run(item)
+            results.append(BatchResult(status=status, item=made))
+        except AppError as error:
+            if batch.atomic:
+                error.detail = f"Item {number}: {error.detail}"
+                raise
+            problem = document(error.status, error.code, error.detail)
+            results.append(BatchResult(status=error.status, problem=problem))
+    return Batch(failed=sum(each.problem is not None for each in results), results=results)

@@ -19,6 +19,7 @@ The routes of plain and read are outside /api/, whose rate limit adds a round tr
 import argparse
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -429,7 +430,6 @@ def measure_path(variables: dict[str, str], rounds: int, seconds: float) -> None
 async def _sign_in(url: URL, server: str, key: str) -> dict[str, dict[str, str]]:
     """The headers of a signed-in user, of this service and of ``best.py``."""
     sys.path.insert(0, str(ROOT))  # for `tests`
-    import best
     import httpx2
 
     from tests.actors import seed, sign_in
@@ -438,6 +438,7 @@ async def _sign_in(url: URL, server: str, key: str) -> dict[str, dict[str, str]]
     async with httpx2.AsyncClient(base_url=server, timeout=30) as client:
         ours = await sign_in(client, "ada@example.com")
     connection = await asyncpg.connect(url.set(drivername="postgresql").render_as_string(False))
+    best = importlib.import_module("best")  # beside this file
     token = await best.prepare(connection, key)
     await connection.close()
     json_body = {"Content-Type": "application/json"}
@@ -497,6 +498,8 @@ def measure_start(variables: dict[str, str], rounds: int) -> None:
         settings = variables | {"PORT": str(port), "WEB_CONCURRENCY": "2"}
         server = Server([sys.executable, "-m", "app", "serve"], settings, port)
         took.append(server.wait("/health/live"))
+        for _ in range(20):  # so that each worker has had the probe of every deploy target
+            server.wait("/health/ready")
         time.sleep(1)
         memory.append(server.memory())
         server.stop()

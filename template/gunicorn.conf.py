@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client.multiprocess import mark_process_dead
 
 from app.platform.base.cpus import available_cpus
+from app.platform.data.preload import import_before_fork
 from app.platform.observability import logs
 from app.platform.server.checks import refuse_too_many_connections
 from app.platform.server.gunicorn_worker import metrics_folder
@@ -57,8 +58,9 @@ _metrics_folder = metrics_folder(os.environ.get("PROMETHEUS_MULTIPROC_DIR") or w
 
 
 def on_starting(server: Any) -> None:
-    """Check the connection budget."""
+    """Check the connection budget; import what the workers need."""
     asyncio.run(refuse_too_many_connections(settings, server.cfg.workers))
+    import_before_fork(settings)
 
 
 def pre_fork(server: Any, worker: Any) -> None:

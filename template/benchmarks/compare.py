@@ -323,7 +323,7 @@ def environment() -> Iterator[dict[str, str]]:
     with services() as urls, collector() as endpoint:
         asyncio.run(_fill(urls["DATABASE_URL"].replace("+asyncpg", "")))
         inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        yield {
+        variables = {
             **inherited,
             **urls,
             "ENVIRONMENT": "production",
@@ -334,6 +334,9 @@ def environment() -> Iterator[dict[str, str]]:
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")]),
             "RATE_LIMIT": "100000/second",  # counted, and never reached
         }
+        migrate = [sys.executable, "-m", "app", "migrate"]
+        subprocess.run(migrate, cwd=ROOT, env=variables, check=True, stdout=subprocess.DEVNULL)
+        yield variables
 
 
 def compile_all() -> None:
@@ -406,8 +409,6 @@ def measure_path(variables: dict[str, str], rounds: int, seconds: float) -> None
         print("path: needs the example, src/app/items")
         return
     url = make_url(variables["DATABASE_URL"])
-    migrate = [sys.executable, "-m", "app", "migrate"]
-    subprocess.run(migrate, cwd=ROOT, env=variables, check=True, stdout=subprocess.DEVNULL)
     loads: dict[str, Load] = {}
     with (
         serving(variables, "service") as ours,

@@ -24,4 +24,5 @@ def span_processor_factory(
         OTLPSpanExporter,
     )
 
+    OTLPSpanExporter(headers=headers)  # the first one imports its HTTP client: before the fork
     return lambda: BatchSpanProcessor(OTLPSpanExporter(headers=headers))

@@ -22,6 +22,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import BaseModel
 
 KEY = os.environ.get("SECRET_KEY", "")
+ITEMS = "/api/v1/items"
 TABLES = """
     DROP TABLE IF EXISTS best_items, best_sessions, best_accounts;
     CREATE TABLE best_accounts (
@@ -147,7 +148,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
-    app.add_api_route("/api/v1/items", list_items)
-    app.add_api_route("/api/v1/items", create_item, methods=["POST"], status_code=201)
-    app.add_api_route("/api/v1/items/{item_id}", get_item)
+    app.add_api_route(ITEMS, list_items)
+    app.add_api_route(ITEMS, create_item, methods=["POST"], status_code=201)
+    app.add_api_route(f"{ITEMS}/{{item_id}}", get_item)
     return app

@@ -11,7 +11,6 @@ from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Form, Request,
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import text
 
-from app.main import create_app
 from app.platform.base.errors import NotFound
 from app.platform.data import idempotency_keys
 from app.platform.data.database import DatabaseDep, SessionDep, on_commit
@@ -461,13 +460,13 @@ async def test_pages_of_allowed_origins_can_send_the_key_and_read_the_header(
 ) -> None:
     origin = "https://app.example.com"
     changes = {"cors_origins": [origin]}
-    app = create_app(module_settings.model_copy(update=changes))
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "idempotency-key",
     }
-    async with client_for(app) as client:
+    settings = module_settings.model_copy(update=changes)
+    async with running_app(settings) as app, client_for(app) as client:
         assert (await client.options("/health/live", headers=headers)).status_code == 200
         response = await client.get("/health/live", headers={"Origin": origin})
     assert "Idempotency-Replayed" in response.headers["Access-Control-Expose-Headers"]

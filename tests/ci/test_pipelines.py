@@ -101,6 +101,8 @@ def test_both_pipelines_do_the_same(projects: dict[str, Path], deploy: str) -> N
         "uv run pytest --cov",
         "uv run pytest tests/system",
         "uv run app openapi --output openapi.json",
+        "uv run app contract",
+        "make client-python client-typescript",
         "postgresql+asyncpg://postgres@",
         "sh .ci/try.sh",
         "sbom.spdx.json",

@@ -82,7 +82,16 @@ def run(folder: Path, *command: str | Path, **environment: str) -> str:
 def test_a_python_client(service: Path, url: str) -> None:
     run(service, "make", "client-python")
     client = service / "clients/python"
-    uses = ["uv", "run", "--no-project", "--with", client, "python", HERE / "use.py", url]
+    uses = [
+        "uv",
+        "run",
+        "--no-project",
+        "--with",
+        str(client),
+        "python",
+        str(HERE / "through_python.py"),
+        url,
+    ]
     assert run(client, *uses) == f"{EXPECTED} unauthorized"
 
 
@@ -90,9 +99,9 @@ def test_a_python_client(service: Path, url: str) -> None:
 def test_a_typescript_client(service: Path, url: str) -> None:
     run(service, "make", "client-typescript")
     client = service / "clients/typescript"
-    shutil.copy(HERE / "use.mts", client)
+    shutil.copy(HERE / "through_typescript.mts", client)
     (client / "package.json").write_text("{}")
     run(client, "npm", "install", "--no-audit", "--no-fund", "openapi-fetch@0.17", "typescript@5")
     modern = ("--target", "es2022", "--lib", "es2022,dom,dom.iterable", "--module", "nodenext")
-    run(client, "npx", "tsc", "--strict", "--skipLibCheck", *modern, "use.mts")
-    assert run(client, "node", "use.mjs", url) == f"{EXPECTED} unauthorized"
+    run(client, "npx", "tsc", "--strict", "--skipLibCheck", *modern, "through_typescript.mts")
+    assert run(client, "node", "through_typescript.mjs", url) == f"{EXPECTED} unauthorized"

@@ -79,6 +79,11 @@ async def test_a_fault_undoes_all_items(service: FastAPI, client: httpx2.AsyncCl
     assert await stored(service) == []
 
 
+async def test_a_number_is_not_a_choice_of_atomic(client: httpx2.AsyncClient) -> None:
+    response = await client.post("/numbers", json={"items": [1], "atomic": 0})
+    assert response.status_code == 422
+
+
 @pytest.mark.parametrize("items", [[], [1] * (MAX_ITEMS + 1), [1, "x"]])
 async def test_a_batch_of_another_size_or_with_an_invalid_item_is_refused(
     service: FastAPI, client: httpx2.AsyncClient, items: list[Any]

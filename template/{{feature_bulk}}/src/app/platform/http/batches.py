@@ -23,7 +23,9 @@ class BatchRequest(RequestModel, Generic[Item]):
 
     items: Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS)]
     atomic: bool = Field(
-        False, description="Whether one item that fails undoes the others, and is the response"
+        False,
+        strict=True,
+        description="Whether one item that fails undoes the others, and is the response",
     )
 
 

@@ -232,7 +232,7 @@ def test_two_services_have_pipelines_in_one_repository(repository: Path) -> None
             assert (repository / local).is_relative_to(service)
         for script in re.findall(r"\bsh (\.ci/\S+|deploy/\S+)", text):
             assert (service / script).is_file()
-        assert not re.search(r"context: \.$|path: openapi.json", text, re.MULTILINE)
+        assert not re.search(r"context: \.$|path: (?:openapi.json|clients$)", text, re.MULTILINE)
         seen += {
             str(workflow["name"]),
             *re.findall(r"UPDATE_BRANCH: .*|image=.*|concurrency: .*", text),

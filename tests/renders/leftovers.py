@@ -13,9 +13,11 @@ from tests import generator
 from tests.rules.guards import CONTRACT, HOMONYMS
 
 TAG = re.compile(r"\{%-? |-?%\}|\{#-? |\{\{")
-# Formats whose own syntax has double braces: GitHub's expressions, Prometheus', Docker's, Argo's.
+# Formats whose own syntax has double braces: GitHub's expressions, Prometheus', Docker's, Argo's,
+# Renovate's.
 DOUBLE_BRACES = re.compile(
     r"\$\{\{[^}]*\}\}|\{\{ ?[$.][^}]*\}\}|\{\{[a-z_]+\}\}|\{\{args\.[a-z]+\}\}"
+    r"|\{\{\{[a-zA-Z]+\}\}\}|\{\{[#/]if\b[^}]*\}\}"
 )
 SECRET = re.compile(
     r"(?i)\b[a-z_]*(?:secret|password|passwd|token|api_?key|private_?key)[a-z_]*[\"']?\s*[:=]\s*"

@@ -115,6 +115,13 @@ def test_the_agents_page_is_short() -> None:
     assert "AGENTS.md" in (ROOT / "CLAUDE.md").read_text()
 
 
+def test_each_decision_has_a_number_of_its_own() -> None:
+    pages = sorted((ROOT / "docs/adr").glob("*.md"))
+    numbers = [int(page.read_text(encoding="utf-8").split(".")[0].lstrip("# ")) for page in pages]
+    assert numbers == list(range(1, len(pages) + 1))
+    assert [int(page.name[:4]) for page in pages] == numbers
+
+
 def test_renamed_settings_are_in_the_changelog() -> None:
     """The first release drops the old names; until then, an owner has to know the new one."""
     text = (ROOT / "CHANGELOG.md").read_text()

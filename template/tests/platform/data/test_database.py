@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -10,7 +11,7 @@ from fastapi import FastAPI
 from sqlalchemy import String, bindparam, func, literal_column, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.platform.base.errors import Conflict, Unavailable
 from app.platform.data.database import Database, ReadSession, SessionDep, create_engine, on_commit
@@ -86,6 +87,36 @@ async def test_on_commit_callbacks_run_after_a_commit_and_not_after_a_rollback(
     with pytest.raises(Conflict):
         await fail()
     assert seen == [["kept"]]
+
+
+async def test_callbacks_of_a_savepoint_do_not_run_if_it_is_rolled_back(app: FastAPI) -> None:
+    ran: list[str] = []
+
+    def register(session: AsyncSession, name: str) -> None:
+        async def callback() -> None:
+            ran.append(name)
+
+        on_commit(session, callback)
+
+    async def part(session: AsyncSession, name: str, *, fails: bool) -> None:
+        async with session.begin_nested():
+            register(session, name)
+            await session.execute(text("INSERT INTO notes VALUES (:name)"), {"name": name})
+            if fails:
+                raise Conflict("No.")
+
+    async with app.state.db.transaction() as session:
+        register(session, "before")
+        for name, fails in (("one", False), ("two", True), ("three", False)):
+            with suppress(Conflict):
+                await part(session, name, fails=fails)
+        with suppress(Conflict):
+            async with session.begin_nested():
+                await part(session, "inner", fails=False)
+                raise Conflict("No.")
+        register(session, "after")
+    assert ran == ["before", "one", "three", "after"]
+    assert await stored_notes(app) == ["one", "three"]
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

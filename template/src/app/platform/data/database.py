@@ -235,6 +235,7 @@ class _Transaction(Session):
     ``request``: the context of the request or job. ``outer``: the transaction around this one.
     ``lock``: held while the connection is being taken and by reads that join, so that these never
     take a second connection and never overlap the commit. ``ending``: no more reads may join.
+    ``callbacks_before``: how many callbacks there were when a savepoint began.
     """
 
     def __init__(self, *, database: Database, outer: "_Transaction | None", **options: Any) -> None:
@@ -247,6 +248,7 @@ class _Transaction(Session):
         self.outer = outer
         self.lock = asyncio.Lock()
         self.taken: Connection | None = None
+        self.callbacks_before: dict[SessionTransaction, int] = {}
         self.ending = self.ended = False
         self._resources = ExitStack()
 
@@ -283,6 +285,19 @@ class _Transaction(Session):
         finally:
             self.taken = None
             self._resources.close()
+
+
+@event.listens_for(_Transaction, "after_transaction_create")
+def _begin_savepoint(session: _Transaction, transaction: SessionTransaction) -> None:
+    if transaction.nested:
+        session.callbacks_before[transaction] = len(session.info.get(AFTER_COMMIT, ()))
+
+
+@event.listens_for(_Transaction, "after_soft_rollback")
+def _undo_savepoint(session: _Transaction, transaction: SessionTransaction) -> None:
+    """Forget the callbacks of the part that is undone."""
+    if transaction.nested:
+        del session.info.get(AFTER_COMMIT, [])[session.callbacks_before[transaction] :]
 
 
 class _AsyncTransaction(AsyncSession):
@@ -386,7 +401,8 @@ def ensure_open(session: AsyncSession) -> None:
 def on_commit(session: AsyncSession, callback: Callback) -> None:
     """Register ``callback`` to run once the transaction of ``session`` has committed.
 
-    It must not raise: the response to a committed transaction would be an error.
+    It must not raise: the response to a committed transaction would be an error. Those that were
+    registered in a savepoint (``session.begin_nested()``) do not run if that is rolled back.
     """
     ensure_open(session)
     session.info.setdefault(AFTER_COMMIT, []).append(callback)

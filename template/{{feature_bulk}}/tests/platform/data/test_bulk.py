@@ -13,7 +13,7 @@ from sqlalchemy import Enum as EnumType
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.platform.base.errors import Conflict, DatabaseUnavailable
-from app.platform.data.bulk import COPY_CHUNK, Statement, copy_rows, open_cursor, savepoint
+from app.platform.data.bulk import COPY_CHUNK, Statement, copy_rows, open_cursor
 from app.platform.data.database import Database, TransactionEnded, on_commit
 from app.settings import Settings
 from tests.conftest import running_app
@@ -114,11 +114,11 @@ async def test_a_part_that_fails_leaves_neither_changes_nor_callbacks(database: 
         ran.append("undone")
 
     async with database.transaction() as session:
-        async with savepoint(session):
+        async with session.begin_nested():
             on_commit(session, kept)
             await copy_rows(session, GOODS, ["id", "name"], rows(1))
         with suppress(Conflict):
-            async with savepoint(session):
+            async with session.begin_nested():
                 on_commit(session, undone)
                 await copy_rows(session, GOODS, ["id", "name"], rows(1))
                 raise Conflict("It is taken.")

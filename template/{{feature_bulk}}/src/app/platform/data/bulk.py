@@ -1,4 +1,4 @@
-"""Many rows at once: COPY into a table, a server-side cursor out of it, and savepoints for parts.
+"""Many rows at once: COPY into a table, and a server-side cursor out of it.
 
 For a multi-row INSERT, pass a list to SQLAlchemy: it sends up to 1,000 rows with each statement.
 """
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_, greenlet_spawn
 
 from app.platform.base.errors import AppError
-from app.platform.data.database import AFTER_COMMIT, Database, ensure_open
+from app.platform.data.database import Database, ensure_open
 
 # Rows of one COPY: each is a statement of its own, within DB_STATEMENT_TIMEOUT.
 COPY_CHUNK = 10_000
@@ -27,22 +27,6 @@ BEGIN = "SELECT 1"  # the first statement of SQLAlchemy begins the transaction, 
 Statement = Select[*tuple[Any, ...]]
 Values = Mapping[str, Any]
 Rows = Sequence[Row[*tuple[Any, ...]]]
-
-
-@asynccontextmanager
-async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
-    """A part of the transaction: an exception undoes its changes and its ``on_commit`` callbacks.
-
-    ``session.begin_nested()`` alone would still run the callbacks of the part that failed.
-    """
-    ensure_open(session)
-    registered = len(session.info.get(AFTER_COMMIT, ()))
-    try:
-        async with session.begin_nested():
-            yield
-    except BaseException:
-        del session.info.get(AFTER_COMMIT, [])[registered:]
-        raise
 
 
 async def copy_rows(

@@ -8,7 +8,6 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.base.errors import AppError
-from app.platform.data.bulk import savepoint
 from app.platform.http.problems import Problem, document
 from app.platform.http.schemas import RequestModel, ResponseModel
 
@@ -62,7 +61,7 @@ async def run_batch(
             if batch.atomic:
                 made = await run(item)
             else:
-                async with savepoint(session):
+                async with session.begin_nested():
                     made = await run(item)
             results.append(BatchResult(status=status, item=made))
         except AppError as error:

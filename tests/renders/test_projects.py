@@ -37,8 +37,9 @@ DEV_USED_OTHERWISE = {
     "squawk-cli": "the command squawk",
 }
 
-# Hooks whose command `make lint` has too, or another test of this module; a project has no uv.lock.
-HOOKS_RUN_ELSEWHERE = "lint,format,imports,dependencies,dev-dependencies,types,lock"
+# Hooks whose command `make lint` has too, or another test of this module or of the service; a
+# project has no uv.lock.
+HOOKS_RUN_ELSEWHERE = "lint,format,openapi,imports,dependencies,dev-dependencies,types,lock"
 
 
 def _parameters() -> list[Any]:

@@ -68,7 +68,7 @@ async def logout_all(user: CurrentUser, request: Request) -> None:
 async def backchannel_logout(
     logout_token: Annotated[
         SecretStr,
-        Form(min_length=1, max_length=MAX_TOKEN_LENGTH, examples=["eyJhbGciOiJSUzI1NiJ9.e30.c2ln"]),
+        Form(min_length=1, max_length=MAX_TOKEN_LENGTH, examples=["header.claims.signature"]),
         ENCODABLE,
     ],
     request: Request,

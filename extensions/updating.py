@@ -70,8 +70,9 @@ def _todays(answers: Answers) -> Answers:
     }
     for option in available:
         if option.name == f"{options.FACT}_{option.choice}" and todays.get(option.choice) is True:
-            folder = options.TEMPLATE / option.folder
-            todays[option.choice] = any(map(Path.exists, map(Path, options.destinations(folder))))
+            paths = options.destinations(options.TEMPLATE / option.folder)
+            code = [path for path in paths if path.startswith("src/")]
+            todays[option.choice] = any(map(Path.exists, map(Path, code)))
     return todays
 
 

@@ -74,7 +74,7 @@ async def test_a_job_committed_without_redis_runs_later(
             response = await client.post("/notes?text=later")
     assert response.status_code == 202
     scheduler = start("scheduler")
-    start("worker")
+    start("worker", WORKER_SCHEDULER="false")
     await service.wait_for_status(JobStatus.model_validate(response.json()).id, "succeeded")
     scheduler.terminate()
     assert await scheduler.wait() == 0

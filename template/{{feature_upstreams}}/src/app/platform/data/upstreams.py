@@ -41,6 +41,8 @@ from app.platform.settings.upstreams import UpstreamName, UpstreamOverrides, Ups
 
 logger = get_logger(__name__)
 
+# Seconds by which a timer may be early: it counts from the time that the event loop saw last.
+TIMER_TOLERANCE = 0.05
 LOG_INTERVAL = 60.0  # seconds between log lines about an upstream that fails
 # What the HTTP client raises for mistakes of this service.
 CLIENT_FAULTS = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
@@ -416,7 +418,7 @@ class Upstream:
         """Whether the circuit breaker counts an error; ``None``: it says nothing of the peer."""
         if isinstance(error, (httpx2.PoolTimeout, *CLIENT_FAULTS)):
             return None
-        cut = call.shortened and time.monotonic() >= call.deadline
+        cut = call.shortened and time.monotonic() >= call.deadline - TIMER_TOLERANCE
         return None if cut and isinstance(error, httpx2.TimeoutException) else True
 
     def _error_of(self, call: _Call, error: httpx2.RequestError) -> Exception:

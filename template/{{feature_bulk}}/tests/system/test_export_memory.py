@@ -75,8 +75,10 @@ def test_exports_are_flat_in_memory_and_end_with_their_client(
     before, _ = server.get("/test/state").json()
     assert export(server, ROWS, "jsonl") == ROWS
     assert export(server, ROWS, "csv") == ROWS + 1
-    after, used = server.get("/test/state").json()
-    assert (after - before < GROWTH, used) == (True, 0)
+    after, _ = server.get("/test/state").json()
+    assert after - before < GROWTH
+    # Components of the service use one for a moment.
+    server.until(lambda: server.get("/test/state").json()[1] == 0)
 
     with pytest.raises(httpx2.RemoteProtocolError):
         server.get("/test/failing")

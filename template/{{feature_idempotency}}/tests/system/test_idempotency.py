@@ -127,7 +127,7 @@ class Proxy:
         server_reader, server_writer = await asyncio.open_connection(self._url.host, self._url.port)
         answers = asyncio.create_task(self._copy(server_reader, writer))
         while data := await reader.read(65536):
-            lose = self.armed and b"COMMIT" in data
+            lose = self.armed and b"COMMIT;" in data  # not READ COMMITTED
             if lose:
                 self.armed = False
                 answers.cancel()

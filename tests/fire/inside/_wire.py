@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Self
@@ -89,6 +90,15 @@ def resident(pid: int) -> float:
     """The resident memory of a process, in MB."""
     listed = subprocess.check_output(["ps", "-o", "rss=", "-p", str(pid)], text=True)
     return int(listed) / 1024
+
+
+def gunicorn_workers(server: Server, count: int) -> list[int]:
+    """The workers, once all were started: the first one serves before the last one exists."""
+    until = time.monotonic() + 30
+    while len(workers := children(server.process.pid)) < count and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(workers) == count, workers
+    return workers
 
 
 def children(pid: int) -> list[int]:

@@ -15,7 +15,7 @@ from sqlalchemy import make_url, text
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.conftest import open_connection
-from tests.fire._wire import KeepAliveClient, children, request, resident
+from tests.fire._wire import KeepAliveClient, children, gunicorn_workers, request, resident
 from tests.fire.conftest import FULL, Note
 from tests.system.conftest import serve
 from tests.system.serving import Serve, Server
@@ -103,8 +103,7 @@ async def test_memory_does_not_grow_with_the_number_of_requests(
         DB_POOL_SIZE="5",
         RATE_LIMIT="100000/second",
     )
-    workers = children(server.process.pid)
-    assert len(workers) == WORKERS
+    workers = gunicorn_workers(server, WORKERS)
     clients = [Client(server, seed) for seed in range(CLIENTS)]
     sizes: list[list[float]] = []
     for window in range(WINDOWS):

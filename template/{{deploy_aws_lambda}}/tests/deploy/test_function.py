@@ -193,7 +193,7 @@ async def test_a_thawed_function_reconnects(start: Start, variables: dict[str, s
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
     async with open_connection(url.set(database="postgres")) as connection:
         ended = await connection.execute(text(end), {"name": url.database})
-        assert len(ended.all()) >= 2
+        assert ended.all()
     with Redis.from_url(variables["REDIS_URL"]) as redis:
         redis.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(1)

@@ -5,7 +5,8 @@ variable that renders to ``.`` if the option is chosen, so that Copier lays the 
 project, and to nothing otherwise, so that Copier skips it. ``{{with_<fact>}}`` holds what several
 options share: it is included if a chosen option ``provides`` the fact, or if the yes/no question
 of that name was answered with yes. Within an option's folder, ``{{with_<fact>}}`` holds what the
-option adds to services that have the fact; its ``option.yml`` may be missing.
+option adds to services that have the fact, and ``{{with_<fact>}}/{{with_<other>}}`` what it adds to
+those that have both; its ``option.yml`` may be missing.
 """
 
 import ast
@@ -25,6 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 TEMPLATE = Path(__file__).parent.parent / "template"
 FOLDER = re.compile(r"\{\{(?P<question>[a-z]+)_(?P<choice>[a-z0-9_]+)\}\}")
+NAMED = re.compile(r"\{\{(?P<variable>[a-z0-9_]+)\}\}")
 FACT = "with"
 SEVERAL = {"feature": "features"}  # questions with several answers: the folder's word, the question
 
@@ -100,7 +102,7 @@ class Option(BaseModel):
 
     question: str
     choice: str
-    outer: str = ""  # of a folder in an option's folder: the variable of that option
+    outer: str = ""  # of a folder in an option's folder: the variables of the folders around it
     label: Line
     help: Annotated[Line, Field(max_length=85)]  # a line of the prompt, with the label
     order: int = 50
@@ -161,9 +163,9 @@ def load(template: Path = TEMPLATE) -> tuple[Option, ...]:
     folders = sorted(path for path in template.glob("{{*}}") if path.is_dir())
     read = [_read(folder) for folder in folders]
     read += [
-        _read_inner(path, outer)
-        for outer in read
-        for path in sorted((template / outer.folder).rglob("{{*}}"))
+        _read_inner(path, outermost, template)
+        for outermost in read
+        for path in sorted((template / outermost.folder).rglob("{{*}}"))
     ]
     options = tuple(sorted(read, key=lambda o: (o.question, o.order, o.choice, o.outer)))
     _refuse_lonely_facts(options)
@@ -185,16 +187,19 @@ def _read(folder: Path) -> Option:
     return _parse(manifest, folder.name, match.groupdict())
 
 
-def _read_inner(folder: Path, outer: Option) -> Option:
-    """What ``outer`` adds to services with a fact, from a folder in the option's folder."""
-    name = f"{{{{{outer.variable}}}}}/{folder.name}"
-    match = FOLDER.fullmatch(folder.name)
-    if not (match and match["question"] == FACT and folder.parent.name == outer.folder):
+def _read_inner(folder: Path, outermost: Option, template: Path) -> Option:
+    """What an option adds to services with one or more facts, from a folder in its own."""
+    *around, own = folder.relative_to(template).parts
+    outer = [match["variable"] for match in map(NAMED.fullmatch, around) if match]
+    name = "/".join([*(f"{{{{{variable}}}}}" for variable in outer), own])
+    match = FOLDER.fullmatch(own)
+    if not (match and match["question"] == FACT and len(outer) == len(around)):
         raise OptionError(
             f"{name}: within an option, only {{{{with_fact}}}} can be a folder's name."
         )
-    fixed: dict[str, Any] = {**match.groupdict(), "outer": outer.variable, "label": outer.label}
-    fixed |= {"help": outer.help, "presets": (), "provides": (), "was": (), "order": outer.order}
+    fixed: dict[str, Any] = {**match.groupdict(), "outer": "/".join(outer)}
+    fixed |= {"label": outermost.label, "help": outermost.help, "order": outermost.order}
+    fixed |= {"presets": (), "provides": (), "was": ()}
     manifest = folder / "option.yml"
     return _parse(manifest, name, fixed) if manifest.is_file() else Option(**fixed)
 
@@ -285,7 +290,8 @@ def _together(one: Option, other: Option, options: tuple[Option, ...]) -> bool:
 def _choosing(option: Option, options: tuple[Option, ...]) -> list[Option]:
     """The options whose choice includes ``option``: itself, or those that provide it."""
     if option.outer:
-        option = next(o for o in options if o.name == option.outer)
+        outermost = option.outer.partition("/")[0]
+        option = next(o for o in options if o.name == outermost)
     providers = [o for o in options if option.choice in o.provides]
     return providers if option.question == FACT and providers else [option]
 
@@ -342,7 +348,7 @@ def choose(options: tuple[Option, ...], answers: Answers) -> list[Option]:
     facts |= {name for name, answer in answers.items() if answer is True}
     shared = [o for o in options if o.question == FACT and o.choice in facts]
     there = {"", *(option.variable for option in [*picked, *shared] if not option.outer)}
-    both = [option for option in [*picked, *shared] if option.outer in there]
+    both = [o for o in [*picked, *shared] if there.issuperset(o.outer.split("/"))]
     return sorted(both, key=lambda o: (o.order, o.name))
 
 

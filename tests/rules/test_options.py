@@ -193,9 +193,28 @@ def test_a_folder_within_an_option_is_chosen_with_both(template: Path) -> None:
     assert names(queue="none", features=["a"]) == ["feature_a", "queue_none"]
 
 
+def test_a_folder_within_two_folders_is_chosen_with_all_of_them(template: Path) -> None:
+    manifest(template / "{{queue_fast}}", label="Fast", provides=["worker"], order=10)
+    manifest(template / "{{with_worker}}", order=5)
+    manifest(template / "{{with_example}}", order=90)
+    manifest(template / "{{feature_a}}", order=20)
+    inner = "{{feature_a}}/{{with_worker}}/{{with_example}}"
+    own(template / inner, "src/app/items/a.py")
+    known = load(template)
+
+    def is_chosen(**answers: Any) -> bool:
+        return inner in [option.folder for option in choose(known, answers)]
+
+    assert is_chosen(queue="fast", example=True, features=["a"])
+    assert not is_chosen(queue="none", example=True, features=["a"])
+    assert not is_chosen(queue="fast", example=False, features=["a"])
+    assert not is_chosen(queue="fast", example=True, features=[])
+
+
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
+        ("{{with_worker}}/src/{{with_worker}}", "within an option, only {{with_fact}}"),
         ("{{with_tides}}", "feature_a/with_tides: no folder {{with_tides}} defines the fact"),
         ("{{queue_fast}}", "within an option, only {{with_fact}}"),
         ("src/{{with_worker}}", "within an option, only {{with_fact}}"),

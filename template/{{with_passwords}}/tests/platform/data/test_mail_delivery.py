@@ -1,0 +1,193 @@
+"""Delivery of mails: a real mail server that answers, refuses, hangs or is away."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import select, text
+
+from app.platform.data import mail, mail_delivery
+from app.settings import Settings
+from tests.conftest import running_app
+from tests.mail import MailServer, mail_server, plain
+
+ADA, BOB = "ada@example.com", "bob@example.com"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail_delivery, "FIRST_RETRY", 0.05)
+    monkeypatch.setattr(mail_delivery, "STOP_TIMEOUT", 0.1)
+
+
+@asynccontextmanager
+async def sending_app(settings: Settings, url: str, **changes: Any) -> AsyncIterator[FastAPI]:
+    """An app that delivers to ``url``, with no mails at the beginning."""
+    used = {"smtp_url": url, "smtp_tls": "off", "mail_poll_interval": 0.05, **changes}
+    async with running_app(settings.model_copy(update=used)) as app:
+        async with app.state.db.transaction() as session:
+            await session.execute(text("DELETE FROM mails"))
+        yield app
+
+
+async def send(app: FastAPI, to: str, subject: str = "Hello", **options: Any) -> None:
+    async with app.state.db.transaction() as session:
+        message = mail.Mail("hello", to, subject, "Text\n", "<p>Text</p>\n")
+        await mail.send(session, message, **options)
+
+
+async def rows(app: FastAPI) -> list[mail.OutgoingMail]:
+    async with app.state.db.transaction() as session:
+        return list(await session.scalars(select(mail.OutgoingMail)))
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 (the database tells nobody)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_mail_is_delivered_at_once_and_leaves_no_row(
+    module_settings: Settings, server: MailServer
+) -> None:
+    async with sending_app(module_settings, server.url, mail_poll_interval=3600) as app:
+        await send(app, ADA)
+        [message] = await server.receives()
+        await until(lambda: _is_empty(app))
+
+    assert message["To"] == ADA
+    assert plain(message) == "Text\n"
+
+
+async def _is_empty(app: FastAPI) -> bool:
+    return not await rows(app)
+
+
+async def test_mails_wait_for_a_server_that_is_away(
+    module_settings: Settings, server: MailServer
+) -> None:
+    port = server.port + 1 if server.port < 65_535 else server.port - 1
+    async with sending_app(module_settings, f"smtp://127.0.0.1:{port}") as app:
+        await send(app, ADA)
+        await until(lambda: _attempted(app, 2))
+        async with mail_server(port) as back:
+            assert [message["To"] for message in await back.receives()] == [ADA]
+
+
+async def _attempted(app: FastAPI, times: int) -> bool:
+    return min((row.attempts for row in await rows(app)), default=0) >= times
+
+
+async def test_a_silent_server_costs_no_request_and_loses_no_mail(
+    module_settings: Settings, server: MailServer
+) -> None:
+    server.silent = True
+    async with sending_app(module_settings, server.url, mail_timeout=0.2) as app:
+        for number in range(12):
+            async with asyncio.timeout(0.2):  # what the transaction takes, not the mail server
+                await send(app, ADA, f"{number}")
+        await until(lambda: _attempted(app, 1))
+        server.silent = False
+        messages = await server.receives(12)
+
+    assert sorted(int(message["Subject"]) for message in messages) == list(range(12))
+
+
+async def test_a_mail_that_is_refused_for_good_is_logged_and_holds_up_no_other(
+    module_settings: Settings, server: MailServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.replies[BOB] = "550 5.1.1 no such user bob@example.com"
+    async with sending_app(module_settings, server.url) as app:
+        await send(app, BOB)
+        await send(app, ADA)
+        await server.receives()
+        await until(lambda: _is_empty(app))
+
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    [refused] = [line for line in lines if line["event"] == "mail refused"]
+    assert (refused["kind"], refused["code"]) == ("hello", 550)
+    assert BOB not in json.dumps(lines)
+    assert server.attempts.count(BOB) == 1
+
+
+async def test_a_mail_that_is_refused_for_now_is_tried_again(
+    module_settings: Settings, server: MailServer
+) -> None:
+    server.replies[ADA] = "450 4.2.1 greylisted"
+    async with sending_app(module_settings, server.url) as app:
+        await send(app, ADA)
+        await until(lambda: _attempted(app, 2))
+        server.replies.clear()
+        messages = await server.receives()
+
+    assert len(messages) == 1
+
+
+async def test_two_processes_deliver_each_mail_once(
+    module_settings: Settings, server: MailServer
+) -> None:
+    async with (
+        sending_app(module_settings, server.url) as app,
+        sending_app(module_settings, server.url),
+    ):
+        async with app.state.db.transaction() as session:
+            for number in range(40):
+                message = mail.Mail("hello", ADA, f"{number}", "Text\n", "<p>Text</p>\n")
+                await mail.send(session, message)
+        await server.receives(40)
+        await until(lambda: _is_empty(app))
+
+    assert sorted(int(message["Subject"]) for message in server.received) == list(range(40))
+
+
+async def test_a_mail_that_expires_is_given_up_and_a_decoy_is_never_delivered(
+    module_settings: Settings, server: MailServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with sending_app(module_settings, server.url, mail_poll_interval=3600) as app:
+        await send(app, BOB, is_decoy=True, at_once=False)
+        await send(app, BOB, at_once=False)
+        async with app.state.db.transaction() as session:
+            expired = text("UPDATE mails SET expires_at = now() WHERE NOT is_decoy")
+            await session.execute(expired)
+        await send(app, ADA)
+        await server.receives()
+    async with running_app(
+        app.state.settings.model_copy(update={"mail_poll_interval": 0.05})
+    ) as app:
+        await until(lambda: _is_empty(app))
+
+    assert [message["To"] for message in server.received] == [ADA]
+    events = [json.loads(line)["event"] for line in capfd.readouterr().out.splitlines()]
+    assert events.count("mail given up") == 1
+
+
+async def test_a_mail_without_tls_is_not_sent_where_tls_is_required(
+    module_settings: Settings, server: MailServer
+) -> None:
+    async with sending_app(module_settings, server.url, smtp_tls="starttls") as app:
+        await send(app, ADA)
+        await until(lambda: _attempted(app, 1))
+
+        assert len(await rows(app)) == 1
+    assert server.attempts == []
+
+
+async def test_in_development_mails_are_in_the_log(
+    module_settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    developing = module_settings.model_copy(update={"environment": "development"})
+    async with running_app(developing) as app:
+        await send(app, ADA, "Look here")
+        await until(lambda: _is_empty(app))
+
+    assert "Look here" in capfd.readouterr().out

@@ -49,8 +49,11 @@ with services(Path(sys.argv[1]) if sys.argv[1:] else None) as urls:
 
 
 @pytest.fixture(autouse=True)
-def temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def temp(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """No servers are given, and temporary folders are in one place, which is empty at the end."""
+    tmp_path_factory.getbasetemp()  # pytest's own folder is not made in that place
     for name in (kind.variable for kind in KINDS):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
@@ -126,6 +129,24 @@ def gone(pid: int) -> bool:
         os.kill(pid, 0)
         return False
     return True
+
+
+@pytest.mark.skipif(
+    not launch.MEMORY.is_dir() or not os.access(launch.MEMORY, os.W_OK), reason="needs Linux"
+)
+def test_throw_away_data_is_in_memory_where_there_is_enough(
+    temp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TMPDIR")
+    monkeypatch.setattr(launch, "MIN_FREE_MEMORY", 0)
+    with postgres() as url:
+        folder = Path(query(url, "select current_setting('data_directory')"))
+        assert launch.MEMORY in folder.parents
+    assert not folder.parent.exists()
+    monkeypatch.setattr(launch, "MIN_FREE_MEMORY", 1 << 60)
+    monkeypatch.setattr(tempfile, "tempdir", str(temp))
+    with postgres() as url:
+        assert temp in Path(query(url, "select current_setting('data_directory')")).parents
 
 
 def test_both_run_for_this_machine_only_and_leave_nothing() -> None:

@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from app.platform.base.components import Lifespan
+from app.platform.data.credentials import redis_login
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
@@ -27,8 +28,10 @@ REDIS_ERRORS = (exceptions.RedisError, OSError, TimeoutError)
 
 def create_client(settings: PlatformSettings, *, retries: int = 1) -> Redis:
     """A client that connects at first use. Waits up to ``redis_timeout`` for a free connection."""
+    url, credentials = redis_login(settings.redis_url.get_secret_value())
     pool = BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
+        url,
+        credential_provider=credentials,
         socket_timeout=settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
         max_connections=settings.redis_max_connections,

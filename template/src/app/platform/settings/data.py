@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.platform.settings.http import is_host
@@ -26,6 +26,29 @@ URL_PARAMETERS = {
     "target_session_attrs",
     "timeout",
 }
+
+
+def asyncpg_url(text: str) -> URL:
+    """The URL of a database, with asyncpg's names; raises ``ValueError`` if it is not one."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ValueError(
+            "is not a URL; write it as postgresql+asyncpg://user@host/database"
+        ) from None
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+asyncpg")
+    if url.drivername != "postgresql+asyncpg" or not url.host or not url.database:
+        raise ValueError("write it as postgresql+asyncpg://user@host/database")
+    if "sslmode" in url.query:  # libpq's name for asyncpg's parameter
+        url = url.difference_update_query(["sslmode"]).update_query_dict(
+            {"ssl": url.query["sslmode"]}
+        )
+    if url.query.get("ssl", "prefer") not in SSL_MODES:
+        raise ValueError(f"has an unknown sslmode; write one of {', '.join(SSL_MODES)}")
+    if unknown := sorted(set(url.query) - URL_PARAMETERS):
+        raise ValueError(f"has the parameter {unknown[0]}, which asyncpg does not have")
+    return url
 
 
 class DataSettings(BaseSettings):
@@ -103,24 +126,7 @@ class DataSettings(BaseSettings):
     def _asyncpg(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        try:
-            url = make_url(value.get_secret_value())
-        except (ArgumentError, ValueError):
-            raise ValueError(
-                "is not a URL; write it as postgresql+asyncpg://user@host/database"
-            ) from None
-        if url.drivername in ("postgres", "postgresql"):
-            url = url.set(drivername="postgresql+asyncpg")
-        if url.drivername != "postgresql+asyncpg" or not url.host or not url.database:
-            raise ValueError("write it as postgresql+asyncpg://user@host/database")
-        if "sslmode" in url.query:  # libpq's name for asyncpg's parameter
-            url = url.difference_update_query(["sslmode"]).update_query_dict(
-                {"ssl": url.query["sslmode"]}
-            )
-        if url.query.get("ssl", "prefer") not in SSL_MODES:
-            raise ValueError(f"has an unknown sslmode; write one of {', '.join(SSL_MODES)}")
-        if unknown := sorted(set(url.query) - URL_PARAMETERS):
-            raise ValueError(f"has the parameter {unknown[0]}, which asyncpg does not have")
+        url = asyncpg_url(value.get_secret_value())
         return SecretStr(url.render_as_string(hide_password=False))
 
     @field_validator("redis_url")

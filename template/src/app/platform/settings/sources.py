@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -24,7 +24,12 @@ def read_secret_file(name: str) -> "str | UnreadableFile | None":
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """Secrets in files: ``NAME_FILE`` is the path of a file that holds ``NAME``."""
+    """Secrets in files: ``NAME_FILE`` is the path of a file that holds ``NAME``.
+
+    ``loaded``: what settings of this process, or of the one that forked it, found there, by name.
+    """
+
+    loaded: ClassVar[dict[str, set[str]]] = {}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         if field.annotation not in (SecretStr, SecretStr | None):
@@ -34,7 +39,10 @@ class SecretFiles(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         fields = self.settings_cls.model_fields.items()
         values = {name: self.get_field_value(field, name)[0] for name, field in fields}
-        return {name: value for name, value in values.items() if value is not None}
+        found = {name: value for name, value in values.items() if value is not None}
+        for name, value in found.items():
+            self.loaded.setdefault(name, set()).add(value)
+        return found
 
 
 class UnreadableFile(str):

@@ -9,6 +9,7 @@ from arq.connections import ArqRedis
 from arq.worker import Worker as ArqWorker
 from arq.worker import func
 
+from app.platform.data.credentials import redis_login
 from app.platform.jobs.names import QUEUE, TASK
 from app.platform.jobs.worker import Worker
 from app.platform.settings import PlatformSettings
@@ -21,8 +22,10 @@ logging.getLogger("arq.worker").setLevel(logging.WARNING)
 
 async def consume(settings: PlatformSettings, worker: Worker) -> None:
     """Receive jobs until the worker stops; raises if Redis is unavailable."""
+    url, credentials = redis_login(settings.redis_url.get_secret_value())
     async with ArqRedis.from_url(
-        settings.redis_url.get_secret_value(),
+        url,
+        credential_provider=credentials,
         socket_timeout=settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
     ) as redis:

@@ -1,9 +1,10 @@
 """The Celery application. Use it directly for your own chords or groups."""
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from app.platform import about
+from app.platform.data.credentials import redis_login
 from app.platform.jobs.names import QUEUE
 
 if TYPE_CHECKING:
@@ -14,10 +15,16 @@ if TYPE_CHECKING:
 def celery_app(redis_url: str, timeout: float) -> "Celery":
     """The Celery application of this process. ``timeout``: seconds per Redis command."""
     from celery import Celery  # noqa: PLC0415 (0.2 s at every start)
+    from celery.app.amqp import AMQP  # noqa: PLC0415 (likewise)
 
-    celery = Celery(about.NAME, set_as_current=False)
+    url, credentials = redis_login(redis_url)
+
+    class Messaging(AMQP):  # type: ignore[misc]
+        Connection = staticmethod(partial(AMQP.Connection, credential_provider=credentials))
+
+    celery = Celery(about.NAME, amqp=Messaging, set_as_current=False)
     celery.conf.update(
-        broker_url=redis_url.replace("unix://", "redis+socket://", 1),
+        broker_url=url.replace("unix://", "redis+socket://", 1),
         broker_transport_options={
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from redis.asyncio import Redis
 from taskiq_redis import RedisStreamBroker
 
+from app.platform.data.credentials import redis_login
 from app.platform.jobs.names import QUEUE
 from app.platform.settings import PlatformSettings
 
@@ -26,8 +27,10 @@ class Broker(RedisStreamBroker):
 
 def create_broker(settings: PlatformSettings) -> Broker:
     """A broker that connects at first use."""
+    url, credentials = redis_login(settings.redis_url.get_secret_value())
     return Broker(
-        settings.redis_url.get_secret_value(),
+        url,
+        credential_provider=credentials,
         queue_name=QUEUE,
         consumer_group_name=QUEUE,
         consumer_id="0",  # the first message, even if it was published before any worker started

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, CursorResult, Engine, Row, Select
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import await_
 
+from app.platform.data.driver_errors import raise_driver_error
 from app.platform.observability import tracing
 
 Rows = Sequence[Row[*tuple[Any, ...]]]
@@ -48,13 +49,9 @@ class PreparedRead:
         arguments = [parameter.value(values) for parameter in self._parameters]
         try:
             with tracing.statement_span(connection.engine, self.sql):
-                try:
-                    records = await_(driver.fetch(self.sql, *arguments))
-                except Exception as error:  # noqa: BLE001 (translates it)
-                    dbapi._handle_exception(error)
+                records = await_(driver.fetch(self.sql, *arguments))
         except BaseException as error:  # noqa: BLE001 (raises it, and a cancellation too)
-            # Emits `handle_error`, and invalidates the connection where its state is unknown.
-            connection._handle_dbapi_exception(error, self.sql, None, None, None)
+            raise_driver_error(connection, dbapi, error, self.sql)
         return self._make_rows(records[:limit])
 
 

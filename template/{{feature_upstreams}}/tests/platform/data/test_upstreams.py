@@ -16,15 +16,14 @@ from prometheus_client import CollectorRegistry
 from app.platform.base import context
 from app.platform.data import upstreams
 from app.platform.data.http_client import create_client
-from app.platform.data.upstreams import (
-    Upstream,
+from app.platform.data.upstream_errors import (
     UpstreamError,
     UpstreamFailed,
-    UpstreamMetrics,
     UpstreamTimedOut,
     UpstreamUnavailable,
-    upstream,
 )
+from app.platform.data.upstream_metrics import UpstreamMetrics
+from app.platform.data.upstreams import Upstream, upstream
 from app.platform.jobs import JobContext
 from app.platform.settings.upstreams import UpstreamPolicy
 from app.settings import Settings

@@ -77,7 +77,7 @@ async def test_a_job_committed_without_redis_runs_later(
     start("worker", WORKER_SCHEDULER="false")
     await service.wait_for_status(JobStatus.model_validate(response.json()).id, "succeeded")
     async with asyncio.timeout(TIMEOUT):  # without a broker, the worker does not wait for it
-        while "scheduler started" not in [line["event"] for line in scheduler.log_lines()]:  # noqa: ASYNC110
+        while "scheduler started" not in [line["event"] for line in scheduler.log_lines()]:  # noqa: ASYNC110 (a file)
             await asyncio.sleep(0.05)
     scheduler.terminate()
     assert await scheduler.wait() == 0

@@ -6,7 +6,7 @@ For a multi-row INSERT, pass a list to SQLAlchemy: it sends up to 1,000 rows wit
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Table, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,6 +16,7 @@ from sqlalchemy.util import await_, greenlet_spawn
 
 from app.platform.base.errors import AppError
 from app.platform.data.database import Database, ensure_open
+from app.platform.data.driver_errors import raise_driver_error
 
 # Rows of one COPY: each is a statement of its own, within DB_STATEMENT_TIMEOUT.
 COPY_CHUNK = 10_000
@@ -66,17 +67,7 @@ def _copy(session: Session, table: Table, columns: Sequence[str], rows: list[Any
             )
         )
     except BaseException as error:  # noqa: BLE001 (raises it, and a cancellation too)
-        _raise(connection, dbapi, error, f"COPY {table.name}")
-
-
-def _raise(connection: Connection, dbapi: Any, error: BaseException, statement: str) -> NoReturn:
-    """Raise an error of the driver as SQLAlchemy would, and invalidate a broken connection."""
-    try:
-        if isinstance(error, Exception):
-            dbapi._handle_exception(error)
-        raise error
-    except BaseException as translated:  # noqa: BLE001 (raises it)
-        connection._handle_dbapi_exception(translated, statement, None, None, None)
+        raise_driver_error(connection, dbapi, error, f"COPY {table.name}")
 
 
 def _converted(
@@ -119,7 +110,7 @@ class Cursor:
         except (SQLAlchemyError, AppError):
             raise
         except Exception as error:  # of the driver: SQLAlchemy does not translate those of fetches
-            await greenlet_spawn(_raise, self._connection, self._dbapi, error, "FETCH")
+            await greenlet_spawn(raise_driver_error, self._connection, self._dbapi, error, "FETCH")
             raise
 
 

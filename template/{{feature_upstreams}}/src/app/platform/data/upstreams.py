@@ -6,24 +6,22 @@ how many wait for it at once. What the peer does wrong is an ``UpstreamError``: 
 """
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Histogram
 from pydantic import TypeAdapter
 from starlette.requests import HTTPConnection
 
 from app.platform.base import context
 from app.platform.base.components import Lifespan
-from app.platform.base.errors import AppError
 from app.platform.data.circuit_breaker import CircuitBreaker, State
 from app.platform.data.retries import (
     RETRYABLE_STATUSES,
@@ -33,8 +31,14 @@ from app.platform.data.retries import (
     is_idempotent,
     parse_retry_after,
 )
+from app.platform.data.upstream_errors import (
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamTimedOut,
+    UpstreamUnavailable,
+)
+from app.platform.data.upstream_metrics import UpstreamMetrics
 from app.platform.observability.logs import get_logger
-from app.platform.observability.metrics import BUCKETS
 from app.platform.settings import PlatformSettings, SettingsError
 from app.platform.settings.sources import ERROR_HEADER
 from app.platform.settings.upstreams import UpstreamName, UpstreamOverrides, UpstreamPolicy
@@ -52,93 +56,8 @@ ENCODING_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 T = TypeVar("T")
 
 
-class UpstreamError(AppError):
-    """An upstream did not answer as it should; ``reason`` is for logs."""
-
-    status = HTTPStatus.BAD_GATEWAY
-    code = "bad_gateway"
-    outcome: ClassVar[str] = "failed"
-    predicate: ClassVar[str] = "failed"
-
-    def __init__(
-        self,
-        upstream: str,
-        reason: str,
-        *,
-        retryable: bool = False,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(f"The upstream {upstream} {self.predicate}.")
-        self.upstream = upstream
-        self.reason = reason
-        self.retryable = retryable
-        self.retry_after = retry_after
-
-
-class UpstreamFailed(UpstreamError):
-    """The upstream answered with a server error, or not in HTTP, or not at all (502)."""
-
-
-class UpstreamUnavailable(UpstreamError):
-    """The upstream is busy or has failed too often, or too many calls wait for it (503)."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    code = "unavailable"
-    outcome = "unavailable"
-    predicate = "is not available"
-
-    def __init__(
-        self,
-        upstream: str,
-        reason: str,
-        *,
-        retryable: bool = False,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(upstream, reason, retryable=retryable, retry_after=retry_after)
-        self.headers["Retry-After"] = str(max(1, math.ceil(retry_after or 0)))
-
-
-class UpstreamTimedOut(UpstreamError):
-    """The upstream's response was not complete in time (504)."""
-
-    status = HTTPStatus.GATEWAY_TIMEOUT
-    code = "gateway_timeout"
-    outcome = "timed_out"
-    predicate = "did not respond in time"
-
-
 class CircuitOpen(Exception):
     """The upstream fails, and is hardly called: the reason why the service is degraded."""
-
-
-class UpstreamMetrics:
-    """The metrics of all upstreams of this process."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"upstream_{name}", text, ["upstream", *labels], registry=registry)
-
-        self.durations = Histogram(
-            "upstream_request_duration_seconds",
-            "Duration of calls, with their retries.",
-            ["upstream", "outcome"],
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self.retries = counter("retries", "Attempts after the first.")
-        self.retries_denied = counter("retries_denied", "Retries that the budget did not allow.")
-        self.rejections = counter("rejections", "Attempts that were not made.", "reason")
-        self.hedges = counter("hedges", "Second requests because the first one was slow.")
-        self.coalesced = counter("coalesced", "Calls that shared the response of another.")
-        self.fallbacks = counter("fallbacks", "Failed calls in place of which there was a default.")
-        self.breaker = Gauge(
-            "upstream_breaker_state",
-            "0: closed, 1: half-open, 2: open, in the process where it is worst.",
-            ["upstream"],
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
 
 
 @dataclass(slots=True)

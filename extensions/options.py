@@ -422,7 +422,7 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "component_imports": [_import(module) for module in gather(chosen, "components")],
         "component_names": [f"{_leaf(module)}," for module in gather(chosen, "components")],
         "router_imports": [_import_router(module) for module in gather(chosen, "routers")],
-        "router_names": [f"{_router(module)}.router," for module in gather(chosen, "routers")],
+        "router_names": [f"{_mounted(module)}," for module in gather(chosen, "routers")],
         "settings_imports": [_import(name) for name in gather(chosen, "settings")],
         "settings_names": [f"{_leaf(name)}," for name in gather(chosen, "settings")],
         "required_variables": gather(chosen, "required_variables"),
@@ -464,7 +464,13 @@ def _import_router(module: str) -> str:
 
 
 def _router(module: str) -> str:
-    return module.removeprefix("app.").replace(".", "_")
+    return module.removeprefix("app.").removeprefix("platform.").replace(".", "_")
+
+
+def _mounted(module: str) -> str:
+    """A feature's router; the platform's is made for the service's callers."""
+    platform = module.startswith("app.platform.")
+    return f"{_router(module)}.{'create_router(auth.current_user)' if platform else 'router'}"
 
 
 def _leaf(module: str) -> str:

@@ -27,6 +27,7 @@ from app.platform.data.database import (
 )
 from app.platform.jobs import JobContext, Jobs
 from app.platform.jobs.context import JobQueue
+from app.platform.jobs.status import Progress
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.conftest import client_for, connect_websocket, running_app
@@ -115,9 +116,12 @@ async def test_a_job_needs_one_connection(service: FastAPI) -> None:
     def no_queue(_: AsyncSession) -> JobQueue:
         raise NotImplementedError
 
+    async def no_progress(_: Progress) -> None:
+        raise NotImplementedError
+
     async def run() -> None:
         with context.bind_request_context():
-            job = JobContext(service, uuid4(), "test", 1, no_queue)
+            job = JobContext(service, uuid4(), "test", 1, no_queue, no_progress)
             await asyncio.gather(job.read_session.first(ONE), job.read_session.first(ONE))
             async with job.transaction() as session:
                 await job.read_session.first(ONE)

@@ -52,6 +52,15 @@ async def exits(context: JobContext) -> None:
     raise SystemExit(3)
 
 
+@job(retries=1)
+async def reports_progress(context: JobContext) -> None:
+    """Report progress a hundred times in the first attempt, which fails."""
+    if context.attempt == 1:
+        for done in range(101):
+            await context.report_progress(done, 100, "counting")
+        raise RuntimeError("once")
+
+
 @job(retries=0)
 async def echo(context: JobContext, text: str) -> str:
     """Return the text; needs no server."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, Protocol
@@ -11,12 +13,15 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.data.database import ReadSession
-from app.platform.jobs.status import JobStatus
+from app.platform.jobs.status import JobStatus, Progress
 from app.platform.observability.logs import get_logger
 
 if TYPE_CHECKING:
     import httpx2
     from redis.asyncio import Redis
+
+
+PROGRESS_INTERVAL = 1.0  # seconds
 
 
 class JobQueue(Protocol):
@@ -52,8 +57,11 @@ class JobContext:
         name: str,
         attempt: int,
         queue_for: Callable[[AsyncSession], JobQueue],
+        store_progress: Callable[[Progress], Awaitable[None]],
     ) -> None:
         self._app = app
+        self._store_progress = store_progress
+        self._reported: tuple[float, str] = (-math.inf, "")  # when, and its message
         self._queue_for = queue_for
         self.job_id = job_id
         self.attempt = attempt
@@ -63,6 +71,19 @@ class JobContext:
         """A session that commits at the end of the block and rolls back on any exception."""
         transaction: AbstractAsyncContextManager[AsyncSession] = self._app.state.db.transaction()
         return transaction
+
+    async def report_progress(self, done: int, total: int | None = None, message: str = "") -> None:
+        """Show in the job's status that ``done`` of ``total`` units are done.
+
+        Stores at most one report a second, besides those with another ``message`` and the one that
+        reaches ``total``, so that a loop may report each of its rounds. Raises ``ValueError`` for a
+        negative number or a message of over 200 characters.
+        """
+        progress = Progress(done=done, total=total, message=message)
+        now, (last, said) = time.monotonic(), self._reported
+        if now - last >= PROGRESS_INTERVAL or message != said or done == total:
+            self._reported = (now, message)
+            await self._store_progress(progress)
 
     def queue_for(self, session: AsyncSession) -> JobQueue:
         """A queue that enqueues further jobs in the transaction of ``session``."""

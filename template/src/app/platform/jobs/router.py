@@ -14,6 +14,7 @@ from app.platform.jobs.queue import find_status
 from app.platform.jobs.status import JobStatus
 
 POLL_INTERVAL = "1"  # seconds, for Retry-After
+NO_SUCH_JOB = "There is no such job. Finished jobs are deleted after some days."
 
 
 class Caller(Protocol):
@@ -42,7 +43,7 @@ def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
         """Status of a job of yours. Until it has finished, `Retry-After` says when to poll."""
         status = await find_status(request.app, job_id, owner=user.id)
         if status is None:
-            raise NotFound("There is no such job. Finished jobs are deleted after some days.")
+            raise NotFound(NO_SUCH_JOB)
         response.headers["Cache-Control"] = "no-store"
         if not status.finished:
             response.headers["Retry-After"] = POLL_INTERVAL

@@ -9,6 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 JobState = Literal["queued", "running", "succeeded", "dead"]
 
 
+class Progress(BaseModel):
+    """How far a running job is: ``done`` of ``total``, in units of the job's choice."""
+
+    done: int = Field(ge=0, examples=[40])
+    total: int | None = Field(None, ge=0, description="Unknown where null", examples=[100])
+    message: str = Field("", max_length=200, examples=["Reading the orders"])
+
+
 class _Job(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
@@ -19,6 +27,7 @@ class _Job(BaseModel):
     created_at: datetime = Field(examples=["2026-01-31T09:30:00Z"])
     started_at: datetime | None = Field(None, description="Start of the last attempt")
     finished_at: datetime | None = None
+    progress: Progress | None = Field(None, description="Of the last attempt, if it reports")
     result: Any = None
 
     @property

@@ -528,7 +528,7 @@ async def test_jobs_and_start_up_call_an_upstream_as_requests_do(
     settings: Settings, peer: Peer
 ) -> None:
     async with service_with(settings, peer) as (app, _, billing):
-        job = JobContext(app, uuid4(), "charge", 1, lambda _: None)  # type: ignore[arg-type,return-value]
+        job = JobContext(app, uuid4(), "charge", 1, lambda _: None, lambda _: None)  # type: ignore[arg-type,return-value]
         assert billing.of(job.http) is billing.of(app.state.http)
         assert (await billing.of(job.http).get("/")).status_code == 200
 

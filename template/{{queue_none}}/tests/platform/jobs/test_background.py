@@ -14,8 +14,9 @@ from pydantic import SecretStr
 from app.auth import current_user
 from app.platform.base.errors import Conflict
 from app.platform.data.database import TransactionEnded
-from app.platform.jobs import Jobs, JobStatus, job
+from app.platform.jobs import Jobs, JobStatus, changes, job
 from app.platform.jobs.context import JobQueue
+from app.platform.jobs.status import JobState, Progress
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.conftest import client_for, connect_websocket, running_app
@@ -89,6 +90,22 @@ async def test_a_job_may_take_longer_than_a_request(
 async def test_a_failed_job_is_retried(caller: httpx2.AsyncClient) -> None:
     done = await status(caller, await caller.post("/test-jobs/fail_then_succeed"))
     assert (done.status, done.result, done.attempts) == ("succeeded", 3, 3)
+
+
+async def test_progress_is_in_the_status_until_the_next_attempt(
+    service: FastAPI, caller: httpx2.AsyncClient
+) -> None:
+    seen: list[tuple[JobState, int | None]] = []
+
+    async def observer(_: UUID, state: JobState, progress: Progress | None) -> None:
+        seen.append((state, progress and progress.done))
+
+    changes.observe(service, observer)
+    done = await status(caller, await caller.post("/test-jobs/reports_progress"))
+    assert (done.status, done.progress) == ("succeeded", None)
+    assert ("running", 0) in seen
+    last = [("running", 100), ("queued", 100), ("running", None), ("succeeded", None)]
+    assert seen[-4:] == last
 
 
 @pytest.mark.parametrize(("name", "attempts"), [("always_fails", 2), ("slow_job", 1), ("exits", 1)])

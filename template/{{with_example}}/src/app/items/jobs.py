@@ -19,6 +19,7 @@ async def export_items(context: JobContext, owner: str) -> Export:
     while len(lines) < MAX_ITEMS:
         page = await service.list_items(context.read_session, owner, PAGE_SIZE, after)
         lines += [item.model_dump_json() for item in page]
+        await context.report_progress(len(lines), message="Reading the items")
         if len(page) < PAGE_SIZE:
             break
         after = (page[-1].created_at, page[-1].id)

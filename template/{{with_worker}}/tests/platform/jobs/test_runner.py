@@ -2,14 +2,15 @@
 
 import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, update
 
-from app.platform.jobs import runner, store
+from app.platform.jobs import changes, runner, store
 from app.platform.jobs.attempt import backoff, error_summary
 from app.platform.jobs.outcomes import RELEASE_OVERLAP
+from app.platform.jobs.status import JobState, Progress
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service
 
@@ -40,6 +41,30 @@ async def test_a_failed_job_is_retried_until_it_succeeds(service: Service) -> No
     assert (failed.status, failed.error) == ("queued", "RuntimeError: attempt 1")
     await service.run_until_finished(enqueued.id)
     assert (await service.status(enqueued.id)).result == 3
+
+
+async def test_progress_is_in_the_status_until_the_next_attempt(service: Service) -> None:
+    seen: list[tuple[JobState, Progress | None]] = []
+
+    async def observer(job_id: UUID, state: JobState, progress: Progress | None) -> None:
+        # What observers hear has been stored.
+        status = await service.status(job_id)
+        assert (status.id, status.status) == (enqueued.id, state)
+        assert progress in (status.progress, None)
+        seen.append((state, progress))
+
+    changes.observe(service.app, observer)
+    enqueued = await service.enqueue(samples.reports_progress)
+    await service.runner.run(enqueued.id)
+    done = Progress(done=100, total=100, message="counting")
+    assert (await service.status(enqueued.id)).progress == done
+    await service.run_until_finished(enqueued.id)
+    assert (await service.status(enqueued.id)).progress is None
+    first = Progress(done=0, total=100, message="counting")
+    assert seen[:2] == [("running", None), ("running", first)]
+    last = [("running", done), ("queued", None), ("running", None), ("succeeded", None)]
+    assert seen[-4:] == last
+    assert len(seen) < 20, "most reports within a second are not stored"
 
 
 def test_backoff_is_exponential_with_full_jitter() -> None:

@@ -142,6 +142,12 @@ class Topics:
         run: Any = self._redis.eval  # typed differently by the versions of redis-py
         return _id(await run(PUBLISH, 1, PREFIX + topic, name, data, *kept))
 
+    async def has_listeners(self, topic: str) -> bool:
+        """Whether any process listens to ``topic``."""
+        run: Any = self._redis.pubsub_numsub
+        [(_, listeners)] = await run(PREFIX + topic)
+        return int(listeners) > 0
+
     @asynccontextmanager
     async def listen(self, topic: str, after: Id | None = None) -> AsyncIterator[Listener]:
         """A listener to new events of a topic, and to those ``after`` one that it has seen.

@@ -149,8 +149,11 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     async def lifespan() -> AsyncIterator[None]:
         streams = app.state.event_streams = EventStreams(app, settings)
         draining = asyncio.create_task(streams.end_when_draining())
-        async with streams.topics.receiving():
-            yield
-        draining.cancel()
+        try:
+            async with streams.topics.receiving():
+                yield
+        finally:
+            draining.cancel()
+            await asyncio.wait({draining})
 
     return lifespan

@@ -19,9 +19,10 @@ from starlette.background import BackgroundTasks
 
 from app.platform.base import context
 from app.platform.jobs.attempt import attempt, backoff, error_summary
+from app.platform.jobs.changes import announce
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.registry import JobDefinition
-from app.platform.jobs.status import JobRecord, JobState
+from app.platform.jobs.status import JobRecord, JobState, Progress
 from app.platform.observability import tracing
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -57,12 +58,13 @@ class Runner:
         self._settings = settings
 
     async def save(self, run: JobRun) -> None:
-        """Store the status of a job, if Redis is available."""
+        """Store the status of a job, if Redis is available, and announce it."""
         seconds = int(self._settings.jobs_retention_days * 86_400)
         value = run.model_dump_json()
         await self._best_effort(
             self._app.state.redis.set(status_key(run.status.id), value, ex=seconds)
         )
+        await announce(self._app, run.status.id, run.status.status, run.status.progress)
 
     async def run(self, definition: JobDefinition, run: JobRun, delay: float) -> None:
         """Run a job after ``delay`` seconds, and retry it while it fails and has retries left."""
@@ -87,11 +89,13 @@ class Runner:
     ) -> None:
         status = run.status
         status.status, status.started_at = "running", datetime.now(UTC)
+        status.progress = None
         status.attempts += 1
         await self.save(run)
         start = time.perf_counter()
         queue_for = partial(self._app.state.jobs.queue_for, tasks=tasks)
-        job = JobContext(self._app, status.id, definition.name, status.attempts, queue_for)
+        report = partial(self._report, run)
+        job = JobContext(self._app, status.id, definition.name, status.attempts, queue_for, report)
         try:
             result = await attempt(definition, job, run.arguments)
         except Exception as error:  # noqa: BLE001 (jobs may raise anything)
@@ -104,6 +108,10 @@ class Runner:
                 job_id=str(status.id),
                 duration_ms=round((time.perf_counter() - start) * 1000, 1),
             )
+
+    async def _report(self, run: JobRun, progress: Progress) -> None:
+        run.status.progress = progress
+        await self.save(run)
 
     async def _fail(self, definition: JobDefinition, run: JobRun, error: Exception) -> None:
         status = run.status

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 from uuid import UUID
 
@@ -14,8 +14,10 @@ from app.platform.data.database import Database
 from app.platform.jobs import registry, store
 from app.platform.jobs.attempt import attempt
 from app.platform.jobs.batches import Batches
+from app.platform.jobs.changes import announce
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.outcomes import Outcomes
+from app.platform.jobs.status import JobState, Progress
 from app.platform.jobs.store import Claim
 from app.platform.jobs.watchdog import LeaseLost, Running, Watchdog
 from app.platform.observability import tracing
@@ -25,6 +27,14 @@ from app.platform.settings import PlatformSettings
 # Seconds for the `finally` clauses of a cancelled job, which is cancelled again halfway through.
 # A job that runs on is left to the watchdog.
 CANCEL_TIMEOUT = 3.0
+# What an attempt makes of the job; after the other outcomes, another attempt holds it.
+OUTCOME_STATES: dict[str, JobState] = {
+    "succeeded": "succeeded",
+    "dead": "dead",
+    "failed": "queued",
+    "released": "queued",
+    "postponed": "queued",
+}
 
 logger = get_logger(__name__)
 
@@ -104,6 +114,7 @@ class Runner:
     async def _run(self, claim: Claim, current: context.RequestContext) -> None:
         start = time.perf_counter()
         outcomes = self._outcomes
+        await announce(self._app, claim.id, "running")
         try:
             with tracing.job_span(claim.name, claim.trace_context) as span:
                 current.trace_id, current.span_id = span.trace_id, span.span_id
@@ -119,6 +130,8 @@ class Runner:
         else:
             outcome = await outcomes.succeed(claim, result)
         seconds = time.perf_counter() - start
+        if outcome in OUTCOME_STATES:
+            await announce(self._app, claim.id, OUTCOME_STATES[outcome])
         self._app.state.attempt_metrics.observe(claim.name, outcome, seconds)
         log = logger.info if outcome in ("succeeded", "released") else logger.warning
         log(
@@ -157,10 +170,15 @@ class Runner:
                 if unfinished := {call for call in (work, *running.calls()) if not call.done()}:
                     await asyncio.wait(unfinished)
 
+    async def _report(self, claim: Claim, progress: Progress) -> None:
+        if await store.report(self.database, claim, progress.model_dump(mode="json")):
+            await announce(self._app, claim.id, "running", progress)
+
     async def _call(
         self, definition: registry.JobDefinition, claim: Claim, running: Running
     ) -> Any:
         running.track_calls()
         queue_for = self._app.state.jobs.queue_for
-        job = JobContext(self._app, claim.id, claim.name, claim.attempts, queue_for)
+        report = partial(self._report, claim)
+        job = JobContext(self._app, claim.id, claim.name, claim.attempts, queue_for, report)
         return await attempt(definition, job, claim.arguments)

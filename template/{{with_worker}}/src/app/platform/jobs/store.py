@@ -27,6 +27,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
+    null,
     or_,
     select,
     text,
@@ -76,6 +77,7 @@ class Job(Base):
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     result: Mapped[Any] = mapped_column(JSONB, nullable=True)
+    progress: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
     error: Mapped[str | None] = mapped_column(Text)
     request_id: Mapped[str] = mapped_column(Text)
     # The column keeps its first name: renaming it would break the previous release in a deployment.
@@ -102,6 +104,7 @@ STATUS = (
     Job.created_at,
     Job.started_at,
     Job.finished_at,
+    Job.progress,
     Job.result,
     Job.error,
 )
@@ -198,6 +201,7 @@ def claiming(chosen: Select[UUID]) -> Executable:
         "status": "running",
         "attempts": JOBS.c.attempts + 1,
         "started_at": func.now(),
+        "progress": null(),
         "due_at": SECONDS_FROM_NOW,
         "publish_at": SECONDS_FROM_NOW,
     }
@@ -246,6 +250,7 @@ HELD = update(JOBS).where(
 )
 LATER = {"due_at": SECONDS_FROM_NOW, "publish_at": SECONDS_FROM_NOW}
 AGAIN = {"status": "queued", "error": bindparam("new_error", type_=Text), **LATER}
+REPORT = HELD.values(progress=bindparam("new_progress", type_=JSONB))
 RENEW = HELD.values(LATER)
 RETRY = HELD.values(AGAIN)
 POSTPONE = HELD.values({**AGAIN, "attempts": JOBS.c.attempts - 1})
@@ -278,6 +283,11 @@ async def _update_held(
 async def renew(database: Database, claimed: Claim, lease: float) -> bool:
     """Extend the lease to ``lease`` seconds from now; ``False`` if it was lost."""
     return await _update_held(database, RENEW, claimed, seconds=timedelta(seconds=lease))
+
+
+async def report(database: Database, claimed: Claim, progress: Json) -> bool:
+    """Store how far the job is; ``False`` if the lease was lost."""
+    return await _update_held(database, REPORT, claimed, new_progress=progress)
 
 
 async def succeed(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool]:

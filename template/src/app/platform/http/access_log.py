@@ -50,11 +50,14 @@ class AccessLog:
             asyncio.get_running_loop().call_later(FLUSH_INTERVAL, self.flush)
 
     def record_websocket(self, websocket: WebSocketState) -> None:
-        """Count the handshake of a WebSocket that has ended, and log the whole."""
-        scope, status = websocket.scope, websocket.status or 500
+        """End the span of a WebSocket that has ended, count its handshake, and log the whole."""
+        scope, status, span = websocket.scope, websocket.status or 500, websocket.span
         route = scope.get(ROUTE_TEMPLATE_KEY, "")
+        if span.span_id:
+            span.end("GET", route, status, websocket.error)
         seconds = websocket.handshake_ended - websocket.started
-        self._state.metrics.observe("GET", route, status, seconds)
+        trace_id = websocket.trace_id if span.sampled else ""
+        self._state.metrics.observe("GET", route, status, seconds, trace_id)
         if status >= 400 or self._should_log(route_path(scope)):
             self._write(_websocket_fields(websocket, route, status))
             logs.output.flush()
@@ -118,6 +121,8 @@ def _websocket_fields(websocket: WebSocketState, route: str, status: int) -> dic
         "duration_ms": round((monotonic() - websocket.started) * 1000, 2),
         "request_id": websocket.request_id,
     }
+    if websocket.trace_id:
+        fields |= {"trace_id": websocket.trace_id, "span_id": websocket.span_id}
     if websocket.user_id:
         fields["user_id"] = websocket.user_id
     return fields

@@ -114,8 +114,9 @@ class RequestMiddleware:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a WebSocket within ``max_websockets``."""
-        request_id = _request_id(joined(scope["headers"]))
-        websocket = WebSocketState(scope, request_id, send, self.headers)
+        headers = joined(scope["headers"])
+        span = tracing.server_span(scope, headers)
+        websocket = WebSocketState(scope, span, _request_id(headers), send, self.headers)
         token = context._request_context.set(websocket)
         try:
             if len(self.websockets) >= self.max_websockets:
@@ -128,6 +129,7 @@ class RequestMiddleware:
         except WebSocketDisconnect:
             pass  # the route did not wait for it
         except Exception as error:
+            websocket.error = error
             logger.error("unhandled error", exc_info=error)
             await _internal_error()(scope, receive, websocket.send)
         finally:

@@ -9,6 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.platform.base import context
 from app.platform.http.problems import problem
 from app.platform.http.request_state import DefaultHeaders
+from app.platform.observability import tracing
 
 DENIAL = "websocket.http.response"  # the ASGI extension: any response to a handshake
 # Close codes (RFC 6455, section 7.4.1) in place of a status after the handshake.
@@ -21,24 +22,33 @@ class WebSocketState(context.RequestContext):
     """The state of one WebSocket; ``context.current()`` while it is open.
 
     ``status``: of the response to the handshake, 101 once it is accepted; 0 until then.
-    ``close_code``: 0 while it is open, and after a refused handshake.
+    ``close_code``: 0 while it is open, and after a refused handshake. ``error``: what ended it.
     """
 
     __slots__ = (
         "_default_headers",
         "_send",
         "close_code",
+        "error",
         "handshake_ended",
         "scope",
+        "span",
         "started",
         "status",
     )
 
     def __init__(
-        self, scope: Scope, request_id: str, send: Send, default_headers: DefaultHeaders
+        self,
+        scope: Scope,
+        span: tracing.Span,
+        request_id: str,
+        send: Send,
+        default_headers: DefaultHeaders,
     ) -> None:
-        super().__init__(request_id=request_id)
+        super().__init__(request_id, span.trace_id, span.span_id)
         self.scope = scope
+        self.span = span
+        self.error: BaseException | None = None
         self.status = self.close_code = 0
         self.started = self.handshake_ended = monotonic()
         self._send = send

@@ -2,15 +2,20 @@
 
 import threading
 
+import orjson
 import pytest
+from fastapi import WebSocket
 from opentelemetry import baggage, trace
 from opentelemetry.context import attach, detach
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from sqlalchemy import Integer, bindparam, literal_column, select, text
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
+from app.platform.base import context
 from app.platform.data.database import ReadSessionDep
 from app.platform.http import routing
-from app.platform.observability import tracing
+from app.platform.observability import logs, tracing
 from app.settings import Settings
 from tests.conftest import client_for
 from tests.platform.observability.tracing.receiver import (
@@ -24,6 +29,7 @@ from tests.platform.observability.tracing.receiver import (
     get,
     traced,
 )
+from tests.platform.server.test_connection_limits import served
 
 
 async def test_a_request_and_its_calls_are_one_trace(
@@ -45,6 +51,42 @@ async def test_a_request_and_its_calls_are_one_trace(
     assert attributes(statement)["db.query.text"] == "SELECT $1"
     assert collector.headers[-1]["traceparent"].split("-")[1] == response["trace_id"]
     assert "s3cret" not in str(collector.spans)
+
+
+async def test_a_websocket_and_its_calls_are_one_trace(
+    settings: Settings, collector: Collector, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def talk(websocket: WebSocket, room: int) -> None:
+        await websocket.accept()
+        async with websocket.app.state.db.transaction() as session:
+            await session.execute(text("SELECT 1"))
+        await websocket.send_text(context.current().trace_id)
+        if await websocket.receive_text() == "fail":
+            raise RuntimeError("s3cret")
+
+    caller = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
+    async with traced(settings, collector.url, allowed_hosts=["127.0.0.1"]) as app:
+        app.add_api_websocket_route("/talk/{room}", talk)
+        async with served(app) as listener:
+            logs.configure(app.state.settings)  # Uvicorn's configuration has replaced it
+            for word, room in (("bye", 7), ("fail", 8)):
+                url = f"ws://127.0.0.1:{listener.port}/talk/{room}?token=s3cret"
+                async with connect(url, additional_headers=caller) as socket:
+                    assert await socket.recv() == TRACE
+                    await socket.send(word)
+                    with pytest.raises(ConnectionClosed):
+                        await socket.recv()
+    said, failed = [span for span in collector.spans if span.name == "GET /talk/{room}"]
+    statement = next(s for s in collector.spans if s.parent_span_id == said.span_id)
+    assert statement.name == "SELECT"
+    assert (said.kind, said.trace_id.hex(), failed.trace_id.hex()) == (SERVER, TRACE, TRACE)
+    assert attributes(said)["http.response.status_code"] == 101
+    assert attributes(said)["url.path"] == "/talk/7"
+    assert said.status.code == Status.STATUS_CODE_UNSET
+    assert attributes(failed)["error.type"] == "RuntimeError"
+    assert "s3cret" not in str(collector.spans)
+    lines = [line for line in capfd.readouterr().out.splitlines() if '"websocket"' in line]
+    assert [orjson.loads(line)["trace_id"] for line in lines] == [TRACE, TRACE]
 
 
 async def test_only_services_of_ours_are_told_the_trace(

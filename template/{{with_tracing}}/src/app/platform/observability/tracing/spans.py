@@ -22,14 +22,14 @@ RANDOM_BITS = 56  # the rightmost bits of a trace id (W3C Trace Context, level 2
 
 
 class Span(Protocol):
-    """The span of a request or job, as the middleware and the job runner see it."""
+    """The span of a request, WebSocket or job, as the middleware and the job runner see it."""
 
     trace_id: str
     span_id: str
     sampled: bool
 
     def end(self, method: str, route: str, status: int, error: BaseException | None) -> None:
-        """End the span of a request; ``route``: its template, or empty if none matched."""
+        """End the span of a request or WebSocket; ``route``: its template, "" if none matched."""
 
 
 class IdsOnlySpan:
@@ -65,7 +65,7 @@ class RecordedSpan:
         if route:
             self.span.set_attribute("http.route", route)
             self.span.update_name(f"{method} {route}")
-        if status >= 500:
+        if status >= 500 or (error and status == 101):  # a WebSocket that failed was accepted
             self._set_error(type(error).__qualname__ if error else str(status))
         self.span.end()
 
@@ -199,19 +199,23 @@ class CurrentTracer(trace.ProxyTracer):
 
 
 def server_span(scope: Scope, headers: Mapping[bytes, bytes]) -> Span:
-    """Start the span of a request, in the trace of its caller if the headers name one."""
+    """Start the span of a request, in the trace of its caller if the headers name one.
+
+    That of a WebSocket, whose handshake is a GET, lasts until it is closed.
+    """
     if _tracing is None:
         return UNTRACED
+    method = scope.get("method", "GET")
     if _tracing.header_names.isdisjoint(headers):
-        entry = _tracing.start(scope["method"], SpanKind.SERVER)
+        entry = _tracing.start(method, SpanKind.SERVER)
     else:
         parent = propagate.extract(headers, NO_PARENT, GETTER)
-        entry = _tracing.continue_trace(scope["method"], SpanKind.SERVER, parent)
+        entry = _tracing.continue_trace(method, SpanKind.SERVER, parent)
     if isinstance(entry, RecordedSpan) and entry.sampled:
         # Without the query, which may hold secrets.
         entry.span.set_attributes(
             {
-                "http.request.method": scope["method"],
+                "http.request.method": method,
                 "url.path": redact_path(scope["path"]),
                 "url.scheme": scope["scheme"],
                 "network.protocol.version": scope["http_version"],

@@ -70,3 +70,10 @@ REVOCATIONS: dict[str, Revocation] = {
     "account deleted": _delete,
     "session expired": _expire,
 }
+
+
+async def post(
+    client: httpx2.AsyncClient, path: str, headers: Headers | None = None, **body: object
+) -> httpx2.Response:
+    """POST to a route of accounts, such as ``forgot-password``."""
+    return await client.post(f"{AUTH}/{path}", json=body, headers=headers)

@@ -1,7 +1,6 @@
 """Accounts: registration and authentication by password."""
 
 import hashlib
-import hmac
 import unicodedata
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,12 +9,12 @@ from uuid import UUID, uuid4
 from email_validator import EmailNotValidError, validate_email
 from fastapi import FastAPI, Request
 from pydantic import AfterValidator, Field, SecretStr
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.auth.models import Account, LoginSession
+from app.auth import account_limits, account_mails
+from app.auth.models import Account
 from app.auth.passwords import Passwords
-from app.platform.base import signing
 from app.platform.base.errors import Conflict, Forbidden, Unauthorized
 from app.platform.data.database import Database, ReadSession
 from app.platform.http import audit, rate_limit
@@ -44,6 +43,20 @@ NewEmail = Annotated[
 BAD_CREDENTIALS = "The e-mail address or the password is wrong."
 
 
+class NotVerified(Forbidden):
+    """The password is right, but the address of the account is not confirmed."""
+
+    code = "email_not_verified"
+
+    def __init__(self) -> None:
+        super().__init__("Confirm your e-mail address first: ask for a link if you have none.")
+
+
+def is_usable(email: str) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of an account with an address that is not disabled."""
+    return func.lower(Account.email) == func.lower(normalise(email)), Account.disabled_at.is_(None)
+
+
 @dataclass(frozen=True)
 class Identity:
     """The account that was authenticated, and a keyed hash of its client's address."""
@@ -60,14 +73,14 @@ class Accounts:
         self._app = app
         self._settings = settings
         self._passwords = Passwords(settings)
-        self._client_keys = signing.derive_keys(settings, "login client")
 
     async def register(self, request: Request, email: str, password: SecretStr) -> UUID:
-        """Create an account; raise ``Conflict`` if the address has one.
+        """Create an account, and send a link to confirm its address; return its id.
 
-        This reveals who has an account. A neutral response would not hide it: the caller could try
-        to log in next. Only a confirmation by e-mail would, which this service does not send. The
-        rate limit protects against checking lists of addresses.
+        If the address has an account: with ``EMAIL_VERIFICATION=required``, its owner gets a mail,
+        and the caller an id that means nothing, so that they learn nothing. Otherwise raises
+        ``Conflict``, which tells them; a neutral response would not help, since they could try to
+        log in next. The rate limit protects against checking lists of addresses.
         """
         if not self._settings.registration_open:
             raise Forbidden("Accounts are created by an administrator.")
@@ -75,17 +88,41 @@ class Accounts:
         await rate_limit.check_rate_limit(
             request, "registration", self._settings.registration_limit, client
         )
+        if self._secretive:
+            await account_limits.check_mail(request, email)
         account_id = uuid4()
         values = {"id": account_id, "email": email}
         values["password_hash"] = await self._passwords.hash(password)
         statement = insert(Account).values(values).on_conflict_do_nothing().returning(Account.id)
         async with self._database.transaction() as db:
             created = (await db.execute(statement)).scalar_one_or_none()
-        if created is None:
-            audit.refused(request, "register", "taken")
+            if created:
+                await account_mails.send_link(
+                    db,
+                    self._settings,
+                    *("verify_email", "verify_email", created, email),
+                    at_once=not self._secretive,
+                )
+            elif self._secretive:
+                owner = await db.execute(select(Account.id).where(*is_usable(email)))
+                await account_mails.send_link(
+                    db,
+                    self._settings,
+                    *("already_registered", "reset_password", owner.scalar(), email),
+                    at_once=False,
+                )
+        if created:
+            audit.succeeded(request, "register", str(account_id))
+            return account_id
+        audit.refused(request, "register", "taken")
+        if not self._secretive:
             raise Conflict("An account with this e-mail address already exists.")
-        audit.succeeded(request, "register", str(account_id))
         return account_id
+
+    @property
+    def _secretive(self) -> bool:
+        """Whether a registration hides who has an account."""
+        return self._settings.email_verification == "required"
 
     async def authenticate(self, request: Request, email: str, password: SecretStr) -> Identity:
         """The account of a password; raises the same ``Unauthorized`` for every failure.
@@ -97,21 +134,17 @@ class Accounts:
         await rate_limit.check_rate_limit(
             request, "login", self._settings.login_limit_client, client
         )
-        hashes = [
-            hmac.digest(key, f"{client} {email}".encode(), hashlib.sha256)
-            for key in self._client_keys
-        ]
+        hashes = account_limits.client_hashes(self._settings, client, email)
         client_hash = hashes[0]
-        known = select(LoginSession.id).where(
-            LoginSession.account_id == Account.id, LoginSession.client_hash.in_(hashes)
-        )
+        known = account_limits.is_known_client(hashes)
         row = await self._reader.first(
             select(
                 Account.id,
                 Account.password_hash,
                 Account.scopes,
                 Account.disabled_at,
-                known.exists().label("known_client"),
+                Account.verified_at,
+                known.label("known_client"),
             ).where(func.lower(Account.email) == func.lower(email))
         )
         account = hashlib.sha256(email.encode()).hexdigest()
@@ -123,6 +156,9 @@ class Accounts:
             reason = "unknown" if row is None else "disabled" if right else "password"
             audit.refused(request, "login", reason, str(row.id) if row else None)
             raise Unauthorized(BAD_CREDENTIALS)
+        if self._secretive and row.verified_at is None:
+            audit.refused(request, "login", "not verified", str(row.id))
+            raise NotVerified
         if new_hash:
             async with self._database.transaction() as db:
                 await db.execute(
@@ -130,6 +166,31 @@ class Accounts:
                 )
         await self._limiter.reset("login-account-client", client_hash.hex())
         return Identity(row.id, frozenset(row.scopes), client_hash)
+
+    async def confirm_password(
+        self, request: Request, account_id: UUID, password: SecretStr
+    ) -> Account:
+        """The account of a session that gave its password again; raises ``Forbidden`` otherwise.
+
+        Somebody who has taken a session over may guess ``REAUTHENTICATION_LIMIT`` times.
+        """
+        limit = self._settings.reauthentication_limit
+        result = await self._limiter.hit("reauthentication", limit, str(account_id))
+        if not result.allowed:
+            audit.refused(request, "reauthenticate", "limited", str(account_id))
+            raise rate_limit.too_many_requests(result)
+        columns = (Account.id, Account.email, Account.password_hash)
+        row = await self._reader.first(select(*columns).where(Account.id == account_id))
+        right, _ = await self._passwords.verify(password, row.password_hash if row else None)
+        if row is None or not right:
+            audit.refused(request, "reauthenticate", "password", str(account_id))
+            raise Forbidden("The password is wrong.")
+        await self._limiter.reset("reauthentication", str(account_id))
+        return Account(id=row.id, email=row.email)
+
+    async def hash(self, password: SecretStr) -> str:
+        """The hash to store of a new password."""
+        return await self._passwords.hash(password)
 
     async def _limit_guesses(
         self, request: Request, account: str, client: str, *, known: bool

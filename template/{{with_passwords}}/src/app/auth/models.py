@@ -1,4 +1,4 @@
-"""Tables: accounts and login sessions."""
+"""Tables: accounts, the tokens of their mails, and login sessions."""
 
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -21,12 +21,33 @@ class Account(Base):
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'::text[]"))
     disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class AccountToken(Base):
+    """A link in a mail that has not been used: for one ``purpose``, until ``expires_at``.
+
+    The token in the link is the id, signed, and is not stored. ``email``: the address that it was
+    sent to. Without an account, it is a decoy, for an address that has none.
+    """
+
+    __tablename__ = "account_tokens"
+    __table_args__ = (Index("ix_account_tokens_expires_at", "expires_at"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    account_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("accounts.id", ondelete="CASCADE"), index=True
+    )
+    purpose: Mapped[str] = mapped_column(Text)
+    email: Mapped[str] = mapped_column(Text)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
 class LoginSession(Base):
     """A login session: active until ``expires_at``, which use extends up to ``ends_at``.
 
-    ``client_hash``: a keyed hash of the address that logged in. ``refreshed_at``: when
+    ``client_hash``: a keyed hash of the address that logged in. ``user_agent``: what that program
+    called itself, for its owner. ``refreshed_at``: when
     ``secret_hash`` was last replaced; ``None`` before the first refresh.
     """
 
@@ -38,6 +59,7 @@ class LoginSession(Base):
     )
     secret_hash: Mapped[bytes] = mapped_column(LargeBinary)
     client_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+    user_agent: Mapped[str] = mapped_column(Text, server_default="")
     refreshed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

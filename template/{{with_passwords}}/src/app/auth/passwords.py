@@ -7,6 +7,7 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import AfterValidator, Field, SecretStr
 
+from app.auth.common_passwords import is_common
 from app.platform.http.schemas import ENCODABLE
 from app.settings import Settings
 
@@ -17,12 +18,21 @@ def _storable(password: SecretStr) -> SecretStr:
     return password
 
 
-# Length instead of composition rules (NIST SP 800-63B). The upper bound keeps hashing cheap.
+def _hard_to_guess(password: SecretStr) -> SecretStr:
+    plain = password.get_secret_value()
+    if is_common(plain):
+        raise ValueError("is among the first that others would try; choose another one")
+    return password
+
+
+# Length and a list of breached ones instead of composition rules (NIST SP 800-63B). The upper bound
+# keeps hashing cheap.
 NewPassword = Annotated[
     SecretStr,
     Field(min_length=12, max_length=256, json_schema_extra={"pattern": r"^[^\x00]*$"}),
-    AfterValidator(_storable),
     ENCODABLE,
+    AfterValidator(_storable),
+    AfterValidator(_hard_to_guess),
 ]
 GivenPassword = Annotated[SecretStr, Field(min_length=1, max_length=256), ENCODABLE]
 

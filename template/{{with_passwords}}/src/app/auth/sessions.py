@@ -49,6 +49,7 @@ async def open_session(
     secret: bytes,
     settings: Settings,
     client_hash: bytes | None = None,
+    user_agent: str = "",
 ) -> UUID:
     """Create a session, and delete the account's expired ones.
 
@@ -67,6 +68,7 @@ async def open_session(
         account_id=account_id,
         secret_hash=hash_secret(secret),
         client_hash=client_hash,
+        user_agent=user_agent,
         expires_at=min(expiry(settings), ends_at),
         ends_at=ends_at,
     )
@@ -92,10 +94,11 @@ async def revoke(db: AsyncSession, session_id: UUID) -> UUID | None:
     return (await db.execute(statement)).scalar_one_or_none()
 
 
-async def revoke_all(db: AsyncSession, account_id: UUID) -> None:
-    """Revoke every session of an account."""
-    await db.execute(
-        update(LoginSession)
-        .where(LoginSession.account_id == account_id, LoginSession.revoked_at.is_(None))
-        .values(revoked_at=func.now())
+async def revoke_all(db: AsyncSession, account_id: UUID, but: UUID | None = None) -> None:
+    """Revoke every session of an account, or every one ``but`` one."""
+    statement = update(LoginSession).where(
+        LoginSession.account_id == account_id,
+        LoginSession.revoked_at.is_(None),
+        LoginSession.id.is_distinct_from(but),
     )
+    await db.execute(statement.values(revoked_at=func.now()))

@@ -59,6 +59,23 @@ class AccountSettings(BaseSettings):
         description="Login attempts per account from unknown clients, such as 50/hour",
     )
 
+    mail_limit_client: RateSetting = Field(
+        Rate(20, 3600), description="Mails to owners of accounts that a client asks for"
+    )
+    mail_limit_address: RateSetting = Field(
+        Rate(5, 3600),
+        description="Mails to one address that clients unknown to its account ask for",
+    )
+    reauthentication_limit: RateSetting = Field(
+        Rate(10, 3600), description="Passwords that a session may give to change its account"
+    )
+    email_verification_lifetime: int = Field(
+        86_400, ge=60, le=2_592_000, description="Seconds that a link to confirm an address works"
+    )
+    password_reset_lifetime: int = Field(
+        1_800, ge=60, le=86_400, description="Seconds that a link to reset a password works"
+    )
+
     session_lifetime: int = Field(
         2_592_000,
         ge=60,

@@ -40,6 +40,11 @@ class MailSettings(BaseSettings):
         description="Mail server, such as smtps://user@mail.example.com; unset: mails are shown in"
         " the log in development, and wait in the database elsewhere",
     )
+    email_verification: Literal["optional", "required"] = Field(
+        "optional",
+        description="required: nobody can log in before their address is confirmed, and a"
+        " registration does not tell whether the address has an account",
+    )
     mail_timeout: float = Field(
         20, gt=0, le=300, description="Seconds that the mail server has to accept a mail"
     )
@@ -100,6 +105,14 @@ class MailSettings(BaseSettings):
                 raise ValueError(f"needs {name.upper()}, too, which is not set")
         if url.username and url.scheme == "smtp" and info.data.get("smtp_tls") == "off":
             raise ValueError("would send its password unencrypted: set SMTP_TLS=starttls")
+        return value
+
+    @field_validator("email_verification")
+    @classmethod
+    def _is_possible(cls, value: str, info: ValidationInfo) -> str:
+        without = "smtp_url" in info.data and info.data["smtp_url"] is None
+        if value == "required" and without and _is_deployed(info.data):
+            raise ValueError("required needs SMTP_URL, which is not set")
         return value
 
 

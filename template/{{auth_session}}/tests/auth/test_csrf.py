@@ -1,7 +1,9 @@
 """Cross-site request forgery: requests that a browser sends for pages of other sites."""
 
+import re
 import secrets
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -180,3 +182,22 @@ async def test_a_csrf_token_survives_a_rotation_of_the_secret_key(
         browser.cookies.update(cookies)
 
         assert await status(browser, "POST", **{"X-CSRF-Token": csrf}) == 204
+
+
+async def test_every_route_that_changes_something_needs_the_token_of_a_cookies_session(
+    app: FastAPI, browser: httpx2.AsyncClient
+) -> None:
+    await logged_in(browser)
+    routes = [
+        (method, re.sub(r"\{[^}]+\}", str(uuid4()), path))
+        for path, operations in app.openapi()["paths"].items()
+        for method, operation in operations.items()
+        if operation.get("security") and method not in ("get", "head", "options")
+    ]
+    answers = {route: await browser.request(*route) for route in routes}
+
+    assert ("post", f"{AUTH}/delete-account") in answers
+    assert len(routes) > 5
+    refused = {route for route, answer in answers.items() if answer.status_code == 403}
+    assert set(answers) - refused == set()
+    assert await status(browser) == 200

@@ -9,7 +9,7 @@ disabled account or a revoked scope takes effect immediately.
 
 from fastapi import APIRouter, FastAPI
 
-from app.auth import account_routes, credential_routes, token_routes
+from app.auth import account_routes, credential_routes, own_data_routes, token_routes
 from app.auth.accounts import Accounts
 from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
@@ -22,6 +22,7 @@ __all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", 
 router = APIRouter(prefix="/auth", tags=[openapi.Tag("auth", "The caller and their credentials.")])
 router.include_router(account_routes.router)
 router.include_router(credential_routes.router)
+router.include_router(own_data_routes.router)
 router.include_router(token_routes.router)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.auth import sessions
+from app.auth import logins, sessions
 from app.auth.account_routes import AccountsDep, PasswordForm
 from app.auth.current import CurrentUser
 from app.auth.identity import InvalidCredentials
@@ -62,10 +62,7 @@ async def login(
     identity = await accounts.authenticate(request, form.username, form.password)
     secret = sessions.new_secret()
     async with _database(request).transaction() as db:
-        settings: Settings = request.app.state.settings
-        session_id = await sessions.open_session(
-            db, identity.id, secret, settings, identity.client_hash
-        )
+        session_id = await logins.open_session(db, request, identity, secret)
     audit.succeeded(request, "login", str(identity.id))
     access = AccessClaims(identity.id, session_id, identity.scopes)
     return _pair(request, response, _Issued(access, secret, datetime.now(UTC)))

@@ -9,7 +9,7 @@ a logout, a disabled account or a revoked scope takes effect immediately.
 
 from fastapi import APIRouter, FastAPI
 
-from app.auth import account_routes, credential_routes, csrf, session_routes
+from app.auth import account_routes, credential_routes, csrf, own_data_routes, session_routes
 from app.auth.accounts import Accounts
 from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
@@ -21,6 +21,7 @@ __all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", 
 router = APIRouter(prefix="/auth", tags=[openapi.Tag("auth", "The caller and their credentials.")])
 router.include_router(account_routes.router)
 router.include_router(credential_routes.router)
+router.include_router(own_data_routes.router)
 router.include_router(session_routes.router)
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request, Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.auth import cookies, sessions, tokens
+from app.auth import cookies, logins, sessions, tokens
 from app.auth.account_routes import AccountsDep, PasswordForm
 from app.auth.accounts import Accounts, Identity
 from app.auth.csrf import Csrf
@@ -96,13 +96,10 @@ async def _open(
 ) -> tuple[Identity, UUID, str]:
     """Open a session and end the ``previous`` one; returns the account, session id and token."""
     identity = await accounts.authenticate(request, form.username, form.password)
-    settings: Settings = request.app.state.settings
     database: Database = request.app.state.db
     secret = sessions.new_secret()
     async with database.transaction() as db:
-        session_id = await sessions.open_session(
-            db, identity.id, secret, settings, identity.client_hash
-        )
+        session_id = await logins.open_session(db, request, identity, secret)
         if previous:
             await _end(db, previous)
     audit.succeeded(request, "login", str(identity.id))

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.auth import account_limits, account_mails
-from app.auth.models import Account
+from app.auth.models import Account, LoginSession
 from app.auth.passwords import Passwords
 from app.platform.base.errors import Conflict, Forbidden, Unauthorized
 from app.platform.data.database import Database, ReadSession
@@ -59,11 +59,16 @@ def is_usable(email: str) -> tuple[ColumnElement[bool], ...]:
 
 @dataclass(frozen=True)
 class Identity:
-    """The account that was authenticated, and a keyed hash of its client's address."""
+    """The account that was authenticated, and a keyed hash of its client's address.
+
+    ``is_new_client``: whether it has been used before, and never from this client.
+    """
 
     id: UUID
     scopes: frozenset[str]
     client_hash: bytes
+    email: str
+    is_new_client: bool
 
 
 class Accounts:
@@ -137,6 +142,7 @@ class Accounts:
         hashes = account_limits.client_hashes(self._settings, client, email)
         client_hash = hashes[0]
         known = account_limits.is_known_client(hashes)
+        used = select(LoginSession.id).where(LoginSession.account_id == Account.id)
         row = await self._reader.first(
             select(
                 Account.id,
@@ -144,7 +150,9 @@ class Accounts:
                 Account.scopes,
                 Account.disabled_at,
                 Account.verified_at,
+                Account.email,
                 known.label("known_client"),
+                used.exists().label("was_used"),
             ).where(func.lower(Account.email) == func.lower(email))
         )
         account = hashlib.sha256(email.encode()).hexdigest()
@@ -165,7 +173,8 @@ class Accounts:
                     update(Account).where(Account.id == row.id).values(password_hash=new_hash)
                 )
         await self._limiter.reset("login-account-client", client_hash.hex())
-        return Identity(row.id, frozenset(row.scopes), client_hash)
+        is_new_client = row.was_used and not row.known_client
+        return Identity(row.id, frozenset(row.scopes), client_hash, row.email, is_new_client)
 
     async def confirm_password(
         self, request: Request, account_id: UUID, password: SecretStr

@@ -76,6 +76,10 @@ class AccountSettings(BaseSettings):
         1_800, ge=60, le=86_400, description="Seconds that a link to reset a password works"
     )
 
+    login_notices: bool = Field(
+        True, description="Whether owners are told by e-mail of a login from a new client"
+    )
+
     session_lifetime: int = Field(
         2_592_000,
         ge=60,

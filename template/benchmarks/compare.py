@@ -1,6 +1,6 @@
 """What the production features cost, measured on this machine, now.
 
-    uv run python benchmarks/compare.py [plain read path start] [--rounds 7] [--seconds 3]
+    uv run python benchmarks/compare.py [plain read path jobs start] [--rounds 7] [--seconds 3]
 
 Each server is one process, and they are loaded in turn, so that a busy machine slows all of them.
 Compare the ratios, not the figures; differences below 10 % are noise. Nothing is asserted.
@@ -10,6 +10,8 @@ Compare the ratios, not the figures; differences below 10 % are noise. Nothing i
 - read: one row of Postgres, by ``ReadSession`` and by a raw asyncpg pool in the same app.
 - path: what a signed-in user pays, on the example's routes: one item, a page of twenty, and a new
   item. Against ``best.py``, which is FastAPI and asyncpg by hand with nothing around them.
+- jobs: no-ops that a worker drains per second, and the time from commit to start, against two
+  statements by hand for each job.
 - start: time from `app serve` with two workers to the first response, and its memory; also the time
   to import FastAPI alone, which every service needs.
 
@@ -50,7 +52,7 @@ from sqlalchemy.engine import URL, make_url
 
 ROOT = Path(__file__).parent.parent
 CONNECTIONS = 32
-MEASUREMENTS = ("plain", "read", "path", "start")
+MEASUREMENTS = ("plain", "read", "path", "jobs", "start")
 ROWS = Table(
     "benchmark_rows", MetaData(), Column("id", Integer, primary_key=True), Column("name", String)
 )
@@ -483,6 +485,16 @@ def measure_in_process(variables: dict[str, str], rounds: int) -> None:
     )
 
 
+def measure_jobs(variables: dict[str, str], rounds: int) -> None:
+    """Measure the queue, in a process of its own."""
+    script = Path(__file__).with_name("jobs.py")
+    if not script.exists():
+        print("jobs: needs a queue with a worker, which this service does not have")
+        return
+    sys.stdout.flush()
+    subprocess.run([sys.executable, str(script), str(rounds)], cwd=ROOT, env=variables, check=True)
+
+
 def import_seconds(variables: dict[str, str]) -> float:
     """Return how long a new process takes to import FastAPI."""
     started = time.monotonic()
@@ -507,7 +519,7 @@ def measure_start(variables: dict[str, str], rounds: int) -> None:
     seconds, megabytes, alone = (statistics.median(of) for of in (took, memory, imported))
     print(
         f"{'start, two workers':<34} first response {seconds:.2f} s  memory {megabytes:.0f} MB"
-        f"  (import fastapi: {alone:.2f} s)"
+        f"  (import fastapi: {alone:.2f} s, first response x{seconds / alone:.1f})"
     )
 
 
@@ -536,6 +548,8 @@ def main() -> None:
             measure_features(variables, chosen, options.rounds, options.seconds)
         if "path" in chosen:
             measure_path(variables, options.rounds, options.seconds)
+        if "jobs" in chosen:
+            measure_jobs(variables, options.rounds)
         if "start" in chosen:
             measure_start(variables, min(options.rounds, 5))
 

@@ -14,9 +14,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app.platform.jobs import JobContext, job, publishing, store
+from app.platform.jobs import JobContext, job, publishing, scheduler, store
 from app.platform.jobs.runner import Runner
-from app.platform.jobs.transport import Transport
 
 # Points at which a worker is killed, and how often the job's work has been committed in the end.
 STAGES = {
@@ -30,8 +29,8 @@ STAGES = {
     "after the outcome": 1,
 }
 VICTIMS = ("one process", "the whole worker")
-HAS_BROKER = hasattr(publishing, "claim_unpublished")
-SCHEDULER_STAGES = ("ticked", "claimed", "published") if HAS_BROKER else ("ticked",)
+HAS_BROKER = hasattr(publishing, "MAX_SCHEDULED")
+SCHEDULER_STAGES = ("ticked", "publishing", "published")
 
 TABLES = (
     "CREATE TABLE effects (job uuid PRIMARY KEY)",
@@ -139,6 +138,5 @@ async def tick(context: JobContext) -> None:
 
 
 add_kill_points(store, "claim_tick", lambda *_: "ticked", "", "ticked")
-if HAS_BROKER:
-    add_kill_points(publishing, "claim_unpublished", lambda *_: "claimed", "", "claimed")
-    add_kill_points(Transport, "publish", lambda *_: "published", "", "published")
+add_kill_points(scheduler, "publish_due", lambda *_: "publishing", "publishing")
+add_kill_points(scheduler, "publish_due", lambda *_: "published", "", "published")

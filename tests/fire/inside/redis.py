@@ -75,7 +75,7 @@ def service_environment(environment: dict[str, str], proxy: Proxy) -> dict[str, 
 @pytest.fixture
 def jobs(service_environment: dict[str, str], tmp_path: Path) -> Iterator[list[Process]]:
     """A worker and a scheduler with short intervals, which delay a lost job by at most 20 s."""
-    intervals = {"JOBS_POLL_INTERVAL": "0.2", "JOBS_REPUBLISH_AFTER": "2", "TMPDIR": str(tmp_path)}
+    intervals = {"JOBS_POLL_INTERVAL": "0.2", "TMPDIR": str(tmp_path)}
     commands = ("worker", "scheduler")
     processes = [
         Process(name, service_environment | intervals, tmp_path / f"{name}.log")

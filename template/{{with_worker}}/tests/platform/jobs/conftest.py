@@ -11,8 +11,10 @@ from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import delete, select, update
+from sqlalchemy import Uuid, bindparam, delete, func, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
+from app.platform.data.database import Database
 from app.platform.jobs import JobStatus, store
 from app.platform.jobs.runner import Runner
 from app.platform.jobs.scheduler import Scheduler
@@ -23,10 +25,34 @@ from tests.conftest import running_app
 TIMEOUT = 60.0  # seconds, for a busy machine
 
 
+CLAIM = store.claiming(
+    select(store.JOBS.c.id)
+    .where(
+        store.JOBS.c.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), store.ACTIVE, store.DUE
+    )
+    .order_by(store.JOBS.c.id)
+    .with_for_update()
+)
+
+
+async def claim(database: Database, job_id: UUID, lease: float) -> list[store.Claim]:
+    """Claim this job, if it is due."""
+    return await store.execute_claim(database, CLAIM, lease, ids=[job_id])
+
+
+class SingleRunner(Runner):
+    """A runner that a test gives one job."""
+
+    async def run(self, job_id: UUID) -> None:
+        """Run this job, if it is due."""
+        for claimed in await claim(self.database, job_id, self._settings.jobs_lease):
+            await self.run_claimed(claimed)
+
+
 class Service:
     """The service without worker processes, with helpers for its jobs."""
 
-    def __init__(self, app: FastAPI, settings: Settings, runner: Runner) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, runner: SingleRunner) -> None:
         self.app = app
         self.settings = settings
         self.runner = runner
@@ -90,7 +116,7 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
     # A blocking pop must not exceed the client's timeout.
     quick = {"jobs_lease": 1.0, "jobs_backoff": 0.05, "redis_timeout": TIMEOUT + 5}
     changed = settings.model_copy(update=quick)
-    async with running_app(changed) as app, Runner(app, changed) as runner:
+    async with running_app(changed) as app, SingleRunner(app, changed) as runner:
         await app.state.redis.flushdb()
         yield Service(app, changed, runner)
 

@@ -12,7 +12,7 @@ from app.platform.jobs.attempt import backoff, error_summary
 from app.platform.jobs.outcomes import RELEASE_OVERLAP
 from app.platform.jobs.status import JobState, Progress
 from tests.platform.jobs import samples
-from tests.platform.jobs.conftest import Service
+from tests.platform.jobs.conftest import Service, SingleRunner, claim
 
 
 async def test_a_job_runs_and_its_result_is_stored(service: Service) -> None:
@@ -153,9 +153,9 @@ async def test_an_attempt_that_lost_its_lease_is_not_recorded_with_its_successor
 ) -> None:
     database = service.app.state.db
     enqueued = await service.enqueue(samples.note, text="twice")
-    (first,) = await store.claim(database, [enqueued.id], 60)
+    (first,) = await claim(database, enqueued.id, 60)
     await service.backdate(store.Job.due_at, 3600)
-    (second,) = await store.claim(database, [enqueued.id], 60)
+    (second,) = await claim(database, enqueued.id, 60)
     assert await store.succeed(database, [(first, '"a"'), (second, '"b"')]) == [False, True]
     assert (await service.status(enqueued.id)).result == "b"
 
@@ -196,7 +196,7 @@ async def test_a_job_that_ignores_a_cancellation_ends_before_it_is_released(
     monkeypatch.setattr(runner, "CANCEL_TIMEOUT", 2.0)
     stops_at_once = service.settings.model_copy(update={"worker_shutdown_timeout": 0.0})
     enqueued = await service.enqueue(samples.ignores_cancel)
-    async with runner.Runner(service.app, stops_at_once) as worker:
+    async with SingleRunner(service.app, stops_at_once) as worker:
         running = asyncio.create_task(worker.run(enqueued.id))
         async with asyncio.timeout(10):
             await samples.STARTED.wait()

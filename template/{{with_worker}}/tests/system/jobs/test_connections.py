@@ -18,7 +18,7 @@ async def test_background_processes_survive_an_outage(
     variable: str, proxies: dict[str, Proxy], service: Service, start: Start
 ) -> None:
     proxy = proxies[variable]
-    changes = {variable: proxy.url, "JOBS_REPUBLISH_AFTER": "1", "WORKER_CONCURRENCY": "2"}
+    changes = {variable: proxy.url, "WORKER_CONCURRENCY": "2"}
     changes["JOBS_BACKOFF_MAX"] = "0.5"  # of the job that waits for a key in Redis
     processes = [start("worker", **changes), start("scheduler", **changes)]
     interrupted = await service.enqueue(samples.wait_for_gate, gate="open")

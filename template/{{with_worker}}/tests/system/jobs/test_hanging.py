@@ -73,7 +73,7 @@ async def test_a_job_that_computes_for_longer_than_its_lease_runs_once(
     service: Service, start: Start, tmp_path: Path
 ) -> None:
     worker = start("worker", module=MODULE, JOBS_LEASE="1")
-    start("scheduler", module=MODULE, JOBS_REPUBLISH_AFTER="0.5")
+    start("scheduler", module=MODULE)
     job = await service.enqueue(hanging.work, way="compute", seconds=4)
     await pid_of_the_job(tmp_path)
     start("worker", module=MODULE)

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from app.main import create_app
 from app.platform.base.components import CommandContext
-from app.platform.jobs import Jobs, JobStatus, add_commands, queue
+from app.platform.jobs import Jobs, JobStatus, add_commands
 from app.platform.settings.tracing import TracingSettings
 from app.settings import Settings, get_settings
 from tests.conftest import client_for, running_app
@@ -62,9 +62,8 @@ async def test_request_id_and_trace_continue_in_the_job(service: Service, start:
 
 
 async def test_a_job_committed_without_redis_runs_later(
-    fresh_settings: Settings, service: Service, start: Start, monkeypatch: pytest.MonkeyPatch
+    fresh_settings: Settings, service: Service, start: Start
 ) -> None:
-    monkeypatch.setattr(queue, "PUBLISH_GRACE", 0.1)
     without_redis = fresh_settings.model_copy(
         update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}
     )
@@ -148,7 +147,7 @@ async def test_a_worker_runs_at_most_its_concurrency(service: Service, start: St
 
 async def test_malformed_messages_do_not_stop_workers(service: Service, start: Start) -> None:
     redis, transport = service.app.state.redis, service.app.state.transport
-    await transport.publish(["no id"])
+    await transport.publish("no id")
     for key in await redis.keys():
         match await redis.type(key):
             case "list":
@@ -161,7 +160,7 @@ async def test_malformed_messages_do_not_stop_workers(service: Service, start: S
             case "string":
                 await redis.set(key, b"\xff")
     start("worker")
-    start("scheduler", JOBS_REPUBLISH_AFTER="1")
+    start("scheduler")
     for text in ("a", "b"):
         job = await service.enqueue(samples.note, text=text)
         await service.wait_for_status(job.id, "succeeded")

@@ -1,8 +1,9 @@
-"""ARQ consumer: receives job ids and runs the jobs."""
+"""ARQ consumer: woken by ARQ's messages, one at a time."""
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, cast
 
 import orjson
 from arq.connections import ArqRedis
@@ -11,22 +12,23 @@ from arq.worker import func
 
 from app.platform.data.credentials import redis_login
 from app.platform.jobs.names import QUEUE, TASK
+from app.platform.jobs.transport import BELL
 from app.platform.jobs.worker import Worker
 from app.platform.settings import PlatformSettings
 
-POLL_INTERVAL = 0.1  # seconds; ARQ polls a sorted set
+POLL_INTERVAL = 1  # seconds between polls of ARQ, unless a message ends the pause
 
 # Its two lines per job only repeat the runner's.
 logging.getLogger("arq.worker").setLevel(logging.WARNING)
 
 
 async def consume(settings: PlatformSettings, worker: Worker) -> None:
-    """Receive jobs until the worker stops; raises if Redis is unavailable."""
+    """Receive messages until the worker stops; raises if Redis is unavailable."""
     url, credentials = redis_login(settings.redis_url.get_secret_value())
     async with ArqRedis.from_url(
         url,
         credential_provider=credentials,
-        socket_timeout=settings.redis_timeout,
+        socket_timeout=POLL_INTERVAL + settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
     ) as redis:
         arq = _create(redis, worker)
@@ -51,19 +53,29 @@ def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
         task.exception()
 
 
-def _create(redis: ArqRedis, worker: Worker) -> ArqWorker:
-    async def run_job(ctx: dict[Any, Any], *message: Any, **_: Any) -> None:
-        # From here on, the store's lease protects the job. ARQ would keep the message in the
-        # queue, counted in its depth and polled by every worker, until the job has finished.
-        await redis.zrem(QUEUE, ctx["job_id"])
-        await worker.run(*message[:1])
+class _Worker(ArqWorker):
+    """An ARQ worker that hears of a message at once."""
 
-    return ArqWorker(
+    async def _poll_iteration(self) -> None:
+        if self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=POLL_INTERVAL)
+        else:
+            await cast("Awaitable[Any]", self.pool.brpop([BELL], timeout=POLL_INTERVAL))
+        await super()._poll_iteration()
+
+
+def _create(redis: ArqRedis, worker: Worker) -> ArqWorker:
+    async def run_job(ctx: dict[Any, Any], *_message: Any, **_: Any) -> None:
+        # Before the jobs are claimed: those that are committed later send a message of their own.
+        await redis.zrem(QUEUE, ctx["job_id"])
+        await worker.consumer.drain()
+
+    return _Worker(
         [func(run_job, name=TASK)],
         redis_pool=redis,
         queue_name=QUEUE,
-        max_jobs=worker.concurrency,
-        poll_delay=POLL_INTERVAL,
+        max_jobs=1,  # while this worker is full, messages are for others
+        poll_delay=0,
         job_timeout=None,  # type: ignore[arg-type]  # the runner enforces timeouts
         keep_result=0,
         handle_signals=False,

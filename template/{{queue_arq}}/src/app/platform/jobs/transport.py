@@ -1,9 +1,8 @@
-"""Transport of job ids over ARQ: publishing, and the worker that receives them.
+"""Transport over ARQ: messages that wake a worker, and the worker that they wake.
 
 ARQ's own retries, timeouts, results and schedules are not used; the job store provides them.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -16,7 +15,9 @@ from app.platform.base.components import AppFactory
 from app.platform.jobs.names import QUEUE, TASK
 from app.platform.settings import PlatformSettings
 
-MESSAGE_TTL = 86_400  # seconds; the scheduler publishes the job again long before
+MESSAGE_TTL = 86_400  # seconds; the scheduler sends another one long before
+# ARQ polls. An entry of this list ends the pause of one worker.
+BELL, MAX_BELLS = f"{QUEUE}.published", 100
 MAX_CLOCK_SKEW = timedelta(days=1)
 
 
@@ -28,17 +29,20 @@ class Transport:
         # ARQ's default is pickle, which would execute code from Redis.
         self._arq = ArqRedis(self._redis.connection_pool, job_serializer=orjson.dumps)
 
-    async def publish(self, ids: Sequence[UUID]) -> None:
-        """Send job ids to the queue, each for one worker; raises if Redis is unavailable."""
+    async def publish(self, job_id: UUID) -> None:
+        """Wake one worker; raises if Redis is unavailable."""
         # A worker compares this with its own clock, which may be behind.
         due = datetime.now(UTC) - MAX_CLOCK_SKEW
-        for job_id in ids:
-            await self._arq.enqueue_job(
-                TASK, str(job_id), _queue_name=QUEUE, _expires=MESSAGE_TTL, _defer_until=due
-            )
+        await self._arq.enqueue_job(
+            TASK, str(job_id), _queue_name=QUEUE, _expires=MESSAGE_TTL, _defer_until=due
+        )
+        async with self._redis.pipeline() as pipe:
+            pipe.lpush(BELL, "")
+            pipe.ltrim(BELL, 0, MAX_BELLS - 1)
+            await pipe.execute()
 
     async def depth(self) -> int:
-        """Number of jobs that wait for a worker."""
+        """Number of messages that wait for a worker."""
         return int(await self._redis.zcard(QUEUE))
 
 

@@ -37,9 +37,11 @@ def celery_app(redis_url: str, timeout: float) -> "Celery":
         include=["app.platform.jobs.celery_worker"],
         task_default_queue=QUEUE,
         task_ignore_result=True,
-        # The store's lease protects a job, and a redelivered message would be ignored.
+        # Before jobs are claimed: those that are committed later send a message of their own.
         task_acks_late=False,
+        # While all children are busy, messages are for other workers.
         worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
         # Seconds for a child to start; Celery would kill and replace it after four.
         worker_proc_alive_timeout=60,
         worker_hijack_root_logger=False,

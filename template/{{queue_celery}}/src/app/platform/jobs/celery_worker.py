@@ -1,4 +1,4 @@
-"""The Celery worker: a main process that receives job ids, and children that run one job each.
+"""The Celery worker: a main process that receives messages, and children that run one job each.
 
 Each child runs the service, with its lifespan, in one event loop in a thread. The main process
 opens no connections to Postgres, so that children can be forked.
@@ -18,7 +18,6 @@ from multiprocessing.sharedctypes import RawArray
 from queue import Empty
 from types import FrameType
 from typing import Any
-from uuid import UUID
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from billiard import current_process, set_start_method
@@ -35,6 +34,7 @@ from app.platform.base.components import AppFactory
 from app.platform.base.threads import exit_process
 from app.platform.jobs import capacity, pools
 from app.platform.jobs.celery_app import celery_app
+from app.platform.jobs.consumer import Consumer
 from app.platform.jobs.names import QUEUE, TASK
 from app.platform.jobs.runner import Runner
 from app.platform.observability import logs
@@ -91,6 +91,7 @@ class Child:
     entered: AbstractContextManager[BlockingPortal]
     portal: BlockingPortal
     runner: Runner
+    consumer: Consumer
     stack: ExitStack
 
     def start(self, **_: Any) -> None:
@@ -115,6 +116,7 @@ class Child:
             self.portal = self.entered.__enter__()
             for resource in (self.runner, app.router.lifespan_context(app)):
                 self.stack.enter_context(self.portal.wrap_async_context_manager(resource))
+            self.consumer = self.portal.call(Consumer, app, settings, self.runner, 1)
             if index == 0 and settings.worker_scheduler:  # one for the whole worker
                 self.stack.enter_context(app.state.scheduler)
         except BaseException:
@@ -125,6 +127,7 @@ class Child:
 
     def drain(self, _signal: int, _frame: FrameType | None) -> None:
         """Give the running job ``worker_shutdown_timeout`` seconds to finish."""
+        self.consumer.stop()
         self.runner.stop()
 
     def stop(self, **_: Any) -> None:
@@ -137,9 +140,9 @@ signals.worker_process_shutdown.connect(child.stop)
 
 
 @shared_task(name=TASK)  # type: ignore[untyped-decorator]
-def run_job(job_id: str) -> None:
-    """Run the job with this id if it is due."""
-    child.portal.call(child.runner.run, UUID(job_id))
+def run_jobs(*_message: object, **_: object) -> None:
+    """Run the jobs that are due, one after the other."""
+    child.portal.call(child.consumer.drain)
 
 
 class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -1,10 +1,9 @@
-"""Transport of job ids over Celery: publishing, and the worker that receives them.
+"""Transport over Celery: messages that wake a child of a worker, and the worker.
 
 Celery's own retries, time limits, results and schedules are not used; the job store provides them.
 """
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
@@ -26,21 +25,20 @@ class Transport:
         # Its own: the threads of jobs and routes may all be busy.
         self._thread = ThreadPoolExecutor(1, "publisher")
 
-    async def publish(self, ids: Sequence[UUID]) -> None:
-        """Send job ids to the queue, each for one worker; raises if Redis is unavailable."""
+    async def publish(self, job_id: UUID) -> None:
+        """Wake one child of a worker; raises if Redis is unavailable."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, _publish, self._settings, ids)
+        await loop.run_in_executor(self._thread, _publish, self._settings, job_id)
 
     async def depth(self) -> int:
-        """Number of jobs that wait for a worker."""
+        """Number of messages that wait for a worker."""
         return int(await self._redis.llen(QUEUE))
 
 
-def _publish(settings: PlatformSettings, ids: Sequence[UUID]) -> None:
+def _publish(settings: PlatformSettings, job_id: UUID) -> None:
     celery = celery_app(settings.redis_url.get_secret_value(), settings.redis_timeout)
     with celery.producer_or_acquire() as producer:
-        for job_id in ids:
-            celery.send_task(TASK, args=[str(job_id)], producer=producer, retry=False)
+        celery.send_task(TASK, args=[str(job_id)], producer=producer, retry=False)
 
 
 def run_worker(settings: PlatformSettings, create_app: AppFactory) -> int:

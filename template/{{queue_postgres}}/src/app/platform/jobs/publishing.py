@@ -8,16 +8,17 @@ from fastapi import FastAPI
 from app.platform.jobs.transport import Transport
 from app.platform.settings import PlatformSettings
 
-PUBLISH_GRACE = 0.0  # seconds; a worker may claim a job as soon as it is committed
-
 
 async def publish_new(
     transport: Transport, settings: PlatformSettings, ids: Sequence[UUID]
 ) -> None:
     """Wake the workers for new jobs; raises if Postgres is unavailable."""
-    await transport.publish(ids)
+    await transport.publish(ids[0])
 
 
-async def publish_due(app: FastAPI, settings: PlatformSettings, limit: int) -> int:
+async def publish_due(app: FastAPI) -> None:
     """Publish nothing: workers find the jobs that have become due when they look for some."""
-    return 0
+
+
+async def pass_on(app: FastAPI, job_id: UUID) -> None:
+    """Wake nobody: a notification has reached all workers."""

@@ -3,7 +3,6 @@
 A notification carries nothing and may be lost: workers also look every ``jobs_poll_interval``.
 """
 
-from collections.abc import Sequence
 from uuid import UUID
 
 from fastapi import FastAPI
@@ -25,7 +24,7 @@ class Transport:
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._database: Database = app.state.db
 
-    async def publish(self, ids: Sequence[UUID]) -> None:
+    async def publish(self, job_id: UUID) -> None:
         """Wake the workers, which find the jobs themselves; raises if Postgres is unavailable."""
         await self._database.execute(NOTIFY)
 

@@ -35,7 +35,7 @@ def create_broker(settings: PlatformSettings) -> Broker:
         consumer_group_name=QUEUE,
         consumer_id="0",  # the first message, even if it was published before any worker started
         xread_block=int(BLOCK_SECONDS * 1000),
-        xread_count=1,  # a worker receives no more than it can run
+        xread_count=1,
         # After this, another worker takes over the message of a worker that has died.
         idle_timeout=int(settings.jobs_lease * 1000),
         socket_timeout=BLOCK_SECONDS + settings.redis_timeout,

@@ -1,4 +1,4 @@
-"""TaskIQ consumer: receives job ids and runs the jobs."""
+"""TaskIQ consumer: woken by TaskIQ's messages, one at a time."""
 
 import logging
 from typing import Any
@@ -17,10 +17,10 @@ logging.getLogger("taskiq.receiver.receiver").setLevel(logging.WARNING)
 
 
 async def consume(settings: PlatformSettings, worker: Worker) -> None:
-    """Receive jobs until the worker stops; raises if Redis is unavailable."""
+    """Receive messages until the worker stops; raises if Redis is unavailable."""
 
-    async def run_job(*message: Any, **_: Any) -> None:
-        await worker.run(*message[:1])
+    async def run_job(*_message: Any, **_: Any) -> None:
+        await worker.consumer.drain()
 
     broker = create_broker(settings)
     broker.is_worker_process = True
@@ -28,10 +28,10 @@ async def consume(settings: PlatformSettings, worker: Worker) -> None:
     receiver = Receiver(
         broker,
         validate_params=False,
-        max_async_tasks=worker.concurrency,
+        max_async_tasks=1,  # while this worker is full, messages are for others
         run_startup=True,
-        # Messages of a killed worker are delivered to another one.
-        ack_type=AcknowledgeType.WHEN_EXECUTED,
+        # Before the jobs are claimed: those that are committed later send a message of their own.
+        ack_type=AcknowledgeType.WHEN_RECEIVED,
     )
     try:
         await receiver.listen(worker.stopping)

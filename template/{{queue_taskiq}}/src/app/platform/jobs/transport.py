@@ -1,9 +1,8 @@
-"""Transport of job ids over TaskIQ on a Redis Stream: publishing, and the worker.
+"""Transport over TaskIQ on a Redis Stream: messages that wake a worker, and that worker.
 
 TaskIQ's own retries, timeouts, results and schedules are not used; the job store provides them.
 """
 
-from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 from fastapi import FastAPI
@@ -24,16 +23,15 @@ class Transport:
         self._broker = create_broker(settings)
         self._broker.connection_pool = self._redis.connection_pool
 
-    async def publish(self, ids: Sequence[UUID]) -> None:
-        """Send job ids to the queue, each for one worker; raises if Redis is unavailable."""
-        for job_id in ids:
-            message = TaskiqMessage(
-                task_id=uuid4().hex, task_name=TASK, labels={}, args=[str(job_id)], kwargs={}
-            )
-            await self._broker.kick(self._broker.formatter.dumps(message))
+    async def publish(self, job_id: UUID) -> None:
+        """Wake one worker; raises if Redis is unavailable."""
+        message = TaskiqMessage(
+            task_id=uuid4().hex, task_name=TASK, labels={}, args=[str(job_id)], kwargs={}
+        )
+        await self._broker.kick(self._broker.formatter.dumps(message))
 
     async def depth(self) -> int:
-        """Number of jobs that wait for a worker or are running."""
+        """Number of messages that wait for a worker."""
         return int(await self._redis.xlen(QUEUE))
 
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from prometheus_client import start_http_server
 
@@ -17,36 +16,24 @@ from app.platform.base.components import AppFactory
 from app.platform.base.threads import exit_process
 from app.platform.jobs import capacity, pools
 from app.platform.jobs.attempt import error_summary
+from app.platform.jobs.consumer import RECONNECT_DELAY, Consumer
 from app.platform.jobs.runner import Runner
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
-
-RECONNECT_DELAY = 2.0  # seconds
 
 logger = get_logger(__name__)
 
 
 class Worker:
-    """Runs the jobs received from a queue, at most ``concurrency`` at a time."""
+    """A consumer of jobs, which a queue wakes until ``stopping`` is set."""
 
-    def __init__(self, runner: Runner, settings: PlatformSettings) -> None:
-        self.concurrency = capacity.concurrency(settings)
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
         self.stopping = asyncio.Event()
-        self.runner = runner
-        self._slots = asyncio.Semaphore(self.concurrency)
-
-    async def run(self, job_id: object) -> None:
-        """Run the job with this id if it is due; ignore anything that is not an id."""
-        async with self._slots:
-            try:
-                valid_id = UUID(str(job_id))
-            except ValueError:
-                logger.warning("invalid message in the queue")
-                return
-            await self.runner.run(valid_id)
 
     def stop(self) -> None:
         """Start no more jobs; running ones have ``worker_shutdown_timeout`` seconds to finish."""
+        self.consumer.stop()
         self.stopping.set()
 
     async def wait_for_stop(self, task: "asyncio.Task[Any]") -> None:
@@ -57,11 +44,6 @@ class Worker:
         if task in done:
             task.result()
 
-    async def drain(self) -> None:
-        """Wait until all running jobs have finished or been released."""
-        for _ in range(self.concurrency):
-            await self._slots.acquire()
-
 
 Consume = Callable[[PlatformSettings, Worker], Awaitable[None]]
 
@@ -69,8 +51,8 @@ Consume = Callable[[PlatformSettings, Worker], Awaitable[None]]
 def run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code.
 
-    ``consume`` receives job ids until ``worker.stopping`` is set. It raises if the queue is
-    unavailable.
+    ``consume`` receives messages until ``worker.stopping`` is set, and calls
+    ``worker.consumer.drain`` for each. It raises if the queue is unavailable.
     """
     # Not closed, and so not asyncio.run(): that would wait for every thread.
     asyncio.Runner().run(_run(settings, create_app, consume))
@@ -82,15 +64,16 @@ async def _run(settings: PlatformSettings, create_app: AppFactory, consume: Cons
     app = create_app(settings)
     beat = partial(heartbeat.touch, "worker")
     async with Runner(app, settings, beat) as runner, app.router.lifespan_context(app):
-        worker = Worker(runner, settings)
+        concurrency = capacity.concurrency(settings)
+        worker = Worker(Consumer(app, settings, runner, concurrency))
         _stop_on_signals(runner, worker)
         if settings.worker_metrics_port:
             start_http_server(settings.worker_metrics_port, registry=app.state.metrics.registry)
         beat()
-        logger.info("worker started", concurrency=worker.concurrency)
+        logger.info("worker started", concurrency=concurrency)
         with app.state.scheduler if settings.worker_scheduler else nullcontext():
             await _consume_until_stopped(settings, worker, consume)
-            await worker.drain()
+            await worker.consumer.finish()
         logger.info("worker stopped")
 
 

@@ -24,7 +24,7 @@ from app.platform.jobs import registry, schedules, store
 from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.metrics import AttemptMetrics, BacklogMetrics
-from app.platform.jobs.publishing import PUBLISH_GRACE, publish_new
+from app.platform.jobs.publishing import publish_new
 from app.platform.jobs.scheduler import SchedulerThread
 from app.platform.jobs.status import JobStatus
 from app.platform.jobs.transport import Transport
@@ -98,7 +98,6 @@ class StoreQueue:
             request_id=current.request_id,
             trace_context=tracing.inject(),
             delay=delay,
-            publish_grace=PUBLISH_GRACE if delay <= 0 else 0,
         )
         status, added = await store.add(self._session, new)
         if added and delay <= 0:

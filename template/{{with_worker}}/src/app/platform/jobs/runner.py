@@ -1,19 +1,17 @@
-"""Runs a job: claims it, keeps its lease, enforces its timeout and records the outcome."""
+"""Runs a claimed job: keeps its lease, enforces its timeout and records the outcome."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, Self
-from uuid import UUID
 
 from fastapi import FastAPI
 
 from app.platform.base import context
 from app.platform.data.database import Database
-from app.platform.jobs import registry, store
+from app.platform.jobs import registry
 from app.platform.jobs.attempt import attempt
-from app.platform.jobs.batches import Batches
 from app.platform.jobs.changes import announce
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.outcomes import Outcomes
@@ -60,18 +58,11 @@ class Runner:
         self._settings = settings
         self._stopped = False
         self._watchdog = Watchdog(settings, heartbeat)
-        self._claims = Batches(self._claim)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._watchdog.start()
         return self
-
-    async def _claim(self, ids: Sequence[UUID]) -> list[Claim | None]:
-        claims = await store.claim(self.database, ids, self._settings.jobs_lease)
-        claimed = {claim.id: claim for claim in claims}
-        # A duplicate among the ids gets nothing: the job runs once.
-        return [claimed.pop(job_id, None) for job_id in ids]
 
     async def __aexit__(self, *_: object) -> None:
         self._watchdog.close()
@@ -89,11 +80,6 @@ class Runner:
         self._stopped = True
         for running in self._watchdog.running():
             running.interrupt(WorkerStopping())
-
-    async def run(self, job_id: UUID) -> None:
-        """Run a job if it is due. Raises only if the database is unavailable."""
-        if claim := await self._claims(job_id):
-            await self.run_claimed(claim)
 
     async def run_claimed(self, claim: Claim) -> None:
         """Run a job that this process has claimed."""

@@ -1,4 +1,4 @@
-"""The scheduler: enqueues scheduled jobs, publishes due jobs, and deletes old ones.
+"""The scheduler: enqueues scheduled jobs, wakes workers for due jobs, and deletes old ones.
 
 Due jobs are delayed jobs, retries, jobs with an expired lease, and jobs whose message was lost.
 Several schedulers may run at once, each in a worker or as a process of its own: each tick and each
@@ -31,7 +31,7 @@ from app.platform.jobs.transport import Transport
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
-BATCH_SIZE = 500  # jobs that one transaction publishes or deletes
+BATCH_SIZE = 500  # jobs that one transaction deletes
 PRUNE_INTERVAL = 60.0  # seconds
 MAX_RETRY_DELAY = 30.0  # seconds, while Postgres or Redis is unavailable
 CLOSE_TIMEOUT = 1.0  # seconds until a worker that stops no longer waits for its scheduler
@@ -49,11 +49,10 @@ class Scheduler:
         self._last_ticks: dict[str, datetime] = {}
 
     async def step(self) -> None:
-        """Enqueue, publish and delete everything that is due now."""
+        """Enqueue what is scheduled, wake workers if jobs are due, and delete what is old."""
         if now := await self._app.state.read_session.first(store.NOW):
             await self.enqueue_scheduled(now[0])
-        while await publish_due(self._app, self._settings, BATCH_SIZE) == BATCH_SIZE:
-            pass
+        await publish_due(self._app)
         if time.monotonic() >= self._next_prune:
             await self.prune()
             self._next_prune = time.monotonic() + PRUNE_INTERVAL

@@ -1,6 +1,6 @@
 """The job store: the table of all jobs, and every statement that uses it.
 
-The store alone decides whether a job runs. A message in the queue only says that a job may be due,
+The store alone decides whether a job runs. A message in the queue only says that jobs may be due,
 so lost, duplicate and late messages are harmless. A worker claims a job for the duration of a lease
 and renews the lease while the job runs; once a lease expires, the job is due again. All times are
 from the database's clock.
@@ -71,7 +71,7 @@ class Job(Base):
     owner: Mapped[str | None] = mapped_column(Text)
     # Earliest start; for a running job, the end of its lease.
     due_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    # When the scheduler publishes it, unless it has been claimed by then.
+    # Written as `due_at` is, and indexed. The previous release's scheduler publishes by it.
     publish_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -112,11 +112,7 @@ STATUS = (
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job to add.
-
-    ``delay``: seconds until it is due. ``publish_grace``: further seconds until the scheduler
-    publishes it, during which the process that adds the job publishes it itself.
-    """
+    """A job to add. ``delay``: seconds until it is due."""
 
     name: str
     arguments: Json
@@ -125,7 +121,6 @@ class NewJob:
     request_id: str
     trace_context: dict[str, str]
     delay: float = 0
-    publish_grace: float = 0
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,7 @@ async def add(session: AsyncSession, new: NewJob) -> tuple[JobStatus, bool]:
             unique_key=new.unique_key,
             owner=new.owner,
             due_at=_from_now(new.delay),
-            publish_at=_from_now(new.delay + new.publish_grace),
+            publish_at=_from_now(new.delay),
             created_at=func.now(),
             request_id=new.request_id,
             trace_context=new.trace_context,
@@ -219,18 +214,18 @@ def claiming(chosen: Select[UUID]) -> Executable:
     )
 
 
-CLAIM = claiming(
+CLAIM_DUE = claiming(
     select(JOBS.c.id)
-    .where(JOBS.c.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), ACTIVE, DUE)
-    # In one order: two workers with the same ids do not wait for each other in a circle.
-    .order_by(JOBS.c.id)
-    .with_for_update()
+    .where(ACTIVE, JOBS.c.publish_at <= func.now(), DUE)
+    .order_by(JOBS.c.publish_at)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
 )
 
 
-async def claim(database: Database, ids: Sequence[UUID], lease: float) -> list[Claim]:
-    """Claim jobs for ``lease`` seconds, without those that are finished, delayed or claimed."""
-    return await execute_claim(database, CLAIM, lease, ids=ids)
+async def claim_due(database: Database, limit: int, lease: float) -> list[Claim]:
+    """Claim up to ``limit`` jobs for ``lease`` seconds: due ones, those that waited longest."""
+    return await execute_claim(database, CLAIM_DUE, lease, limit=limit)
 
 
 async def execute_claim(

@@ -3,14 +3,13 @@
 import asyncio
 
 from app.platform.jobs import store
-from app.platform.jobs.postgres_worker import CLAIM_DUE
 from app.platform.jobs.store import Claim
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service
 
 
 async def claim(service: Service, limit: int) -> list[Claim]:
-    return await store.execute_claim(service.app.state.db, CLAIM_DUE, 60, limit=limit)
+    return await store.claim_due(service.app.state.db, limit, 60)
 
 
 async def test_concurrent_workers_never_claim_one_job_twice(service: Service) -> None:

@@ -143,6 +143,7 @@ signals.worker_process_shutdown.connect(child.stop)
 def run_jobs(*_message: object, **_: object) -> None:
     """Run the jobs that are due, one after the other."""
     child.portal.call(child.consumer.drain)
+    child.portal.call(child.consumer.finish)  # a worker that stops drains no further
 
 
 class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -11,8 +11,8 @@ from arq.worker import Worker as ArqWorker
 from arq.worker import func
 
 from app.platform.data.credentials import redis_login
+from app.platform.jobs.arq_bell import BELL
 from app.platform.jobs.names import QUEUE, TASK
-from app.platform.jobs.transport import BELL
 from app.platform.jobs.worker import Worker
 from app.platform.settings import PlatformSettings
 

@@ -12,12 +12,11 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from app.platform.base.components import AppFactory
+from app.platform.jobs.arq_bell import BELL, MAX_BELLS
 from app.platform.jobs.names import QUEUE, TASK
 from app.platform.settings import PlatformSettings
 
 MESSAGE_TTL = 86_400  # seconds; the scheduler sends another one long before
-# ARQ polls. An entry of this list ends the pause of one worker.
-BELL, MAX_BELLS = f"{QUEUE}.published", 100
 MAX_CLOCK_SKEW = timedelta(days=1)
 
 

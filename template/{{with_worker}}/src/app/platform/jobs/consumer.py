@@ -11,7 +11,6 @@ from fastapi import FastAPI
 
 from app.platform.jobs import store
 from app.platform.jobs.attempt import error_summary
-from app.platform.jobs.publishing import pass_on
 from app.platform.jobs.runner import Runner
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -70,7 +69,7 @@ class Consumer:
 
     async def _pass_on(self, claim: store.Claim) -> None:
         try:
-            await pass_on(self._app, claim.id)
+            await self._app.state.wake_another(claim.id)
         except Exception as error:  # noqa: BLE001 (outages raise many types)
             logger.warning("no other worker woken", error=error_summary(error))
 

@@ -24,7 +24,7 @@ from app.platform.jobs import registry, schedules, store
 from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.metrics import AttemptMetrics, BacklogMetrics
-from app.platform.jobs.publishing import publish_new
+from app.platform.jobs.publishing import pass_on, publish_new
 from app.platform.jobs.scheduler import SchedulerThread
 from app.platform.jobs.status import JobStatus
 from app.platform.jobs.transport import Transport
@@ -137,6 +137,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     async def lifespan() -> AsyncIterator[None]:
         app.state.transport = Transport(app, settings)
         app.state.jobs = publisher = Publisher(partial(publish_new, app.state.transport, settings))
+        app.state.wake_another = partial(pass_on, app)  # for workers
         app.state.scheduler = SchedulerThread(settings)  # which a worker starts
         app.state.attempt_metrics = AttemptMetrics(app.state.metrics.registry)
         yield

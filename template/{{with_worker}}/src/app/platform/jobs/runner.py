@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from app.platform.base import context
 from app.platform.data.database import Database
-from app.platform.jobs import registry
+from app.platform.jobs import registry, store
 from app.platform.jobs.attempt import attempt
 from app.platform.jobs.changes import announce
 from app.platform.jobs.context import JobContext

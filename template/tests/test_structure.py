@@ -58,6 +58,16 @@ def test_only_one_module_reads_the_path_of_a_request() -> None:
     assert found == []
 
 
+def test_only_one_module_builds_the_audit_logger() -> None:
+    """Import ``audit_logger``: a second one could differ in its level or its fields."""
+    found = [
+        str(path.relative_to(ROOT))
+        for path in sorted(SRC.rglob("*.py"))
+        if '"app.audit"' in path.read_text()
+    ]
+    assert found == ["src/app/platform/observability/logs.py"]
+
+
 def test_an_import_inside_a_function_has_a_reason() -> None:
     """Give it: ``# noqa: PLC0415 (0.3 s at every start)``."""
     files = [*SRC.rglob("*.py"), *(ROOT / "migrations").rglob("*.py"), *ROOT.glob("*.py")]

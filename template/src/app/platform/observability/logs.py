@@ -122,6 +122,14 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.get_logger(name))
 
 
+# Whatever LOG_LEVEL is: what has to be proven later is written in any case.
+audit_logger: FilteringBoundLogger = structlog.wrap_logger(
+    None,
+    wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+    logger_factory_args=("app.audit",),
+)
+
+
 def add_context(_: Any, __: str, event: EventDict) -> EventDict:
     """Add the ids of the current request or job."""
     current = context.current()

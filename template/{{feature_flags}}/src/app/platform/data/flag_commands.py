@@ -3,12 +3,10 @@
 import asyncio
 import getpass
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import click
-import structlog
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
@@ -16,12 +14,7 @@ from app.platform.base.components import CommandContext
 from app.platform.base.errors import AppError
 from app.platform.data.database import Database, open_database
 from app.platform.data.flag_table import Flag
-
-_audit = structlog.wrap_logger(
-    None,
-    wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-    logger_factory_args=("app.audit",),
-)
+from app.platform.observability.logs import audit_logger
 
 
 def add_commands(cli: click.Group) -> None:
@@ -74,7 +67,7 @@ def set_(
             await session.execute(update)
 
     _run(context, write)
-    _audit.info("audit.flag_set", flag=name, value=row["value"], percentage=percentage)
+    audit_logger.info("audit.flag_set", flag=name, value=row["value"], percentage=percentage)
 
 
 @flags.command()
@@ -92,7 +85,7 @@ def unset(context: CommandContext, name: str) -> None:
                 raise click.ClickException(f"There is no flag {name}; see `app flags list`.")
 
     _run(context, remove)
-    _audit.info("audit.flag_unset", flag=name)
+    audit_logger.info("audit.flag_unset", flag=name)
 
 
 def _parse(value: str) -> bool | int | float | str:

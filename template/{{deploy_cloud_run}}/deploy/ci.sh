@@ -3,7 +3,7 @@
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh registry/name@sha256:...
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh --back registry/name@sha256:...   without migrations
 # Credentials: those of `gcloud`, or GOOGLE_TOKEN_FILE in a pipeline. deploy/parameters has the other
-# values of deploy/run.yaml, one NAME=value per line. RELEASE_TIMEOUT: seconds until ready. An image of
+# values of deploy/run.yaml, one NAME=value per line; DEPLOY_PARAMETERS names another file. RELEASE_TIMEOUT: seconds until ready. An image of
 # another registry needs Docker, logged in there unless the image is public.
 set -eu
 cd "$(dirname "$0")/.."
@@ -15,11 +15,12 @@ say() {
 [ "${1:-}" = --back ] && back=true && shift || back=false
 image=${1:?say which image: sh deploy/ci.sh registry/name@sha256:...}
 : "${DEPLOY_TARGET:?is not set: it would be the name of the service}"
-[ -f deploy/parameters ] || { say "deploy/parameters is missing: docs/deploy.md says what is in it"; exit 2; }
+parameters=${DEPLOY_PARAMETERS:-deploy/parameters}
+[ -f "$parameters" ] || { say "$parameters is missing: docs/deploy.md says what is in it"; exit 2; }
 
 parameter() {
-    value=$(sed -n "s/^$1=//p" deploy/parameters)
-    echo "${value:?deploy/parameters has no line $1=...}"
+    value=$(sed -n "s/^$1=//p" "$parameters")
+    echo "${value:?$parameters has no line $1=...}"
 }
 
 project=$(parameter PROJECT) || exit 2
@@ -44,6 +45,8 @@ documents() {
     {
         echo "s|\${IMAGE}|$1|g"
         echo "s|\${SERVICE}|$DEPLOY_TARGET|g"
+        environment=$(sed -n 's/^ENVIRONMENT=//p' "$parameters")
+        echo "s|\${ENVIRONMENT}|${environment:-production}|g"
         for name in ACCOUNT NETWORK SUBNETWORK DOMAIN; do
             value=$(parameter $name) || exit 2
             echo "s|\${$name}|$value|g"

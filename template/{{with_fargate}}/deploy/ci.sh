@@ -4,7 +4,7 @@
 #   ... sh deploy/ci.sh --back registry/name@sha256:...    to a version before, without migrations
 # Credentials: those of `aws`; an access key, or preferably AWS_ROLE_ARN and
 # AWS_WEB_IDENTITY_TOKEN_FILE. deploy/parameters has the stack's parameters, one Name=Value per
-# line. RELEASE_TIMEOUT: seconds until ready. An image of another registry needs Docker 27 or later,
+# line; DEPLOY_PARAMETERS names another file. RELEASE_TIMEOUT: seconds until ready. An image of another registry needs Docker 27 or later,
 # logged in there unless the image is public.
 set -eu
 cd "$(dirname "$0")/.."
@@ -18,7 +18,8 @@ image=${1:?say which image: sh deploy/ci.sh registry/name@sha256:...}
 : "${DEPLOY_TARGET:?is not set: it would be the name of the stack}"
 : "${AWS_REGION:?is not set: it would be where the stack is, such as eu-west-1}"
 export AWS_PAGER=
-[ -f deploy/parameters ] || { say "deploy/parameters is missing: docs/deploy.md says what is in it"; exit 2; }
+parameters=${DEPLOY_PARAMETERS:-deploy/parameters}
+[ -f "$parameters" ] || { say "$parameters is missing: docs/deploy.md says what is in it"; exit 2; }
 
 # Query the stack, which may not exist yet.
 of_stack() {
@@ -34,7 +35,7 @@ output() {
 change() {
     while IFS= read -r line || [ -n "$line" ]; do
         case $line in '' | '#'*) ;; *) set -- "$@" "$line" ;; esac
-    done <deploy/parameters
+    done <"$parameters"
     aws cloudformation deploy --stack-name "$DEPLOY_TARGET" --template-file deploy/stack.yaml \
         --capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND --no-fail-on-empty-changeset \
         --parameter-overrides "$@" && return
@@ -52,10 +53,10 @@ in_ecr() {
     *) say "say which image by its digest: registry/name@sha256:..."; exit 2 ;;
     esac
     account=$(aws sts get-caller-identity --query Account --output text)
-    name=$(sed -n 's/^Repository=//p' deploy/parameters)
+    name=$(sed -n 's/^Repository=//p' "$parameters")
     registry="$account.dkr.ecr.$AWS_REGION.amazonaws.com"
     tag=${1##*:}
-    copy="$registry/${name:?deploy/parameters has no line Repository=...}:$tag"
+    copy="$registry/${name:?$parameters has no line Repository=...}:$tag"
     # A tag cannot be pushed twice where tags are immutable.
     if ! aws ecr describe-images --repository-name "$name" --image-ids "imageTag=$tag" >/dev/null 2>&1; then
         platform=${DEPLOY_PLATFORM:-linux/amd64}

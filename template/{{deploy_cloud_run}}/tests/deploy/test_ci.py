@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from app.platform import jobs
 from tests.conftest import ROOT
+from tests.deploy.test_cloud_run import spec_of
 
 IMAGE = "europe-west1-docker.pkg.dev/project/images/service@sha256:feed"
 BEFORE = "europe-west1-docker.pkg.dev/project/images/service@sha256:beef"
@@ -124,6 +126,20 @@ def test_passed_documents_are_complete(release: Release) -> None:
     assert names == ["service-migrate", "service", *sorted(beside, key=names.index)]
     assert "${" not in json.dumps(passed)
     assert "api.example.com,*.run.app" in json.dumps(passed)
+    assert environments(passed) == {"production"}
+
+
+def environments(passed: list[dict[str, Any]]) -> set[str]:
+    containers = [spec_of(document)["containers"][0] for document in passed]
+    return {v["value"] for each in containers for v in each["env"] if v["name"] == "ENVIRONMENT"}
+
+
+def test_another_service_has_parameters_of_its_own(release: Release) -> None:
+    name = "deploy/parameters.staging"
+    (release.folder / name).write_text(f"{PARAMETERS}ENVIRONMENT=staging\n")
+    assert release.run(IMAGE, DEPLOY_PARAMETERS=name) == 0, release.stderr
+    passed = [yaml.safe_load(each) for _, *documents in release.calls() for each in documents]
+    assert environments(passed) == {"staging"}
 
 
 def test_failed_migrations_change_nothing_and_are_shown(release: Release) -> None:

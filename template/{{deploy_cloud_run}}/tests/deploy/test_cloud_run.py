@@ -85,6 +85,8 @@ def test_variables_are_settings_with_valid_values(document: Document) -> None:
     plain = {n: value for n, value in values.items() if not n.endswith("_FILE")}
     assert plain.pop("GUNICORN_CMD_ARGS")
     assert set(plain) - set(FIELDS) == set()
+    assert plain["ENVIRONMENT"] == "${ENVIRONMENT}"
+    plain["ENVIRONMENT"] = "production"
     plain = {n: value.replace("${DOMAIN}", "api.example.com") for n, value in plain.items()}
     given = {name: value for name, value in plain.items() if value}
     assert Settings(**{name.lower(): value for name, value in (REQUIRED | given).items()})

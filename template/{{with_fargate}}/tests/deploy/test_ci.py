@@ -174,6 +174,20 @@ def test_parameters_may_have_spaces_and_no_final_newline(release: Release) -> No
     assert "LoginLimitClient=60/15 minutes" in release.calls("formation deploy")[0]
 
 
+def test_another_stack_has_parameters_of_its_own(release: Release) -> None:
+    name = "deploy/parameters.staging"
+    staging = release.folder / name
+    staging.write_text("Repository=service-staging\nEnvironment=staging\n")
+    image = "registry.example.com/name@sha256:feed"
+    assert release.run(image, DEPLOY_PARAMETERS=name) == 0, release.stderr
+    for change in release.calls("formation deploy"):
+        assert "Environment=staging" in change
+        assert "api.example.com" not in change
+    assert "amazonaws.com/service-staging:feed" in release.calls("docker push")[0]
+    assert release.run(image, DEPLOY_PARAMETERS="deploy/none") == 2
+    assert "deploy/none is missing" in release.stderr
+
+
 @pytest.mark.parametrize("missing", ["DEPLOY_TARGET", "AWS_REGION"])
 def test_what_is_missing_is_named(release: Release, missing: str) -> None:
     assert release.run(IMAGE, **{missing: ""}) == 2

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from app.cli import cli
 from app.platform import jobs
+from app.platform.settings.core import DEPLOYED
 from app.settings import Settings
 from tests.deploy import stack
 from tests.deploy.stack import containers, environment, of_gunicorn
@@ -43,6 +44,12 @@ def test_variables_are_settings_with_valid_values(container: dict[str, Any]) -> 
             values[name] = stack.PARAMETERS[parameter].get("Default", example)
     given = {name: value for name, value in values.items() if value}
     assert Settings(**{name.lower(): value for name, value in (REQUIRED | given).items()})
+
+
+def test_the_environment_is_a_parameter_production_by_default(container: dict[str, Any]) -> None:
+    assert environment(container)["ENVIRONMENT"] == "!Ref Environment"
+    assert stack.PARAMETERS["Environment"]["Default"] == "production"
+    assert set(stack.PARAMETERS["Environment"]["AllowedValues"]) == set(DEPLOYED)
 
 
 def test_secrets_come_from_secrets_manager_only(container: dict[str, Any]) -> None:

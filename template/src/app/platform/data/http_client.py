@@ -111,7 +111,7 @@ def matches_host(host: str, patterns: list[str]) -> bool:
 
 
 @cache
-def _certificates() -> ssl.SSLContext:
+def certificates() -> ssl.SSLContext:
     """The certificate authorities to trust: reading them takes 30 ms, so once a process."""
     return httpx2.create_ssl_context()
 
@@ -129,7 +129,7 @@ def create_client(settings: PlatformSettings) -> httpx2.AsyncClient:
 
     connect, read = settings.http_connect_timeout, settings.http_read_timeout
     client = DeadlineClient(
-        verify=_certificates(),
+        verify=certificates(),
         # Waiting for a free connection counts as connecting.
         timeout=httpx2.Timeout(connect=connect, pool=connect, read=read, write=read),
         limits=httpx2.Limits(max_connections=settings.http_max_connections),

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.platform.data.database import ReadSession
 from app.platform.jobs.status import JobStatus, Progress
 from app.platform.observability.logs import get_logger
+from app.platform.settings import PlatformSettings
 
 if TYPE_CHECKING:
     import httpx2
@@ -88,6 +89,11 @@ class JobContext:
     def queue_for(self, session: AsyncSession) -> JobQueue:
         """A queue that enqueues further jobs in the transaction of ``session``."""
         return self._queue_for(session)
+
+    @property
+    def settings(self) -> PlatformSettings:
+        settings: PlatformSettings = self._app.state.settings
+        return settings
 
     @property
     def read_session(self) -> ReadSession:

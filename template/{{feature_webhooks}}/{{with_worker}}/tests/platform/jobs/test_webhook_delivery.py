@@ -1,0 +1,388 @@
+"""Webhooks that are sent: published with the change, tried for days, and given up with notice."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, SecretStr
+from sqlalchemy import delete, func, select, text, update
+from standardwebhooks import Webhook
+
+from app.platform.base.errors import Conflict
+from app.platform.data import webhook_deliveries, webhook_subscriptions
+from app.platform.data.webhook_deliveries import JITTER, RETRY_DELAYS, retry_delay
+from app.platform.data.webhook_subscriptions import InvalidWebhookUrl, Secrets, check_url
+from app.platform.data.webhook_tables import (
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEvent,
+    WebhookSubscription,
+)
+from app.platform.http import webhook_events
+from app.platform.http.webhook_events import Webhooks, webhook_event
+from app.platform.jobs import store
+from app.platform.jobs.webhook_delivery import sweep
+from app.settings import Settings
+from tests.platform.jobs.conftest import Service, running_service
+from tests.webhook_receiver import Receiver, running_receiver
+
+CHANGES = {"webhook_allowed_networks": ["127.0.0.0/8"], "webhook_subscriptions_per_caller": 2}
+
+
+class Sale(BaseModel):
+    amount: int
+
+
+@pytest.fixture(scope="module", autouse=True)
+def declared() -> Any:
+    """Types of events of these tests."""
+    known = dict(webhook_events._types)
+    yield {name: webhook_event(f"test.{name}", Sale) for name in ("sold", "bought")}
+    webhook_events._types.clear()
+    webhook_events._types.update(known)
+
+
+class Sender:
+    """Publishes events, and runs the jobs that are due or, later, as if they were."""
+
+    def __init__(self, service: Service, events: Any) -> None:
+        self.service = service
+        self.events = events
+        self.db = service.app.state.db
+
+    async def subscribe(self, url: str, owner: str = "ada", *types: str) -> tuple[UUID, str]:
+        async with self.db.transaction() as session:
+            row, secret = await webhook_subscriptions.create(
+                session, self.service.settings, owner, url, types or ["test.sold"]
+            )
+        return row.id, secret
+
+    async def publish(self, owner: str = "ada", event: str = "sold", amount: int = 7) -> None:
+        async with self.db.transaction() as session:
+            webhooks = Webhooks(session, self.service.app.state.enqueue_webhooks)
+            await webhooks.publish(self.events[event], Sale(amount=amount), owner=owner)
+
+    async def run(self) -> int:
+        """Run every job that is queued, as if its time had come; return how many."""
+        async with self.db.transaction() as session:
+            queued = select(store.Job.id).where(store.Job.status == "queued")
+            ids = list((await session.execute(queued)).scalars())
+            await session.execute(update(store.Job).values(due_at=func.now()))
+        for job_id in ids:
+            await self.service.runner.run(job_id)
+            assert (await self.service.status(job_id)).status == "succeeded"
+        return len(ids)
+
+    async def deliveries(self) -> list[Any]:
+        async with self.db.transaction() as session:
+            return list((await session.execute(webhook_deliveries.select_deliveries())).all())
+
+    async def subscription(self) -> WebhookSubscription:
+        async with self.db.transaction() as session:
+            found: WebhookSubscription = (
+                await session.execute(select(WebhookSubscription))
+            ).scalar_one()
+            return found
+
+    async def change(self, **values: Any) -> None:
+        async with self.db.transaction() as session:
+            await session.execute(update(WebhookSubscription).values(values))
+
+    async def age(self, days: float) -> None:
+        """Let the subscription fail for ``days``, without a pause."""
+        await self.change(
+            failing_since=func.now() - timedelta(days=days), failures=1, paused_until=None
+        )
+
+
+@pytest.fixture
+async def sender(module_settings: Settings, declared: Any) -> AsyncIterator[Sender]:
+    async with running_service(module_settings.model_copy(update=CHANGES)) as service:
+        async with service.app.state.db.transaction() as session:
+            for table in (store.Job, WebhookEvent, WebhookSubscription):
+                await session.execute(delete(table))
+        yield Sender(service, declared)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with running_receiver() as receiver:
+        yield receiver
+
+
+async def test_an_event_reaches_its_owners_subscriptions_to_its_type(
+    sender: Sender, receiver: Receiver
+) -> None:
+    _, secret = await sender.subscribe(receiver.url)
+    await sender.subscribe(f"{receiver.url}/other-type", "ada", "test.bought")
+    await sender.subscribe(f"{receiver.url}/other-owner", "bob")
+    await sender.publish()
+    assert await sender.run() == 1
+    [received] = receiver.received
+    message = json.loads(received.body)
+    assert (message["type"], message["data"]) == ("test.sold", {"amount": 7})
+    assert Webhook(secret).verify(received.body, received.headers)
+    [delivery] = await sender.deliveries()
+    assert (delivery.status, delivery.attempts, delivery.status_code) == ("delivered", 1, 200)
+    assert received.headers["webhook-id"] == f"msg_{delivery.event_id.hex}"
+
+
+async def test_an_event_of_a_transaction_that_rolls_back_is_not_sent(
+    sender: Sender, receiver: Receiver
+) -> None:
+    await sender.subscribe(receiver.url)
+
+    async def fail() -> None:
+        async with sender.db.transaction() as session:
+            webhooks = Webhooks(session, sender.service.app.state.enqueue_webhooks)
+            await webhooks.publish(sender.events["sold"], Sale(amount=1), owner="ada")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fail()
+    assert (await sender.run(), await sender.deliveries(), receiver.received) == (0, [], [])
+
+
+async def test_an_event_that_nobody_subscribes_to_is_not_stored(sender: Sender) -> None:
+    await sender.publish()
+    async with sender.db.transaction() as session:
+        assert (await session.execute(select(func.count(WebhookEvent.id)))).scalar_one() == 0
+
+
+async def test_a_failed_delivery_is_tried_for_days_with_one_id_and_is_dead_then(
+    sender: Sender, receiver: Receiver
+) -> None:
+    await sender.subscribe(receiver.url)
+    await sender.publish()
+    receiver.action = "500"
+    attempts = len(RETRY_DELAYS) + 1
+    for n in range(attempts):
+        [delivery] = await sender.deliveries()
+        assert (delivery.status, delivery.attempts) == ("pending", n)
+        await sender.change(paused_until=None)
+        await sender.run()
+    assert await sender.run() == 0
+    [dead] = await sender.deliveries()
+    assert (dead.status, dead.attempts, dead.error) == ("dead", attempts, "status 500")
+    assert len({each.headers["webhook-id"] for each in receiver.received}) == 1
+    assert len(receiver.received) == attempts
+    async with sender.db.transaction() as session:
+        log = await session.execute(webhook_deliveries.select_attempts("ada", dead.id))
+        assert [row.status_code for row in log] == [500] * attempts
+
+
+async def test_a_dead_delivery_can_be_replayed_with_its_id(
+    sender: Sender, receiver: Receiver
+) -> None:
+    await sender.subscribe(receiver.url)
+    await sender.publish()
+    async with sender.db.transaction() as session:
+        await session.execute(update(WebhookDelivery).values(status="dead", attempts=10))
+    assert await sender.run() == 1
+    assert receiver.received == []  # the job of an attempt that is over
+    async with sender.db.transaction() as session:
+        ids = await webhook_deliveries.replay(session, "ada")
+        await sender.service.app.state.enqueue_webhooks(session, ids)
+        assert await webhook_deliveries.replay(session, "ada") == []
+    await sender.run()
+    [delivery] = await sender.deliveries()
+    assert delivery.status == "delivered"
+    assert receiver.received[0].headers["webhook-id"] == f"msg_{delivery.event_id.hex}"
+
+
+def test_retries_take_three_days_and_no_two_take_the_same_time() -> None:
+    assert 2.5 < sum(RETRY_DELAYS) / 86_400 < 3.5
+    for attempt, seconds in enumerate(RETRY_DELAYS):
+        delays = {retry_delay(attempt) for _ in range(20)}
+        assert len(delays) > 1
+        for delay in delays:
+            assert delay is not None
+            assert seconds * (1 - JITTER) <= delay <= seconds * (1 + JITTER)
+    assert retry_delay(len(RETRY_DELAYS)) is None
+    assert retry_delay(0, retry_after=60) == 60
+    assert (retry_delay(0, retry_after=1e9) or 0) <= 3600
+
+
+async def test_a_subscriber_that_fails_gets_one_attempt_at_a_time_and_others_all(
+    sender: Sender, receiver: Receiver
+) -> None:
+    async with running_receiver(action="500") as failing:
+        await sender.subscribe(failing.url)
+        await sender.subscribe(receiver.url, "bob")
+        for _ in range(6):
+            await sender.publish("ada")
+            await sender.publish("bob")
+        await sender.run()
+    assert len(failing.received) == webhook_deliveries.PAUSE_FROM
+    assert len(receiver.received) == 6
+    waiting = [each for each in await sender.deliveries() if each.status == "pending"]
+    assert sorted(each.attempts for each in waiting) == [0, 0, 0, 1, 1, 1]
+    async with sender.db.transaction() as session:
+        queued = select(func.count()).where(
+            store.Job.status == "queued", store.Job.due_at > func.now()
+        )
+        assert (await session.execute(queued)).scalar_one() == 6
+
+
+async def test_a_success_ends_the_pause(sender: Sender, receiver: Receiver) -> None:
+    await sender.subscribe(receiver.url)
+    await sender.change(failures=5, paused_until=func.now() - timedelta(seconds=1))
+    await sender.publish()
+    await sender.run()
+    subscription = await sender.subscription()
+    assert (subscription.failures, subscription.paused_until) == (0, None)
+    assert subscription.failing_since is None
+
+
+async def test_a_subscription_that_failed_for_days_is_disabled_with_notice(
+    sender: Sender, receiver: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await sender.subscribe(receiver.url)
+    for _ in range(2):
+        await sender.publish()
+    receiver.action = "500"
+    await sender.age(days=4.9)
+    await sender.run()
+    assert (await sender.subscription()).disabled_at is None
+    await sender.age(days=5.1)
+    await sender.run()
+    subscription = await sender.subscription()
+    assert subscription.disabled_reason == "no delivery has succeeded for 5 days"
+    notices = [line for line in capfd.readouterr().out.splitlines() if "_disabled" in line]
+    assert [json.loads(line)["event"] for line in notices] == [
+        "audit.webhook_subscription_disabled"
+    ]
+    sent = len(receiver.received)
+    await sender.publish()  # stored for nobody
+    await sender.run()
+    assert len(receiver.received) == sent
+    assert {each.status for each in await sender.deliveries()} == {"dead"}
+
+
+async def test_a_subscription_that_answers_410_is_disabled_at_once(
+    sender: Sender, receiver: Receiver
+) -> None:
+    subscription_id, _ = await sender.subscribe(receiver.url)
+    await sender.publish()
+    receiver.action = "410"
+    await sender.run()
+    assert (await sender.subscription()).disabled_reason == "410 Gone"
+    assert [each.status for each in await sender.deliveries()] == ["dead"]
+    async with sender.db.transaction() as session:
+        await webhook_subscriptions.enable(session, "ada", subscription_id)
+    receiver.action = "200"
+    await sender.publish()
+    await sender.run()
+    assert [each.status for each in await sender.deliveries()] == ["delivered", "dead"]
+
+
+async def test_a_rotated_secret_overlaps_and_then_ends(sender: Sender, receiver: Receiver) -> None:
+    subscription_id, old = await sender.subscribe(receiver.url)
+    async with sender.db.transaction() as session:
+        new = await webhook_subscriptions.rotate_secret(
+            session, sender.service.settings, "ada", subscription_id
+        )
+    await sender.publish()
+    await sender.run()
+    await sender.change(previous_secret_ends_at=func.now())
+    await sender.publish()
+    await sender.run()
+    both, one = receiver.received
+    for secret in (old, new):
+        assert Webhook(secret).verify(both.body, both.headers)
+    assert Webhook(new).verify(one.body, one.headers)
+    assert one.headers["webhook-signature"].count("v1,") == 1
+
+
+async def test_secrets_are_encrypted_and_outlive_the_rotation_of_the_secret_key(
+    sender: Sender, receiver: Receiver
+) -> None:
+    _, secret = await sender.subscribe(receiver.url)
+    async with sender.db.transaction() as session:
+        dump = (await session.execute(text("SELECT * FROM webhook_subscriptions"))).all()
+    assert secret.removeprefix("whsec_") not in str(dump)
+    settings = sender.service.settings
+    keys = {
+        "secret_key": SecretStr("b2" * 32),
+        "secret_key_fallbacks": SecretStr(settings.secret_key.get_secret_value()),
+    }
+    rotated = settings.model_copy(update=keys)
+    async with sender.db.transaction() as session:
+        assert await webhook_subscriptions.renew_secrets(session, rotated) == 1
+        assert await webhook_subscriptions.renew_secrets(session, rotated) == 0
+    without = rotated.model_copy(update={"secret_key_fallbacks": SecretStr("")})
+    assert Secrets(without).decrypt((await sender.subscription()).secret) == secret
+
+
+async def test_a_caller_has_so_many_subscriptions_and_no_more(
+    sender: Sender, receiver: Receiver
+) -> None:
+    for _ in range(2):
+        await sender.subscribe(receiver.url)
+    with pytest.raises(Conflict, match="2 subscriptions already"):
+        await sender.subscribe(receiver.url)
+    await sender.subscribe(receiver.url, "bob")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/",
+        "ftp://example.com/",
+        "https://",
+        "https://user:password@example.com/",  # pragma: allowlist secret
+        "https://example.com/#part",
+        "https://example.com:22/",
+        "https://example.com:0/",
+        "https://example.com:99999/",
+        "https://example.com/ x",
+        "https://exämple.com/",
+        "https://127.0.0.1/",
+        "https://169.254.169.254/latest",
+        "https://[::ffff:10.0.0.1]/",
+        f"https://example.com/{'x' * 2000}",
+        "https://example.com/\n",
+    ],
+)
+def test_a_url_that_can_not_be_delivered_to_is_refused(url: str) -> None:
+    with pytest.raises(InvalidWebhookUrl):
+        check_url(url, [])
+
+
+def test_a_url_of_an_allowed_network_may_be_without_tls() -> None:
+    assert check_url("http://10.1.0.7:8080/hook", ["10.1.0.0/16"])
+    assert check_url("https://example.com:8443/hook?a=b", [])
+
+
+def test_a_type_of_events_has_a_name_with_a_dot() -> None:
+    for name in ("sold", "Item.Sold", "webhook.ping"):
+        with pytest.raises(ValueError, match="not a type of events"):
+            webhook_event(name, Sale)
+
+
+async def test_the_sweep_finds_lost_deliveries_and_deletes_old_events(
+    sender: Sender, receiver: Receiver
+) -> None:
+    await sender.subscribe(receiver.url)
+    for _ in range(2):
+        await sender.publish()
+    await sender.run()
+    await sender.publish()
+    async with sender.db.transaction() as session:
+        for table, column in ((WebhookEvent, "created_at"), (WebhookDelivery, "next_attempt_at")):
+            earlier = {column: getattr(table, column) - timedelta(days=40)}
+            await session.execute(update(table).values(earlier))
+        await session.execute(delete(store.Job))  # as if Postgres had been restored
+    job = await sender.service.enqueue(sweep)
+    await sender.service.runner.run(job.id)
+    # Two old events, and the delivery that was lost.
+    assert (await sender.service.status(job.id)).result == 3
+    await sender.run()
+    assert [each.status for each in await sender.deliveries()] == ["delivered"]
+    assert len(receiver.received) == 3
+    async with sender.db.transaction() as session:
+        attempts = select(func.count()).select_from(WebhookAttempt)
+        assert (await session.execute(attempts)).scalar_one() == 1

@@ -227,6 +227,19 @@ async def test_a_subscriber_that_fails_gets_one_attempt_at_a_time_and_others_all
         assert (await session.execute(queued)).scalar_one() == 6
 
 
+async def test_a_subscriber_in_a_network_of_ours_gets_nothing_unless_it_is_allowed(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sender.subscribe(receiver.url)
+    await sender.publish()
+    monkeypatch.setattr(sender.service.settings, "webhook_allowed_networks", [])
+    await sender.run()
+    [delivery] = await sender.deliveries()
+    assert (delivery.status, delivery.attempts) == ("pending", 1)
+    assert delivery.error == "the host has an address that is not public"
+    assert receiver.received == []
+
+
 async def test_a_success_ends_the_pause(sender: Sender, receiver: Receiver) -> None:
     await sender.subscribe(receiver.url)
     await sender.change(failures=5, paused_until=func.now() - timedelta(seconds=1))

@@ -56,21 +56,3 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_delivery_delivers_it_a
     async with service.app.state.db.transaction() as session:
         log = await session.execute(select(WebhookAttempt.status_code))
         assert list(log.scalars()) == [200]
-
-
-async def test_a_worker_is_kept_from_an_address_that_is_not_public(
-    service: Service, start: Start
-) -> None:
-    worker = start("worker")
-    async with running_receiver() as receiver:
-        delivery, _ = await ping(service, receiver.url)
-        attempts = select(WebhookAttempt.error).where(WebhookAttempt.delivery_id == delivery)
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                async with service.app.state.db.transaction() as session:
-                    if error := (await session.execute(attempts)).scalar():
-                        break
-                await asyncio.sleep(0.05)
-    assert error == "the host has an address that is not public"
-    assert receiver.received == []
-    assert worker.is_running()

@@ -13,12 +13,12 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, Select, delete, func, select, text, update
+from sqlalchemy import Select, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.base.errors import NotFound
-from app.platform.data.webhook_subscriptions import disable
+from app.platform.data.webhook_subscriptions import AnyRow, disable
 from app.platform.data.webhook_tables import (
     WebhookAttempt,
     WebhookDelivery,
@@ -88,7 +88,7 @@ async def publish(session: AsyncSession, owner: str, event_type: str, data: Any)
     return list((await session.execute(PUBLISH, values)).scalars())
 
 
-async def ping(session: AsyncSession, subscription: Row[Any]) -> UUID:
+async def ping(session: AsyncSession, subscription: AnyRow) -> UUID:
     """Store a test event for one subscription, whatever its types are; its delivery's id."""
     event, delivery = uuid4(), uuid4()
     body = payload(PING, {"subscription": str(subscription.id)})
@@ -150,7 +150,7 @@ async def postpone(session: AsyncSession, delivery_id: UUID, delay: float) -> No
 
 
 async def record(
-    session: AsyncSession, settings: PlatformSettings, due: Row[Any], attempt: int, outcome: Outcome
+    session: AsyncSession, settings: PlatformSettings, due: AnyRow, attempt: int, outcome: Outcome
 ) -> float | None:
     """Store what came of an attempt; return the seconds until the next one, if there is one."""
     delay = None if outcome.succeeded else retry_delay(attempt, outcome.retry_after)
@@ -187,12 +187,12 @@ def retry_delay(attempt: int, retry_after: float = 0) -> float | None:
     return max(delay, min(retry_after, MAX_RETRY_AFTER))
 
 
-def _subscription(due: Row[Any]) -> Any:
+def _subscription(due: AnyRow) -> Any:
     return update(WebhookSubscription).where(WebhookSubscription.id == due.subscription_id)
 
 
 async def _record_health(
-    session: AsyncSession, settings: PlatformSettings, due: Row[Any], outcome: Outcome
+    session: AsyncSession, settings: PlatformSettings, due: AnyRow, outcome: Outcome
 ) -> None:
     if outcome.succeeded:
         healthy = {"failures": 0, "failing_since": None, "paused_until": None}

@@ -23,11 +23,12 @@ from app.platform.data.webhook_tables import WebhookSubscription
 from app.platform.settings import PlatformSettings
 
 T = TypeVar("T")
+AnyRow = Row[*tuple[Any, ...]]
 
 SECRET_BYTES = 32
 MAX_URL_LENGTH = 2000
 UNPRIVILEGED = 1024  # ports below are those of mail, SSH and databases of old, but for HTTP
-READABLE = (
+READABLE: tuple[Any, ...] = (
     WebhookSubscription.id,
     WebhookSubscription.owner,
     WebhookSubscription.url,
@@ -124,7 +125,7 @@ async def create(
     owner: str,
     url: str,
     event_types: Sequence[str],
-) -> tuple[Row[Any], str]:
+) -> tuple[AnyRow, str]:
     """The new subscription and its secret, which is not shown again."""
     check_url(url, settings.webhook_allowed_networks)
     # Two requests at once can't both be the last that is allowed.
@@ -160,7 +161,7 @@ def _one(owner: str | None, subscription_id: UUID) -> Any:
     return mine if owner is None else mine & (WebhookSubscription.owner == owner)
 
 
-async def get(session: AsyncSession, owner: str | None, subscription_id: UUID) -> Row[Any]:
+async def get(session: AsyncSession, owner: str | None, subscription_id: UUID) -> AnyRow:
     """A subscription of ``owner``; of anybody, if that is ``None``. Raises ``NotFound``."""
     found = await session.execute(select(*READABLE).where(_one(owner, subscription_id)))
     return _found(found.first())
@@ -172,7 +173,7 @@ async def remove(session: AsyncSession, owner: str | None, subscription_id: UUID
     _found((await session.execute(statement.returning(WebhookSubscription.id))).first())
 
 
-async def enable(session: AsyncSession, owner: str | None, subscription_id: UUID) -> Row[Any]:
+async def enable(session: AsyncSession, owner: str | None, subscription_id: UUID) -> AnyRow:
     """Enable a subscription that was disabled. Raises ``NotFound``."""
     values = {"failing_since": None, "paused_until": None, "disabled_reason": None, "failures": 0}
     statement = (
@@ -184,7 +185,7 @@ async def enable(session: AsyncSession, owner: str | None, subscription_id: UUID
     return _found((await session.execute(statement)).first())
 
 
-async def disable(session: AsyncSession, subscription: Row[Any], reason: str) -> None:
+async def disable(session: AsyncSession, subscription: AnyRow, reason: str) -> None:
     """Send nothing more to a subscription, and say so in the audit log."""
     statement = (
         update(WebhookSubscription)

@@ -4,12 +4,10 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 from uuid import UUID
 
 from cryptography.fernet import InvalidToken
 from fastapi import FastAPI
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.base.components import Lifespan
@@ -17,7 +15,7 @@ from app.platform.data import received_webhooks, webhook_deliveries, webhook_sub
 from app.platform.data.public_addresses import Guard
 from app.platform.data.webhook_deliveries import Outcome
 from app.platform.data.webhook_sender import headers, send
-from app.platform.data.webhook_subscriptions import Secrets
+from app.platform.data.webhook_subscriptions import AnyRow, Secrets
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.registry import job
 from app.platform.jobs.webhook_commands import add_commands
@@ -70,7 +68,7 @@ async def deliver(context: JobContext, delivery_id: UUID, attempt: int) -> str:
     return "delivered" if outcome.succeeded else "failed"
 
 
-async def _attempt(settings: PlatformSettings, due: Row[Any]) -> Outcome:
+async def _attempt(settings: PlatformSettings, due: AnyRow) -> Outcome:
     vault = Secrets(settings)
     stored = [due.secret, *([due.previous_secret] if due.overlap else [])]
     try:

@@ -25,6 +25,7 @@ EXAMPLE = (
     "tests/items",
     "migrations/versions/items_0001.py",
     "migrations/versions/items_0002.py",
+    "migrations/versions/items_0003.py",
 )
 
 

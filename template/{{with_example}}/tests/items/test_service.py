@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from app.items import service
 from app.items.models import Item
+from app.platform.data.listing import ListQuery
 from app.platform.jobs import BACKGROUND_PROCESSES, registry
 from tests.items.factories import ItemFactory
 
@@ -16,18 +17,19 @@ async def insert(app: FastAPI, *items: Item) -> None:
 async def test_a_list_has_all_items_of_its_owner_and_no_others(app: FastAPI) -> None:
     await insert(app, *ItemFactory.batch(3, owner="ada"), *ItemFactory.batch(2, owner="bob"))
 
-    items = await service.list_items(app.state.read_session, "ada", limit=100)
+    items = await service.list_items(app.state.read_session, "ada", ListQuery(100))
     assert len(items) == 3
-    assert await service.list_items(app.state.read_session, "eve", limit=100) == []
+    assert await service.list_items(app.state.read_session, "eve", ListQuery(100)) == []
 
 
 async def test_a_page_continues_among_items_of_the_same_time(app: FastAPI) -> None:
     """Rows of one transaction have the same ``created_at``: their ids decide."""
     await insert(app, *ItemFactory.batch(7, owner="ada"))
 
-    first = await service.list_items(app.state.read_session, "ada", limit=4)
-    after = (first[-1].created_at, first[-1].id)
-    rest = await service.list_items(app.state.read_session, "ada", limit=100, after=after)
+    query = ListQuery(4)
+    first = (await service.list_items(app.state.read_session, "ada", query))[:4]
+    after = service.LISTING.position(query, first[-1])
+    rest = await service.list_items(app.state.read_session, "ada", ListQuery(100, after=after))
     assert len({item.created_at for item in (*first, *rest)}) == 1
     assert len({item.id for item in (*first, *rest)}) == 7
 

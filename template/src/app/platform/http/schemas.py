@@ -1,5 +1,7 @@
 """Base classes for the schemas of requests and responses, and constraints for text."""
 
+from typing import Any
+
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, StringConstraints
 
 
@@ -38,3 +40,20 @@ class ResponseModel(BaseModel):
     """
 
     model_config = ConfigDict(from_attributes=True, allow_inf_nan=False)
+
+
+UNSET = object()
+
+
+class PartialModel(ResponseModel):
+    """Makes all fields of a response optional: ``class PartialOrder(PartialModel, OrderRead)``.
+
+    Fields that are not set are missing from the JSON; ``None`` is a value like any other.
+    """
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_options: Any) -> None:
+        for field in cls.model_fields.values():
+            field.default_factory = lambda: UNSET
+            field.exclude_if = lambda value: value is UNSET
+        cls.model_rebuild(force=True)

@@ -1,7 +1,8 @@
 """Background jobs for items."""
 
 from app.items import service
-from app.items.schemas import Export
+from app.items.schemas import Export, ItemRead
+from app.platform.data.listing import ListQuery
 from app.platform.jobs import BACKGROUND_PROCESSES, JobContext, job
 
 PAGE_SIZE = 1000
@@ -15,14 +16,15 @@ NIGHTLY = "0 3 * * *" if "worker" in BACKGROUND_PROCESSES else None
 async def export_items(context: JobContext, owner: str) -> Export:
     """All items of ``owner`` as JSON Lines. Read-only, and so safe to run twice."""
     lines: list[str] = []
-    after: service.Position | None = None
+    query = ListQuery(PAGE_SIZE)
     while len(lines) < MAX_ITEMS:
-        page = await service.list_items(context.read_session, owner, PAGE_SIZE, after)
-        lines += [item.model_dump_json() for item in page]
+        rows = await service.list_items(context.read_session, owner, query)
+        page = rows[:PAGE_SIZE]
+        lines += [ItemRead.model_validate(row).model_dump_json() for row in page]
         await context.report_progress(len(lines), message="Reading the items")
-        if len(page) < PAGE_SIZE:
+        if len(rows) <= PAGE_SIZE:
             break
-        after = (page[-1].created_at, page[-1].id)
+        query = ListQuery(PAGE_SIZE, after=service.LISTING.position(query, page[-1]))
     context.logger.info("items exported", items=len(lines))
     return Export(items=len(lines), lines="\n".join(lines))
 

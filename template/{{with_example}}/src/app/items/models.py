@@ -11,7 +11,10 @@ from app.platform.data.database import Base
 
 class Item(Base):
     __tablename__ = "items"
-    __table_args__ = (Index("ix_items_owner_created_at_id", "owner", "created_at", "id"),)
+    __table_args__ = (  # an index for each sort of the list
+        Index("ix_items_owner_created_at_id", "owner", "created_at", "id"),
+        Index("ix_items_owner_name_id", "owner", "name", "id"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     owner: Mapped[str] = mapped_column(String(64))

@@ -1,7 +1,7 @@
 """Routes of the items API: HTTP only, the rest is in ``service``."""
 
-from datetime import datetime
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from app.auth import CurrentUser, require, user_id
 from app.items import service
 from app.items.jobs import export_items
-from app.items.schemas import ItemCreate, ItemPatch, ItemRead, Total
+from app.items.schemas import ItemCreate, ItemPatch, ItemRead, PartialItem, Total
 from app.platform.base.errors import (
     Conflict,
     Forbidden,
@@ -20,8 +20,9 @@ from app.platform.base.errors import (
 )
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.http.conditional import ConditionalRequestDep, digest
+from app.platform.http.list_paging import ListPaging, list_paging
 from app.platform.http.openapi import Tag
-from app.platform.http.pagination import Page, Paging, paging
+from app.platform.http.pagination import Page
 from app.platform.http.problems import responses
 from app.platform.http.rate_limit import limit
 from app.platform.http.versioning import location
@@ -31,11 +32,10 @@ router = APIRouter(
     prefix="/items", tags=[Tag("items", "Items of the caller.")], responses=responses(Unauthorized)
 )
 
-ItemPaging = Annotated[Paging[service.Position], Depends(paging("items", service.Position))]
-
-
-def position(item: ItemRead) -> tuple[datetime, UUID]:
-    return item.created_at, item.id
+ItemPaging = Annotated[ListPaging, Depends(list_paging("items", service.LISTING))]
+PartialItemPaging = Annotated[
+    ListPaging, Depends(list_paging("items", service.LISTING, fields=PartialItem))
+]
 
 
 @router.post("", status_code=201)
@@ -60,12 +60,29 @@ async def list_items(
     paging: ItemPaging,
     conditional: ConditionalRequestDep,
 ) -> Page[ItemRead]:
-    """Your items, newest first."""
-    items = await service.list_items(session, user.id, paging.limit + 1, paging.after)
-    page = paging.page(items, position)
-    versions = [(item.id, item.version) for item in page.items]
-    conditional.check_not_modified(etag=digest(versions, page.next))
+    """Your items, newest first unless `sort` says otherwise."""
+    rows = await service.list_items(session, user.id, paging.query)
+    page = paging.page(rows, ItemRead)
+    conditional.check_not_modified(etag=_etag(rows, page.next))
     return page
+
+
+@router.get("/partial")
+async def list_partial_items(
+    user: CurrentUser,
+    session: ReadSessionDep,
+    paging: PartialItemPaging,
+    conditional: ConditionalRequestDep,
+) -> Page[PartialItem]:
+    """Your items with the chosen fields only, such as `fields=id,name`."""
+    rows = await service.list_items(session, user.id, paging.query)
+    page = paging.page(rows, PartialItem)
+    conditional.check_not_modified(etag=_etag(rows, page.next))
+    return page
+
+
+def _etag(rows: Sequence[Any], cursor: str | None) -> str:
+    return digest([(row.id, row.version) for row in rows], cursor)
 
 
 @router.get("/total", responses=responses(Forbidden), dependencies=[require("admin")])

@@ -6,7 +6,14 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from app.platform.http.schemas import NOT_BLANK, STORABLE, STRIPPED, RequestModel, ResponseModel
+from app.platform.http.schemas import (
+    NOT_BLANK,
+    STORABLE,
+    STRIPPED,
+    PartialModel,
+    RequestModel,
+    ResponseModel,
+)
 
 Name = Annotated[str, NOT_BLANK, Field(max_length=200), STRIPPED]
 Description = Annotated[str, STORABLE, Field(max_length=10_000)]
@@ -61,6 +68,10 @@ class ItemRead(ResponseModel):
     updated_at: datetime = Field(examples=["2026-01-31T09:30:00Z"])
     version: int = Field(examples=[1])
     parts: list[PartRead]
+
+
+class PartialItem(PartialModel, ItemRead):
+    """An item with some of its fields."""
 
 
 class Total(ResponseModel):

@@ -1,11 +1,12 @@
 """Operations on items, for routes, jobs and tests."""
 
+import operator
 from collections.abc import Sequence
-from datetime import datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, insert, select, text, tuple_
+from sqlalchemy import Row, bindparam, func, insert, select, text
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
@@ -15,12 +16,10 @@ from app.items.models import Item, Part
 from app.items.schemas import ItemCreate, ItemPatch, ItemRead, PartWrite
 from app.platform.base.errors import Conflict, NotFound
 from app.platform.data.database import ReadSession, on_commit
+from app.platform.data.listing import Filter, Listing, ListQuery
 from app.platform.observability.logs import get_logger
 
 logger = get_logger(__name__)
-
-# The sort key of the list: newest first, and by id where two items are equally new.
-Position = tuple[datetime, UUID]
 
 # Built once, with parameters: a statement built for each request costs several times the CPU time.
 # The parts come with their items: a list is one query, however long it is.
@@ -33,12 +32,17 @@ ITEMS = select(
     *COLUMNS, func.coalesce(PARTS.scalar_subquery(), text("'[]'::json")).label("parts")
 ).where(Item.owner == bindparam("owner"))
 ITEM = ITEMS.where(Item.id == bindparam("id"))
-NEWEST = ITEMS.order_by(Item.created_at.desc(), Item.id.desc()).limit(bindparam("limit"))
-NEWEST_AFTER = NEWEST.where(
-    tuple_(Item.created_at, Item.id)
-    < tuple_(
-        bindparam("created_at", type_=Item.created_at.type), bindparam("id", type_=Item.id.type)
-    )
+LISTING = Listing(
+    ITEMS,
+    key=Item.id,
+    sorts={"created_at": Item.created_at, "name": Item.name},
+    default="-created_at",
+    filters={
+        "name": Filter(Item.name),
+        "created_from": Filter(Item.created_at, operator.ge),
+        "created_before": Filter(Item.created_at, operator.lt),
+    },
+    always=[Item.version],
 )
 # Core, past the ORM's unit of work, which costs more than these statements.
 NEW_ITEM = insert(Item.__table__).returning(*COLUMNS)  # type: ignore[arg-type]
@@ -59,17 +63,10 @@ async def create_item(session: AsyncSession, owner: str, data: ItemCreate) -> It
 
 
 async def list_items(
-    session: ReadSession, owner: str, limit: int, after: Position | None = None
-) -> Sequence[ItemRead]:
-    """Up to ``limit`` items, newest first; with ``after``, those that follow that position."""
-    if after is None:
-        rows = await session.all(NEWEST, owner=owner, limit=limit)
-    else:
-        created_at, id_ = after
-        rows = await session.all(
-            NEWEST_AFTER, owner=owner, limit=limit, created_at=created_at, id=id_
-        )
-    return [ItemRead.model_validate(row) for row in rows]
+    session: ReadSession, owner: str, query: ListQuery
+) -> Sequence[Row[*tuple[Any, ...]]]:
+    """The rows of a page of items, and one more if there is a next page."""
+    return await session.all(LISTING.select(query), owner=owner, **LISTING.values(query))
 
 
 async def get_item(session: ReadSession, owner: str, item_id: UUID) -> ItemRead:

@@ -15,6 +15,7 @@ from app.platform.jobs.names import TASK
 from app.settings import Settings
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service
+from tests.system.jobs import importing
 from tests.system.jobs.conftest import Start
 from tests.system.jobs.proxy import Proxy
 
@@ -65,6 +66,12 @@ async def test_children_are_forked_where_spawning_is_the_default(
     start("worker", module="tests.system.jobs.spawning")
     job = await service.enqueue(samples.note, text="forked")
     await service.wait_for_status(job.id, "succeeded")
+
+
+async def test_children_share_what_they_import(service: Service, start: Start) -> None:
+    start("worker", module="tests.system.jobs.importing")
+    job = await service.enqueue(importing.imported)
+    assert (await service.wait_for_status(job.id, "succeeded")).result == []
 
 
 async def test_a_worker_whose_children_cannot_start_is_unhealthy(

@@ -1,7 +1,7 @@
 """The Celery worker: a main process that receives messages, and children that run one job each.
 
-Each child runs the service, with its lifespan, in one event loop in a thread. The main process
-opens no connections to Postgres, so that children can be forked.
+The app is created before the fork, in memory that the children share. Each runs the app's lifespan,
+in one event loop in a thread. The main process opens no connections to Postgres.
 """
 
 import logging
@@ -25,6 +25,7 @@ from billiard.util import get_logger
 from celery import bootsteps, shared_task, signals
 from celery.exceptions import SecurityWarning
 from celery.worker import WorkController, state
+from fastapi import FastAPI
 from kombu.transport import redis
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -32,6 +33,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from app.platform.base import heartbeat
 from app.platform.base.components import AppFactory
 from app.platform.base.threads import exit_process
+from app.platform.data.preload import import_before_fork
 from app.platform.jobs import capacity, pools
 from app.platform.jobs.celery_app import celery_app
 from app.platform.jobs.consumer import Consumer
@@ -85,7 +87,7 @@ class Channel(redis.Channel):
 class Child:
     """State of a child process, which runs one job at a time."""
 
-    create_app: AppFactory
+    app: FastAPI
     settings: PlatformSettings
     heartbeats: Array[Any]  # one per child, by its index; in shared memory
     entered: AbstractContextManager[BlockingPortal]
@@ -107,8 +109,7 @@ class Child:
         try:
             if self.settings.worker_metrics_port:
                 os.environ["WORKER_SLOT"] = str(index)
-            settings = pools.with_pool_size(self.settings, capacity.POOL_SIZE_OF_CHILD)
-            app = self.create_app(settings)
+            app, settings = self.app, self.settings
             self.runner = Runner(app, settings, beat)
             self.stack = ExitStack()
             # Never left: its end would wait for every thread, where the process just exits.
@@ -163,7 +164,9 @@ def run(settings: PlatformSettings, create_app: AppFactory) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code."""
     logs.configure(settings)
     # Children inherit these, which requires a fork; on macOS, billiard would spawn them instead.
-    child.settings, child.create_app = settings, create_app
+    child.settings = pools.with_pool_size(settings, capacity.POOL_SIZE_OF_CHILD)
+    child.app = create_app(child.settings)
+    import_before_fork(settings)
     children = capacity.concurrency(settings)
     child.heartbeats = RawArray("d", [time.time()] * children)
     set_start_method("fork", force=True)

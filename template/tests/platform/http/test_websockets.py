@@ -220,6 +220,7 @@ async def test_an_accepted_websocket_has_an_id_a_log_line_and_metrics(
     assert (line["event"], line["status"], line["close_code"]) == ("websocket", 101, 1000)
     assert (line["request_id"], line["path"]) == ("ws-1", "/api/ws/echo/x")
     assert line["route"] == "/api/ws/echo/{name}"
+    assert (line["messages_received"], line["messages_sent"]) == (1, 1)
     labels = {"method": "GET", "route": "/api/ws/echo/{name}", "status": "101"}
     registry = listener.app.state.metrics.registry
     assert registry.get_sample_value("http_server_request_duration_seconds_count", labels) == 1

@@ -118,6 +118,8 @@ def _websocket_fields(websocket: WebSocketState, route: str, status: int) -> dic
         "path": logs.redact_path(websocket.scope["path"]),
         "status": status,
         "close_code": websocket.close_code,
+        "messages_received": websocket.received,
+        "messages_sent": websocket.sent,
         "duration_ms": round((monotonic() - websocket.started) * 1000, 2),
         "request_id": websocket.request_id,
     }

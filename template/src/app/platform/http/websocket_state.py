@@ -23,6 +23,7 @@ class WebSocketState(context.RequestContext):
 
     ``status``: of the response to the handshake, 101 once it is accepted; 0 until then.
     ``close_code``: 0 while it is open, and after a refused handshake. ``error``: what ended it.
+    ``received``, ``sent``: messages.
     """
 
     __slots__ = (
@@ -31,7 +32,9 @@ class WebSocketState(context.RequestContext):
         "close_code",
         "error",
         "handshake_ended",
+        "received",
         "scope",
+        "sent",
         "span",
         "started",
         "status",
@@ -49,14 +52,16 @@ class WebSocketState(context.RequestContext):
         self.scope = scope
         self.span = span
         self.error: BaseException | None = None
-        self.status = self.close_code = 0
+        self.status = self.close_code = self.received = self.sent = 0
         self.started = self.handshake_ended = monotonic()
         self._send = send
         self._default_headers = default_headers
 
     async def receive(self, receive: Receive) -> Message:
         message = await receive()
-        if message["type"] == "websocket.disconnect" and not self.close_code:
+        if message["type"] == "websocket.receive":
+            self.received += 1
+        elif message["type"] == "websocket.disconnect" and not self.close_code:
             self.close_code = message.get("code", 1005)
         return message
 
@@ -66,7 +71,10 @@ class WebSocketState(context.RequestContext):
         A refusal is a problem document before the handshake, and a close code after it.
         """
         kind = message["type"]
-        if kind == "websocket.accept":
+        if kind == "websocket.send":
+            await self._send(message)
+            self.sent += 1
+        elif kind == "websocket.accept":
             self._end_handshake(HTTPStatus.SWITCHING_PROTOCOLS)
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
             await self._send({**message, "headers": headers})

@@ -201,6 +201,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its package has no types
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
+        self.config.ws_max_size = self.wsgi.state.settings.max_body_size
         server = DrainingServer(self.config)
         server.app = self.wsgi
         server.drain = drain_seconds(self.wsgi.state.settings)

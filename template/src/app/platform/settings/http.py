@@ -51,7 +51,10 @@ class HttpSettings(BaseSettings):
     )
 
     max_body_size: int = Field(
-        1_048_576, ge=1, le=1_073_741_824, description="Maximum bytes of a request body"
+        1_048_576,
+        ge=1,
+        le=1_073_741_824,
+        description="Maximum bytes of a request body or WebSocket message",
     )
     request_timeout: float = Field(
         30, gt=0, le=3600, description="Seconds until a request is cancelled"

@@ -23,10 +23,10 @@ from app.platform.base.errors import TooManyRequests, Unavailable
 from app.platform.data.database import on_commit
 from app.platform.data.redis import REDIS_ERRORS
 from app.platform.data.topics import Listener, Topics, format_id, parse_id
+from app.platform.http.draining import is_draining, when_draining
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
-DRAIN_CHECK_INTERVAL = 0.2  # seconds
 # Milliseconds until a client reconnects: spread, so that the clients of a process that has ended
 # do not all arrive at once.
 RETRY = (1000, 5000)
@@ -89,7 +89,7 @@ class EventStreams:
         key = str(caller)
         if self._callers[key] >= self._settings.event_streams_per_caller:
             raise TooManyRequests("You have too many event streams open; close one first.")
-        if self._draining():
+        if is_draining(self._app):
             raise Unavailable("The server is shutting down.")
         after = parse_id(request.headers.get("Last-Event-ID", ""))
         self._callers[key] += 1
@@ -121,15 +121,10 @@ class EventStreams:
         finally:
             timer.cancel()
 
-    async def end_when_draining(self) -> None:
-        """End all streams as soon as the process drains: their clients find another one."""
-        while not self._draining():  # noqa: ASYNC110 (the server sets a flag)
-            await asyncio.sleep(DRAIN_CHECK_INTERVAL)
+    def end(self) -> None:
+        """End all streams, since the process shuts down."""
         for listener in self.listeners:
             listener.end("shutdown")
-
-    def _draining(self) -> bool:
-        return getattr(self._app.state, "draining", False)
 
 
 def _reconnect_in() -> ServerSentEvent:
@@ -148,12 +143,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         streams = app.state.event_streams = EventStreams(app, settings)
-        draining = asyncio.create_task(streams.end_when_draining())
-        try:
-            async with streams.topics.receiving():
-                yield
-        finally:
-            draining.cancel()
-            await asyncio.wait({draining})
+        async with when_draining(app, streams.end), streams.topics.receiving():
+            yield
 
     return lifespan

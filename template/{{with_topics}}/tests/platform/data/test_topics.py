@@ -116,7 +116,7 @@ async def test_a_listener_whose_last_event_is_gone_is_told_so(
 
 
 async def test_a_topic_keeps_so_many_events_for_so_long(settings: Settings, topic: str) -> None:
-    changes = {"event_stream_history": 10, "event_stream_retention": 77}
+    changes = {"topic_history": 10, "topic_retention": 77}
     async with (
         process(settings.model_copy(update=changes)) as topics,
         create_client(settings) as redis,
@@ -142,7 +142,7 @@ async def test_what_a_broken_connection_missed_is_delivered_once(
 async def test_a_listener_that_does_not_read_ends_and_resumes_elsewhere(
     settings: Settings, topic: str
 ) -> None:
-    changes = {"event_stream_buffer": 5}
+    changes = {"topic_buffer": 5}
     async with process(settings.model_copy(update=changes)) as topics:
         async with topics.listen(topic) as slow, topics.listen(topic) as other:
             reading = asyncio.create_task(take(other, 8))

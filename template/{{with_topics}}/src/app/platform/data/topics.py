@@ -3,6 +3,7 @@
 The events of a topic are kept in a Redis Stream and announced to all processes by PUBLISH, both in
 one script. A process has one connection for all its topics and subscribes only to those that
 somebody listens to. When that connection breaks, it reads what it has missed from the streams.
+A topic that is not ``kept`` has no stream: its listeners are told that they may have missed events.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
 PREFIX = "events:"
+NOT_KEPT = "passing:"  # the prefix of topics without a stream
 CONTROL = "events"  # a channel without messages: a connection has to be subscribed to something
 PUBLISH = """
 local entry = {'name', ARGV[1], 'data', ARGV[2]}
@@ -42,7 +44,10 @@ START: Id = (0, 0)
 
 
 class Event(NamedTuple):
-    """An event of a topic. ``data``: JSON. Without an ``id``: events may be missing before it."""
+    """An event of a topic. ``data``: JSON. ``id``: ``None`` unless it is kept.
+
+    ``GAP`` stands for events that may be missing before it.
+    """
 
     id: Id | None
     name: str
@@ -58,6 +63,11 @@ def parse_id(text: str) -> Id | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def channel(topic: str, kept: bool = True) -> str:
+    """The channel of a topic in Redis, and the key of its stream."""
+    return (PREFIX if kept else NOT_KEPT) + topic
+
+
 def format_id(event_id: Id) -> str:
     return f"{event_id[0]}-{event_id[1]}"
 
@@ -70,6 +80,7 @@ class Listener:
 
     def __init__(self, buffer: int) -> None:
         self.ended: str | None = None
+        self.done = asyncio.Event()  # set when it has ended
         self._buffer = buffer
         self._history: deque[Event] = deque()  # read first
         self._waiting: deque[Event] = deque()
@@ -79,6 +90,7 @@ class Listener:
     def end(self, reason: str) -> None:
         """Receive no more events."""
         self.ended = self.ended or reason
+        self.done.set()
         self._changed.set()
 
     def put(self, event: Event) -> None:
@@ -110,8 +122,9 @@ class Listener:
 class _Topic:
     """A topic that somebody in this process listens to."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, kept: bool) -> None:
         self.key = key
+        self.kept = kept
         self.listeners: set[Listener] = set()
         self.last = START  # the last event that the listeners have received
         self.subscribed = asyncio.Event()
@@ -138,9 +151,13 @@ class Topics:
     async def publish(self, topic: str, name: str, data: str) -> Id:
         """Add an event to a topic, and send it to all listeners; ``data``: JSON."""
         settings = self._settings
-        kept = (settings.event_stream_history, settings.event_stream_retention)
+        kept = (settings.topic_history, settings.topic_retention)
         run: Any = self._redis.eval  # typed differently by the versions of redis-py
-        return _id(await run(PUBLISH, 1, PREFIX + topic, name, data, *kept))
+        return _id(await run(PUBLISH, 1, channel(topic), name, data, *kept))
+
+    async def pass_on(self, topic: str, name: str, data: str, *, kept: bool = False) -> None:
+        """Send an event to all who listen now, and do not keep it, even if others are ``kept``."""
+        await self._redis.publish(channel(topic, kept), f"\n{name}\n{data}")
 
     async def has_listeners(self, topic: str) -> bool:
         """Whether any process listens to ``topic``."""
@@ -149,14 +166,17 @@ class Topics:
         return int(listeners) > 0
 
     @asynccontextmanager
-    async def listen(self, topic: str, after: Id | None = None) -> AsyncIterator[Listener]:
+    async def listen(
+        self, topic: str, after: Id | None = None, *, kept: bool = True
+    ) -> AsyncIterator[Listener]:
         """A listener to new events of a topic, and to those ``after`` one that it has seen.
 
-        ``GAP`` comes first if some of the latter may be gone. Raises ``Unavailable`` while Redis
-        is unavailable.
+        ``kept``: whether the topic has a stream. ``GAP`` comes first if some of the latter may be
+        gone. Raises ``Unavailable`` while Redis is unavailable.
         """
-        listener = Listener(self._settings.event_stream_buffer)
-        opened = self._topics.setdefault(PREFIX + topic, _Topic(PREFIX + topic))
+        listener = Listener(self._settings.topic_buffer)
+        key = channel(topic, kept)
+        opened = self._topics.setdefault(key, _Topic(key, kept))
         opened.listeners.add(listener)
         try:
             try:
@@ -214,7 +234,7 @@ class Topics:
             topic = self._topics.get(message["channel"] or "") if message else None
             if message and topic and message["type"] == "subscribe":
                 # Before any event that is sent to the subscription.
-                for event in await self._events_after(topic.key, topic.last):
+                for event in await self._missed(topic):
                     topic.deliver(event)
                 topic.subscribed.set()
             elif message and topic and message["type"] == "message":
@@ -227,8 +247,9 @@ class Topics:
         await asyncio.shield(topic.opening)
 
     async def _subscribe(self, topic: _Topic) -> None:
-        newest: Any = await self._redis.xrevrange(topic.key, count=1)
-        topic.last = _id(newest[0][0]) if newest else START
+        if topic.kept:
+            newest: Any = await self._redis.xrevrange(topic.key, count=1)
+            topic.last = _id(newest[0][0]) if newest else START
         async with self._commands, asyncio.timeout(self._settings.redis_timeout):
             if self._connection:
                 await self._connection.subscribe(topic.key)
@@ -246,6 +267,12 @@ class Topics:
                 if self._connection and topic.key not in self._topics:
                     await self._connection.unsubscribe(topic.key)
 
+    async def _missed(self, topic: _Topic) -> list[Event]:
+        """The events since the last that the listeners have received."""
+        if topic.kept:
+            return await self._events_after(topic.key, topic.last)
+        return [GAP] if topic.subscribed.is_set() else []
+
     async def _events_after(self, key: str, seen: Id) -> list[Event]:
         """The events after one that has been seen; without it, others may be gone, too."""
         entries: Any = await self._redis.xrange(key, min=format_id(seen))
@@ -256,7 +283,7 @@ class Topics:
 
 
 def _event(event_id: str, name: str, data: str) -> Event:
-    return Event(_id(event_id), name, data)
+    return Event(_id(event_id) if event_id else None, name, data)
 
 
 def _id(text: str) -> Id:

@@ -31,6 +31,7 @@ HOMONYMS = {
     "session": "SQLAlchemy's, of the database",
     "postgres": "the database, which every service has",
     "api_key": "a name that is never logged",
+    "websockets": "the protocol, and its package, which every server speaks",
     "flags": "the parameter of Python's regular expressions",
     "console": "an exporter of OpenTelemetry, and what clouds call their web page",
     "otlp": "OpenTelemetry's protocol, which every backend speaks",

@@ -11,7 +11,7 @@ from app.auth import sessions
 from app.auth.accounts import Accounts, NewEmail
 from app.auth.current import CurrentUser
 from app.auth.models import Account
-from app.auth.passwords import GivenPassword, NewPassword
+from app.auth.passwords import CommonPassword, GivenPassword, NewPassword
 from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unauthorized
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.http import audit
@@ -67,7 +67,9 @@ class Me(ResponseModel):
 
 
 @router.post(
-    "/register", status_code=201, responses=responses(Conflict, Forbidden, TooManyRequests)
+    "/register",
+    status_code=201,
+    responses=responses(CommonPassword, Conflict, Forbidden, TooManyRequests),
 )
 async def register(body: Registration, request: Request, accounts: AccountsDep) -> Registered:
     """Create an account."""

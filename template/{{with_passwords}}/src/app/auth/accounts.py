@@ -97,7 +97,7 @@ class Accounts:
             await account_limits.check_mail(request, email)
         account_id = uuid4()
         values = {"id": account_id, "email": email}
-        values["password_hash"] = await self._passwords.hash(password)
+        values["password_hash"] = await self._passwords.hash_new(password)
         statement = insert(Account).values(values).on_conflict_do_nothing().returning(Account.id)
         async with self._database.transaction() as db:
             created = (await db.execute(statement)).scalar_one_or_none()
@@ -198,8 +198,8 @@ class Accounts:
         return Account(id=row.id, email=row.email)
 
     async def hash(self, password: SecretStr) -> str:
-        """The hash to store of a new password."""
-        return await self._passwords.hash(password)
+        """The hash to store of a new password; raises ``CommonPassword``."""
+        return await self._passwords.hash_new(password)
 
     async def _limit_guesses(
         self, request: Request, account: str, client: str, *, known: bool

@@ -14,7 +14,7 @@ from app.auth.account_routes import AccountsDep
 from app.auth.account_tokens import InvalidToken
 from app.auth.accounts import NewEmail
 from app.auth.current import CurrentUser
-from app.auth.passwords import GivenPassword, NewPassword
+from app.auth.passwords import CommonPassword, GivenPassword, NewPassword
 from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unauthorized
 from app.platform.data.database import SessionDep
 from app.platform.http import audit, rate_limit
@@ -88,7 +88,11 @@ async def forgot_password(body: Address, request: Request, db: SessionDep) -> Ac
     return Accepted()
 
 
-@router.post("/reset-password", status_code=204, responses=responses(InvalidToken, TooManyRequests))
+@router.post(
+    "/reset-password",
+    status_code=204,
+    responses=responses(InvalidToken, CommonPassword, TooManyRequests),
+)
 async def reset_password(
     body: PasswordReset, request: Request, accounts: AccountsDep, db: SessionDep
 ) -> None:
@@ -104,7 +108,7 @@ async def reset_password(
 @router.post(
     "/change-password",
     status_code=204,
-    responses=responses(Unauthorized, Forbidden, TooManyRequests),
+    responses=responses(CommonPassword, Unauthorized, Forbidden, TooManyRequests),
 )
 async def change_password(
     body: PasswordChange,

@@ -8,6 +8,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import AfterValidator, Field, SecretStr
 
 from app.auth.common_passwords import is_common
+from app.platform.base.errors import BadRequest
 from app.platform.http.schemas import ENCODABLE
 from app.settings import Settings
 
@@ -18,11 +19,13 @@ def _storable(password: SecretStr) -> SecretStr:
     return password
 
 
-def _hard_to_guess(password: SecretStr) -> SecretStr:
-    plain = password.get_secret_value()
-    if is_common(plain):
-        raise ValueError("is among the first that others would try; choose another one")
-    return password
+class CommonPassword(BadRequest):
+    """A new password is among the first that others would try."""
+
+    code = "common_password"
+
+    def __init__(self) -> None:
+        super().__init__("This password is among the first that others would try; choose another.")
 
 
 # Length and a list of breached ones instead of composition rules (NIST SP 800-63B). The upper bound
@@ -32,7 +35,6 @@ NewPassword = Annotated[
     Field(min_length=12, max_length=256, json_schema_extra={"pattern": r"^[^\x00]*$"}),
     ENCODABLE,
     AfterValidator(_storable),
-    AfterValidator(_hard_to_guess),
 ]
 GivenPassword = Annotated[SecretStr, Field(min_length=1, max_length=256), ENCODABLE]
 
@@ -52,6 +54,12 @@ class Passwords:
     async def hash(self, password: SecretStr) -> str:
         plain = password.get_secret_value()
         return await to_thread.run_sync(self._hasher.hash, plain, limiter=self._limiter)
+
+    async def hash_new(self, password: SecretStr) -> str:
+        """The hash of a new password; raises ``CommonPassword``."""
+        if is_common(password.get_secret_value()):
+            raise CommonPassword
+        return await self.hash(password)
 
     async def verify(self, password: SecretStr, known: str | None) -> tuple[bool, str | None]:
         """Whether the password is correct, and a new hash to store if the costs have changed.

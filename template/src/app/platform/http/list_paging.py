@@ -143,7 +143,8 @@ def _parameters(listing: Listing, fields: type[BaseModel] | None) -> list[Parame
         names = Annotated[list[one], BeforeValidator(_split), Query(min_length=1, max_length=100)]
         parameters.append(_parameter("fields", names))
     for name, each in listing.filters.items():
-        parameters.append(_parameter(name, Annotated[_filter_type(each) | None, Query()], None))
+        # No `| None` in the document: a query parameter that is not given is missing, never null.
+        parameters.append(_parameter(name, Annotated[_filter_type(each), Query()], None))
     return parameters
 
 

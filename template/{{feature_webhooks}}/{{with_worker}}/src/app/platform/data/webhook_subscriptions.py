@@ -5,7 +5,6 @@ import logging
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
-from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -16,7 +15,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.platform.base.errors import AppError, Conflict, NotFound
+from app.platform.base.errors import BadRequest, Conflict, NotFound
 from app.platform.base.signing import derive_keys
 from app.platform.data.public_addresses import Guard
 from app.platform.data.webhook_tables import WebhookSubscription
@@ -46,17 +45,15 @@ audit = structlog.wrap_logger(
 )
 
 
-class InvalidWebhookUrl(AppError):
+class InvalidWebhookUrl(BadRequest):
     """The URL can't be delivered to."""
 
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "webhook_url_invalid"
 
 
-class UnknownEventType(AppError):
+class UnknownEventType(BadRequest):
     """This service has no such events."""
 
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "webhook_event_type_unknown"
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 
-from app.platform.base.errors import Conflict, NotFound, Unauthorized
+from app.platform.base.errors import BadRequest, Conflict, NotFound, Unauthorized
 from app.platform.data import webhook_deliveries, webhook_subscriptions
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.data.webhook_subscriptions import MAX_URL_LENGTH
@@ -91,7 +91,7 @@ def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
 
 
 def _add_subscription_routes(router: APIRouter, User: Any) -> None:  # noqa: N803 (a type)
-    @router.post("/subscriptions", status_code=201, responses=responses(Conflict))
+    @router.post("/subscriptions", status_code=201, responses=responses(BadRequest, Conflict))
     async def create_subscription(
         data: SubscriptionCreate,
         user: User,

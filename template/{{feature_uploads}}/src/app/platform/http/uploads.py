@@ -63,6 +63,7 @@ FileName = Annotated[str, NOT_BLANK, Field(max_length=1000)]
 
 # For `openapi_extra` of a route that receives a file.
 UPLOAD_BODY: dict[str, Any] = {
+    "x-file-body": True,  # for programs that read the document, such as contract tests
     "requestBody": {
         "required": True,
         "content": {"application/octet-stream": {}},

@@ -7,6 +7,7 @@ from fastapi.security import OAuth2PasswordBearer
 from sqlalchemy import bindparam, select
 from starlette.requests import HTTPConnection
 
+from app.auth import roles
 from app.auth.identity import InvalidCredentials, User
 from app.auth.models import Account, LoginSession
 from app.auth.sessions import is_active
@@ -19,7 +20,7 @@ _bearer = OAuth2PasswordBearer("/api/v1/auth/login", scheme_name="bearer", auto_
 Credential = Annotated[str | None, Depends(_bearer)]
 
 SCOPES = (
-    select(Account.scopes)
+    select(Account.scopes, roles.of_account())
     .join(LoginSession, LoginSession.account_id == Account.id)
     .where(LoginSession.id == bindparam("session"), is_active())
     .where(Account.id == bindparam("account"), Account.disabled_at.is_(None))
@@ -34,5 +35,6 @@ async def authenticate(connection: HTTPConnection, token: str) -> User:
     row = await reader.first(SCOPES, session=access.session_id, account=access.account_id)
     if row is None:
         raise InvalidCredentials("ended", "This session has ended.")
-    scopes = access.scopes.intersection(row.scopes)
+    # Roles are those of now; of the account's own scopes, the token has those of its issue.
+    scopes = access.scopes.intersection(row.scopes) | roles.scopes_of(row.roles)
     return User(str(access.account_id), scopes, str(access.session_id))

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.auth import logins, sessions
+from app.auth import logins, roles, sessions
 from app.auth.account_routes import AccountsDep, PasswordForm
 from app.auth.current import CurrentUser
 from app.auth.identity import InvalidCredentials
@@ -118,11 +118,11 @@ async def _rotate(
         await sessions.revoke(db, session_id)
         audit.refused(request, "refresh", "reused", str(session.account_id))
         return None
-    statement = select(Account.scopes).where(
+    statement = select(Account.scopes, roles.of_account()).where(
         Account.id == session.account_id, Account.disabled_at.is_(None)
     )
-    scopes = (await db.execute(statement)).scalar_one_or_none()
-    if scopes is None:
+    row = (await db.execute(statement)).one_or_none()
+    if row is None:
         return None
     if repeated_at:
         audit.succeeded(request, "refresh_repeated", str(session.account_id))
@@ -130,7 +130,8 @@ async def _rotate(
         session.secret_hash = sessions.hash_secret(next_secret)
         session.refreshed_at = now
         session.expires_at = min(sessions.expiry(settings), session.ends_at)
-    access = AccessClaims(session.account_id, session_id, frozenset(scopes))
+    scopes = roles.scopes_of(row.roles).union(row.scopes)
+    access = AccessClaims(session.account_id, session_id, scopes)
     return _Issued(access, next_secret, repeated_at or now)
 
 

@@ -11,7 +11,7 @@ from fastapi.security import APIKeyCookie, OAuth2PasswordBearer
 from sqlalchemy import bindparam, select, update
 from starlette.requests import HTTPConnection
 
-from app.auth import cookies, sessions, tokens
+from app.auth import cookies, roles, sessions, tokens
 from app.auth.csrf import HEADER, Csrf
 from app.auth.identity import InvalidCredentials, User
 from app.auth.models import Account, LoginSession
@@ -40,6 +40,7 @@ SESSION = (
     select(
         Account.id,
         Account.scopes,
+        roles.of_account(),
         LoginSession.secret_hash,
         LoginSession.expires_at,
         LoginSession.ends_at,
@@ -93,7 +94,7 @@ async def authenticate(connection: HTTPConnection, presented: PresentedToken) ->
         csrf: Csrf = connection.app.state.csrf
         csrf.check(connection, session_id)
     await _record_use(connection, session_id, row.expires_at, row.ends_at)
-    return User(str(row.id), frozenset(row.scopes), str(session_id))
+    return User(str(row.id), roles.scopes_of(row.roles).union(row.scopes), str(session_id))
 
 
 async def _record_use(

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.auth import account_limits, account_mails
+from app.auth import account_limits, account_mails, roles
 from app.auth.models import Account, LoginSession
 from app.auth.passwords import Passwords
 from app.platform.base.errors import Conflict, Forbidden, Unauthorized
@@ -148,6 +148,7 @@ class Accounts:
                 Account.id,
                 Account.password_hash,
                 Account.scopes,
+                roles.of_account(),
                 Account.disabled_at,
                 Account.verified_at,
                 Account.email,
@@ -174,7 +175,8 @@ class Accounts:
                 )
         await self._limiter.reset("login-account-client", client_hash.hex())
         is_new_client = row.was_used and not row.known_client
-        return Identity(row.id, frozenset(row.scopes), client_hash, row.email, is_new_client)
+        scopes = roles.scopes_of(row.roles).union(row.scopes)
+        return Identity(row.id, scopes, client_hash, row.email, is_new_client)
 
     async def confirm_password(
         self, request: Request, account_id: UUID, password: SecretStr

@@ -17,7 +17,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import app
-from app.auth import account_mails
+from app.auth import account_mails, roles
 from app.auth.models import Account, LoginSession
 from app.auth.sessions import is_active
 from app.platform.data import mail
@@ -64,10 +64,15 @@ async def export_features(reads: ReadSession, user_id: str) -> dict[str, Any]:
 
 
 async def delete_account(db: AsyncSession, settings: Settings, account: Account) -> None:
-    """Delete an account with everything that features have of its owner, who gets a last mail."""
+    """Delete an account with everything that features have of its owner, who gets a last mail.
+
+    Raises ``Conflict`` for the last administrator.
+    """
     for feature in features().values():
         await feature.delete_data(db, str(account.id))
-    await db.execute(delete(Account).where(Account.id == account.id))
+    async with roles.administrator_kept(db):
+        await db.execute(delete(Account).where(Account.id == account.id))
+    await db.execute(delete(roles.RoleGrant).where(roles.RoleGrant.user_id == str(account.id)))
     waiting = delete(mail.OutgoingMail).where(mail.OutgoingMail.recipient == account.email)
     await db.execute(waiting)
     await account_mails.send_notice(db, settings, "account_deleted", account.email)

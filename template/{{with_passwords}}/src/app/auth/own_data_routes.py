@@ -13,7 +13,7 @@ from app.auth.account_routes import AccountsDep
 from app.auth.current import CurrentUser, user_id
 from app.auth.models import Account, LoginSession
 from app.auth.passwords import GivenPassword
-from app.platform.base.errors import Forbidden, NotFound, TooManyRequests, Unauthorized
+from app.platform.base.errors import Conflict, Forbidden, NotFound, TooManyRequests, Unauthorized
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.http import audit
 from app.platform.http.problems import responses
@@ -112,7 +112,7 @@ async def export_data(user: CurrentUser, reads: ReadSessionDep, response: Respon
 @router.post(
     "/delete-account",
     status_code=204,
-    responses=responses(Unauthorized, Forbidden, TooManyRequests),
+    responses=responses(Unauthorized, Forbidden, Conflict, TooManyRequests),
 )
 async def delete_account(
     body: Deletion, user: CurrentUser, request: Request, accounts: AccountsDep, db: SessionDep

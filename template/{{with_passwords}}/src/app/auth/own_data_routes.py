@@ -37,7 +37,7 @@ class SessionRead(ResponseModel):
     created_at: datetime = TIME
     expires_at: datetime = TIME
     user_agent: str = Field(examples=["Mozilla/5.0"])
-    current: bool
+    current: bool = Field(examples=[True])
 
 
 class AccountRead(ResponseModel):

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.platform.base.errors import DatabaseUnavailable
+from app.platform.base.tasks import cancel
 from app.platform.data.database import create_engine
 from app.platform.settings import PlatformSettings, SettingsError
 from app.platform.settings.sources import ERROR_HEADER
@@ -97,8 +98,7 @@ async def migration_connection(settings: PlatformSettings) -> AsyncIterator[Asyn
         try:
             yield connection
         finally:
-            reports.cancel()
-            await asyncio.wait([reports])
+            await cancel(reports)
 
 
 async def _report_blockers(connection: AsyncConnection, migrator: int) -> None:

@@ -9,7 +9,7 @@ import logging
 import random
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
 
@@ -21,6 +21,7 @@ from starlette.websockets import WebSocketDisconnect
 from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.base.paths import route_path, set_prefix
+from app.platform.base.tasks import cancel
 from app.platform.http import json_body
 from app.platform.http.access_log import PROBE_PATHS, AccessLog
 from app.platform.http.headers import joined, refuse
@@ -238,8 +239,6 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
             yield
         finally:
             access_log.flush()
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await cancel(task)
 
     return lifespan

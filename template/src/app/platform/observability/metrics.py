@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Literal
 
 from fastapi import FastAPI, Request
@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.platform import about
 from app.platform.base.components import Lifespan
 from app.platform.base.paths import route_path
+from app.platform.base.tasks import cancel
 from app.platform.settings import PlatformSettings
 
 logger = logging.getLogger(__name__)
@@ -225,8 +226,6 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
         try:
             yield
         finally:
-            sampler.cancel()
-            with suppress(asyncio.CancelledError):
-                await sampler
+            await cancel(sampler)
 
     return lifespan

@@ -193,7 +193,7 @@ async def test_a_worker_that_lost_its_lease_stops_and_records_nothing(service: S
 async def test_a_job_that_ignores_a_cancellation_ends_before_it_is_released(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "CANCEL_TIMEOUT", 2.0)
+    monkeypatch.setattr(runner, "CANCEL_INTERVAL", 0.5)
     stops_at_once = service.settings.model_copy(update={"worker_shutdown_timeout": 0.0})
     enqueued = await service.enqueue(samples.ignores_cancel)
     async with SingleRunner(service.app, stops_at_once) as worker:

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
@@ -26,6 +26,7 @@ from sqlalchemy import select
 from starlette.requests import HTTPConnection
 
 from app.platform.base.components import Lifespan
+from app.platform.base.tasks import cancel
 from app.platform.data.database import ReadSession
 from app.platform.data.flag_commands import add_commands as add_commands
 from app.platform.data.flag_table import Flag
@@ -222,9 +223,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await cancel(task)
             flags.close()
 
     return lifespan

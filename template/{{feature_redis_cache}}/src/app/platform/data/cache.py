@@ -27,6 +27,7 @@ from app.platform import about
 from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import Unavailable
+from app.platform.base.tasks import cancel
 from app.platform.data.database import in_transaction, on_commit
 from app.platform.data.redis import REDIS_ERRORS
 from app.platform.observability.logs import get_logger
@@ -224,9 +225,7 @@ class Cache:
 
     async def close(self) -> None:
         """Cancel the loads in progress."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(*self._tasks)
 
     def _start_flight(self, kind: Cached[T], name: Key, load: Load[T]) -> asyncio.Task[str]:
         """Look the value up and load it if necessary, for all callers of this process at once."""
@@ -453,8 +452,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
                 await _warm(app, settings.cache_warm_timeout)
             yield
         finally:
-            retries.cancel()
-            await asyncio.gather(retries, return_exceptions=True)
+            await cancel(retries)
             await cache.close()
 
     return lifespan

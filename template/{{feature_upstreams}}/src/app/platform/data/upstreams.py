@@ -22,6 +22,7 @@ from starlette.requests import HTTPConnection
 
 from app.platform.base import context
 from app.platform.base.components import Lifespan
+from app.platform.base.tasks import cancel
 from app.platform.data.circuit_breaker import CircuitBreaker, State
 from app.platform.data.retries import (
     RETRYABLE_STATUSES,
@@ -257,9 +258,7 @@ class Upstream:
                     return (succeeded or list(done))[0].result()
                 done = set()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel(*tasks)
 
     async def _attempt(self, call: _Call, retry: int) -> httpx2.Response:
         if not self.breaker.allows():

@@ -26,6 +26,7 @@ from starlette.websockets import WebSocketState
 
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import AppError, TooManyRequests, Unavailable
+from app.platform.base.tasks import cancel
 from app.platform.data.database import on_commit
 from app.platform.data.redis import REDIS_ERRORS
 from app.platform.data.topics import GAP, Event, Id, Listener, Topics, channel, format_id, parse_id
@@ -298,9 +299,7 @@ class Rooms:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await cancel(task)
 
     def end(self) -> None:
         """End all WebSockets, since the process shuts down."""
@@ -400,9 +399,7 @@ async def _until_ended(listener: Listener, *work: Coroutine[Any, Any, None]) -> 
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*tasks)
     for task in done:
         if error := task.exception():
             raise error

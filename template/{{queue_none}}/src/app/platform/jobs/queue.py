@@ -22,6 +22,7 @@ from starlette.requests import HTTPConnection
 from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import Conflict, Unavailable
+from app.platform.base.tasks import cancel
 from app.platform.data.database import SessionDep, ensure_open, on_commit
 from app.platform.jobs import registry
 from app.platform.jobs.context import JobContext, JobQueue
@@ -51,9 +52,7 @@ class BackgroundJobs:
 
     async def stop(self) -> None:
         """Cancel the jobs that WebSockets have started."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await cancel(*self._running)
 
 
 class BackgroundQueue:

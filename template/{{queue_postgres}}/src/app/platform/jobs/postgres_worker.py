@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
+from app.platform.base.tasks import cancel
 from app.platform.data.database import create_engine
 from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.consumer import RECONNECT_DELAY
@@ -31,9 +32,7 @@ async def consume(settings: PlatformSettings, worker: Worker) -> None:
                 async with asyncio.timeout(settings.jobs_poll_interval):
                     await woken.wait()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await cancel(*tasks)
 
 
 async def _wake_to_stop(worker: Worker, woken: asyncio.Event) -> None:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, Row, TextClause, text
 
 from app.platform.base.components import Lifespan
+from app.platform.base.tasks import cancel
 from app.platform.data.mail_messages import message_of
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -87,10 +88,7 @@ class Delivery:
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT), self._one_at_a_time:
                 pass
-        for task in filter(None, (loop, self._announced)):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel(*filter(None, (loop, self._announced)))
 
     async def _deliver_due(self) -> None:
         async with self._one_at_a_time:

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from app.platform.base.errors import Unavailable
+from app.platform.base.tasks import cancel
 from app.platform.data.redis import REDIS_ERRORS, create_client
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -33,9 +34,8 @@ redis.call('PUBLISH', KEYS[1], id .. '\\n' .. ARGV[1] .. '\\n' .. ARGV[2])
 return id
 """
 ID = re.compile(r"(\d{1,20})-(\d{1,20})")
-# Seconds without a message until the connection is tested; between attempts to reconnect; and to
-# stop receiving.
-PING_AFTER, MAX_BACKOFF, STOP_INTERVAL = 5.0, 5.0, 0.5
+# Seconds without a message until the connection is tested, and between attempts to reconnect.
+PING_AFTER, MAX_BACKOFF = 5.0, 5.0
 
 logger = get_logger(__name__)
 
@@ -198,9 +198,7 @@ class Topics:
         try:
             yield
         finally:
-            while not task.done():  # redis-py may lose a cancellation while it reconnects
-                task.cancel()
-                await asyncio.wait({task}, timeout=STOP_INTERVAL)
+            await cancel(task)
 
     async def _receive(self) -> None:
         outage = False

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+
+from app.platform.base.tasks import cancel
 
 CHECK_INTERVAL = 0.2  # seconds
 
@@ -27,6 +29,4 @@ async def when_draining(app: FastAPI, callback: Callable[[], None]) -> AsyncIter
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await cancel(task)

@@ -9,6 +9,7 @@ from typing import Any, Self
 from fastapi import FastAPI
 
 from app.platform.base import context
+from app.platform.base.tasks import cancel
 from app.platform.data.database import Database
 from app.platform.jobs import registry, store
 from app.platform.jobs.attempt import attempt
@@ -22,9 +23,9 @@ from app.platform.observability import tracing
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
-# Seconds for the `finally` clauses of a cancelled job, which is cancelled again halfway through.
-# A job that runs on is left to the watchdog.
-CANCEL_TIMEOUT = 3.0
+# Seconds for the `finally` clauses of a cancelled job until it is cancelled again. A job that
+# ignores every cancellation is left to the watchdog.
+CANCEL_INTERVAL = 1.5
 # What an attempt makes of the job; after the other outcomes, another attempt holds it.
 OUTCOME_STATES: dict[str, JobState] = {
     "succeeded": "succeeded",
@@ -148,13 +149,9 @@ class Runner:
                     return work.result()
                 raise running.interrupted.result()
             finally:
-                # Twice: wait_for() of Python 3.11, which redis-py uses, can lose the first.
-                for _ in range(2):
-                    if not work.done():
-                        work.cancel()
-                        await asyncio.wait({work}, timeout=CANCEL_TIMEOUT / 2)
-                if unfinished := {call for call in (work, *running.calls()) if not call.done()}:
-                    await asyncio.wait(unfinished)
+                await cancel(work, interval=CANCEL_INTERVAL)
+                if calls := running.calls():
+                    await asyncio.wait(calls)
 
     async def _report(self, claim: Claim, progress: Progress) -> None:
         if await store.report(self.database, claim, progress.model_dump(mode="json")):

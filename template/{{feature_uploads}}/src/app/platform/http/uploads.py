@@ -67,7 +67,7 @@ UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {"application/octet-stream": {}},
-    }
+    },
 }
 
 

@@ -4,6 +4,7 @@ A parameter, field or sort that the list does not know is a 422: a filter that i
 ignored would return everything. A cursor is valid for one list, with one sort and the same filters.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from inspect import Parameter, Signature
@@ -27,6 +28,7 @@ from app.platform.http.schemas import STORABLE
 MAX_CURSOR = 2400
 BITS = {SmallInteger: 16, BigInteger: 64, Integer: 32}
 MAX_TEXT = 1000
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
 
 T = TypeVar("T", bound=BaseModel)
 Rows = Sequence[Any]
@@ -172,12 +174,24 @@ def _filter_type(chosen: Filter) -> Any:
 
 def _python_type(column: TypeEngine[Any]) -> Any:
     if isinstance(column, DateTime):
-        return Annotated[AwareDatetime, AfterValidator(_in_utc)] if column.timezone else datetime
+        return MOMENT if column.timezone else Annotated[datetime, BeforeValidator(_rfc3339)]
     return column.python_type
 
 
+def _rfc3339(value: Any) -> Any:
+    """Refuse other texts that Pydantic reads as a time, such as ``0.5``: seconds since 1970."""
+    if isinstance(value, str) and not RFC_3339.fullmatch(value):
+        raise ValueError("must be a time as in RFC 3339, such as 2026-01-31T09:30:00Z")
+    return value
+
+
 def _in_utc(value: datetime) -> datetime:
+    """The time in UTC; for the first and last hours of the calendar, the nearest one."""
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise ValueError("must be between the years 1 and 9999 in UTC") from None
+        first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+        return first if value.year == 1 else last
+
+
+MOMENT = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in_utc)]

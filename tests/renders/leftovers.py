@@ -23,6 +23,8 @@ SECRET = re.compile(
     r"(?i)\b[a-z_]*(?:secret|password|passwd|token|api_?key|private_?key)[a-z_]*[\"']?\s*[:=]\s*"
     r"[\"']?(?P<value>[A-Za-z0-9+/_=-]{16,})[\"']?\s*$|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
+# What packages of the core require, or the tests of some services, and an option, too.
+OF_OTHERS = {"cryptography", "httpcore2"}
 # What a package is imported as, where an option has that name and is not the only one to use it.
 MODULES = {"pyjwt": "jwt"}
 PLACE = re.compile(r"\b(?:src|tests|docs|migrations|deploy|compose)(?:/[\w.-]*\w)+|\bapp(?:\.\w+)+")
@@ -91,9 +93,9 @@ def _traces(option: options.Option) -> set[str]:
 
 
 def _core() -> set[str]:
-    """Return the packages that every service requires, which speak of no option."""
+    """Return the packages that every service has, which speak of no option."""
     pyproject = (generator.ROOT / "template" / "pyproject.toml.jinja").read_text(encoding="utf-8")
-    return set(re.findall(r'^    "([A-Za-z0-9._-]+)', pyproject, flags=re.MULTILINE))
+    return {*re.findall(r'^    "([A-Za-z0-9._-]+)', pyproject, flags=re.MULTILINE), *OF_OTHERS}
 
 
 def _extra_files(project: Path, chosen: list[options.Option]) -> Found:
@@ -132,7 +134,7 @@ def _features(
         path.split("/")[2]
         for path in options.written([*known]) - options.written(chosen)
         if path.startswith("src/app/") and path.count("/") == 3 and path.endswith("/__init__.py")
-    }
+    } - {option.choice for option in chosen}
     found = []
     for name in sorted(names):
         one = name.removesuffix("s")

@@ -32,14 +32,16 @@ HOMONYMS = {
     "postgres": "the database, which every service has",
     "api_key": "a name that is never logged",
     "websockets": "the protocol, and its package, which every server speaks",
+    "idempotency": "a property of requests (RFC 9110), and a header of them",
     "flags": "the parameter of Python's regular expressions",
     "console": "an exporter of OpenTelemetry, and what clouds call their web page",
     "otlp": "OpenTelemetry's protocol, which every backend speaks",
 }
 
 
-# The standard variables of OpenTelemetry are in every service's contract, read or not.
-CONTRACT = re.compile(r"\bOTEL_[A-Z_]+")
+# The standard variables of OpenTelemetry are in every service's contract, read or not; those of
+# AWS's SDKs belong to every option that calls AWS.
+CONTRACT = re.compile(r"\b(?:OTEL|AWS)_[A-Z_]+")
 
 
 def core(root: Path) -> Iterator[Path]:

@@ -29,7 +29,7 @@ BODY = b'{"amount": 7}'
 MAX_SIZE = 1000
 BILLING = webhook_source("billing")
 UNKNOWN = webhook_source("unknown")
-GITHUB = webhook_source("github", hmac_sha256("X-Hub-Signature-256", prefix="sha256="))
+SHOP = webhook_source("shop", hmac_sha256("X-Shop-Signature", prefix="sha256="))
 
 
 def whsec(key: bytes) -> str:
@@ -57,7 +57,7 @@ class Routes:
             raise RuntimeError("It fails after its statement.")
 
     async def push(
-        self, message: Annotated[WebhookMessage, Depends(GITHUB)], session: SessionDep
+        self, message: Annotated[WebhookMessage, Depends(SHOP)], session: SessionDep
     ) -> None:
         await insert(session, message)
 
@@ -71,7 +71,7 @@ async def insert(session: Any, message: WebhookMessage) -> None:
 
 @pytest.fixture(scope="module")
 async def shared(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    pairs = f"billing:{whsec(KEY)},billing:{whsec(NEXT_KEY)},github:{HMAC_KEY.hex()}"
+    pairs = f"billing:{whsec(KEY)},billing:{whsec(NEXT_KEY)},shop:{HMAC_KEY.hex()}"
     changes = {"webhook_secrets": SecretStr(pairs), "webhook_max_size": MAX_SIZE}
     async with running_app(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.transaction() as session:
@@ -244,11 +244,11 @@ async def test_a_plain_hmac_is_checked_and_its_body_takes_effect_once(
     shared: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     digest = hmac.new(HMAC_KEY.hex().encode(), BODY, "sha256").hexdigest()
-    good = {"X-Hub-Signature-256": f"sha256={digest}"}
+    good = {"X-Shop-Signature": f"sha256={digest}"}
     for headers, status in (
         ({}, 401),
-        ({"X-Hub-Signature-256": digest}, 401),
-        ({"X-Hub-Signature-256": f"sha256={'0' * 64}"}, 401),
+        ({"X-Shop-Signature": digest}, 401),
+        ({"X-Shop-Signature": f"sha256={'0' * 64}"}, 401),
         (good, 202),
         (good, 202),
     ):

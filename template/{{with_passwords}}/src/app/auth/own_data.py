@@ -1,6 +1,6 @@
 """The data of an account's owner: exported and deleted, with what features have of it.
 
-A feature takes part with a module ``personal_data``, such as ``app.items.personal_data``, that has
+A feature takes part with a module ``personal_data``, such as ``app.orders.personal_data``, that has
 
     async def export_data(session: ReadSession, user_id: str) -> Any: ...
     async def delete_data(session: AsyncSession, user_id: str) -> None: ...

@@ -1,6 +1,6 @@
 """Received webhooks: signed messages of other services, each of which takes effect once.
 
-https://github.com/standard-webhooks/standard-webhooks. The signature is checked before anything
+https://www.standardwebhooks.com. The signature is checked before anything
 else is done with a message, on the bytes of its body. Then its id is inserted in the request's
 transaction (``SessionDep``). A stranger gets one 401 whatever is wrong; the log has the reason.
 """
@@ -103,9 +103,9 @@ def standard(request: Request, body: bytes, key: bytes) -> str:
 
 
 def hmac_sha256(header: str, prefix: str = "") -> Scheme:
-    """A plain HMAC-SHA256 of the body, in hexadecimal, as GitHub sends it.
+    """A plain HMAC-SHA256 of the body, in hexadecimal, which many services send.
 
-        webhook_source("github", hmac_sha256("X-Hub-Signature-256", prefix="sha256="))
+        webhook_source("shop", hmac_sha256("X-Shop-Signature", prefix="sha256="))
 
     It signs neither an id nor a time, so the body itself is the id: the same body takes effect
     once as long as ids are kept.

@@ -19,7 +19,7 @@ from app.platform.data import webhook_deliveries
 from app.platform.data.database import SessionDep
 from app.platform.data.webhook_subscriptions import UnknownEventType
 
-# https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+# As https://www.standardwebhooks.com recommends.
 EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 
 T = TypeVar("T")

@@ -15,6 +15,7 @@ from tests.accounts import AUTH, PASSWORD, log_in, post, register
 from tests.actors import sign_in
 from tests.conftest import client_for, running_app
 from tests.mail import link_token, mails_to, plain
+from tests.required import REQUIRED
 
 ADA, NEW = "ada@example.com", "ada@example.org"
 OTHER_PASSWORD = "another horse battery"
@@ -290,10 +291,7 @@ async def test_a_disabled_account_gets_no_link_and_its_links_do_not_work(
     assert (used.status_code, verified.status_code) == (400, 400)
 
 
-async def test_production_requires_a_mail_server_to_require_verification(
-    settings: Settings,
-) -> None:
-    names = ("secret_key", "database_url", "redis_url")
-    given = {name: getattr(settings, name) for name in names}
+def test_production_requires_a_mail_server_to_require_verification() -> None:
+    required = {name.lower(): value for name, value in REQUIRED.items()}
     with pytest.raises(ValueError, match="needs SMTP_URL"):
-        Settings(environment="production", email_verification="required", **given)
+        Settings(**required, email_verification="required")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from pydantic import SecretStr, ValidationError
 from app.auth.passwords import Passwords
 from app.platform.settings.core import DEPLOYED
 from app.settings import Settings
+from tests.required import REQUIRED
 
 PASSWORD = SecretStr("correct horse battery")
 
@@ -33,14 +34,11 @@ async def test_a_password_is_verified(settings: Settings) -> None:
 
 @pytest.mark.parametrize("weak", [{"argon2_memory_cost": 19_455}, {"argon2_time_cost": 1}])
 @pytest.mark.parametrize("environment", DEPLOYED)
-def test_staging_and_production_refuse_weak_costs(
-    settings: Settings, weak: dict[str, Any], environment: Any
-) -> None:
-    given: dict[str, Any] = {
-        name: getattr(settings, name) for name in ("secret_key", "database_url", "redis_url")
-    }
-    strong = Settings(environment=environment, **given)
+def test_staging_and_production_refuse_weak_costs(weak: dict[str, Any], environment: str) -> None:
+    required = {name.lower(): value for name, value in REQUIRED.items()}
+    given: dict[str, Any] = {**required, "environment": environment}
+    strong = Settings(**given)
 
     assert (strong.argon2_memory_cost, strong.argon2_time_cost) == (65_536, 3)
     with pytest.raises(ValidationError, match="too weak for production"):
-        Settings(environment=environment, **given, **weak)
+        Settings(**given, **weak)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from app.platform.data import mail
 from app.settings import Settings
 from tests.mail import mails_to, plain
+from tests.required import REQUIRED
 
 ADA = "ada@example.com"
 HOSTILE = '<script>alert("1")</script>\r\nBcc: eve@example.com\u202e'
@@ -153,11 +154,10 @@ def test_complete_settings_are_accepted_in_production(
 
 
 @pytest.fixture
-def production(settings: Settings) -> Callable[..., Settings]:
-    required = {name: getattr(settings, name) for name in ("secret_key", "database_url")}
-    redis = SecretStr("redis://cache:6379/0")
+def production() -> Callable[..., Settings]:
+    required = {name.lower(): value for name, value in REQUIRED.items()}
 
     def make(**changes: object) -> Settings:
-        return Settings(environment="production", **required, redis_url=redis, **changes)  # type: ignore[arg-type]
+        return Settings(**{**required, **changes})  # type: ignore[arg-type]
 
     return make

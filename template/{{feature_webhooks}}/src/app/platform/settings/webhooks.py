@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings
 
 MIN_KEY_BYTES = 16  # Standard Webhooks recommends 24 to 64; some senders give shorter ones
 PREFIX = "whsec_"
-SOURCE = re.compile(r"[a-z][a-z0-9_-]*")
+SOURCE = re.compile(r"[a-z][a-z0-9_+.-]*")
 
 
 def webhook_key(secret: str) -> bytes:

@@ -1,7 +1,6 @@
 """Subscriptions to webhooks: what their owners may do with them, and their secrets."""
 
 import base64
-import logging
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,7 +9,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
-import structlog
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +17,7 @@ from app.platform.base.errors import BadRequest, Conflict, NotFound
 from app.platform.base.signing import derive_keys
 from app.platform.data.public_addresses import Guard
 from app.platform.data.webhook_tables import WebhookSubscription
+from app.platform.observability.logs import audit_logger
 from app.platform.settings import PlatformSettings
 
 T = TypeVar("T")
@@ -36,12 +35,6 @@ READABLE: tuple[Any, ...] = (
     WebhookSubscription.failing_since,
     WebhookSubscription.disabled_at,
     WebhookSubscription.disabled_reason,
-)
-
-audit = structlog.wrap_logger(
-    None,
-    wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-    logger_factory_args=("app.audit",),
 )
 
 
@@ -194,7 +187,7 @@ async def disable(session: AsyncSession, subscription: AnyRow, reason: str) -> N
         .returning(WebhookSubscription.id)
     )
     if (await session.execute(statement)).first():
-        audit.warning(
+        audit_logger.warning(
             "audit.webhook_subscription_disabled",
             subject=subscription.owner,
             subscription=str(subscription.subscription_id),

@@ -14,10 +14,20 @@ from app.auth.accounts import Accounts
 from app.auth.current import CurrentUser, current_user, require, user_id
 from app.auth.identity import User
 from app.auth.tokens import Tokens
+from app.auth.user_commands import add_commands
 from app.platform.http import openapi
 from app.settings import Settings
 
-__all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", "user_id"]
+__all__ = [
+    "CurrentUser",
+    "User",
+    "add_commands",
+    "current_user",
+    "require",
+    "router",
+    "setup",
+    "user_id",
+]
 
 router = APIRouter(prefix="/auth", tags=[openapi.Tag("auth", "The caller and their credentials.")])
 router.include_router(account_routes.router)

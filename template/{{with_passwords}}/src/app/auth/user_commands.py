@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import click
-from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,7 +16,7 @@ from app.auth.passwords import NewPassword, Passwords
 from app.auth.roles import ROLES
 from app.platform.base.errors import AppError
 from app.platform.data.database import open_database
-from app.settings import Settings, get_settings
+from app.settings import get_settings
 
 T = TypeVar("T")
 Change = Callable[..., Awaitable[None]]
@@ -28,10 +27,6 @@ user_argument = click.argument("user")
 class _NewUser(BaseModel):
     email: NewEmail
     password: NewPassword
-
-
-def setup(app: FastAPI, settings: Settings) -> None:
-    """Nothing to set up: this component has commands."""
 
 
 def add_commands(group: click.Group) -> None:

@@ -15,8 +15,9 @@ from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.registry import job
 from app.platform.settings import PlatformSettings
 
-CLEAN_TIMEOUT = 60  # seconds; a worker that stops waits for its jobs, but not for minutes
-SCAN_TIMEOUT = 900  # seconds, for a file of several gigabytes
+# Seconds. A worker that stops waits for its jobs, but not for minutes. ClamAV's own limit of a file,
+# StreamMaxLength, is 100 MB by default.
+CLEAN_TIMEOUT = SCAN_TIMEOUT = 60
 
 
 @job(name="uploads.clean", cron="23 * * * *", retries=0, timeout=CLEAN_TIMEOUT)

@@ -15,8 +15,8 @@ from app.platform.jobs.context import JobContext, JobQueue
 from app.platform.jobs.registry import job
 from app.platform.settings import PlatformSettings
 
-# Seconds. A worker that stops waits for its jobs, but not for minutes. ClamAV's own limit of a file,
-# StreamMaxLength, is 100 MB by default.
+# Seconds. A worker that stops waits for its jobs, but not for minutes. ClamAV's own limit of a
+# file, StreamMaxLength, is 100 MB by default.
 CLEAN_TIMEOUT = SCAN_TIMEOUT = 60
 
 

@@ -23,8 +23,9 @@ from app.platform.settings import PlatformSettings
 
 __all__ = ["add_commands", "setup"]
 
-# More than WEBHOOK_TIMEOUT may be, with the statements before and after.
-TIMEOUT = 90
+# More than WEBHOOK_TIMEOUT may be, with the statements before and after; as much as the grace of a
+# worker that stops.
+TIMEOUT = 60
 BATCH_SIZE = 500  # events and ids that one transaction deletes, and deliveries that it enqueues
 SWEEP_TIMEOUT = 30  # seconds; a worker that stops waits for its jobs, but not for minutes
 

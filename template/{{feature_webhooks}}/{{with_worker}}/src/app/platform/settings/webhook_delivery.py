@@ -12,7 +12,7 @@ class WebhookDeliverySettings(BaseSettings):
     """Limits of subscriptions and deliveries."""
 
     webhook_timeout: float = Field(
-        15, gt=0, le=60, description="Seconds for a delivery in total, with its DNS query"
+        15, gt=0, le=45, description="Seconds for a delivery in total, with its DNS query"
     )
     webhook_allowed_networks: CommaSeparated = Field(
         [],

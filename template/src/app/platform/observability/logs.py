@@ -259,9 +259,10 @@ def _configure_standard_library(level: int, pretty: bool) -> None:
         other.disabled = False  # by a configuration that ran before
         other.setLevel(logging.NOTSET)
     logging.getLogger("uvicorn.error").filters[:] = [ServerFilter()]
-    # The access log replaces Uvicorn's; the HTTP client's loggers repeat every outgoing call.
+    # The access log replaces Uvicorn's; the HTTP client's loggers repeat every outgoing call, and
+    # Alembic lists its plugins in each process.
     logging.getLogger("uvicorn.access").disabled = True
-    for chatty in ("httpx2", "httpcore2"):
+    for chatty in ("httpx2", "httpcore2", "alembic.runtime.plugins"):
         logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
     # SQLAlchemy logs statements, without their values, as INFO; its own default is WARNING.
     statements = logging.INFO if level <= logging.DEBUG else max(level, logging.WARNING)

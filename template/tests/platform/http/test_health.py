@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 
+from app.platform.http import health
 from app.platform.http.health import Readiness
 from app.settings import Settings
 from tests.conftest import (
@@ -191,3 +192,28 @@ async def test_a_hanging_dependency_is_down_and_concurrent_probes_share_one_chec
     results = await asyncio.gather(*(readiness.checks() for _ in range(20)))
     assert pings == 1
     assert all(checks["slow"].status == "down" for checks in results)
+
+
+async def test_metrics_report_each_dependency_and_do_not_wait_for_one_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health, "METRICS_TIMEOUT", 0.01)
+
+    async def up() -> None: ...
+
+    async def hang() -> None:
+        await asyncio.sleep(60)
+
+    async def reported(readiness: Readiness) -> dict[tuple[str, str], float]:
+        (metric,) = await readiness.collect()
+        samples = metric.samples
+        return {(x.labels["dependency"], x.labels["critical"]): x.value for x in samples}
+
+    readiness = Readiness(timeout=0.03)
+    readiness.add("here", up, critical=False)
+    assert await reported(readiness) == {("here", "false"): 1}
+    readiness = Readiness(timeout=0.03)
+    readiness.add("slow", hang, critical=True)
+    assert await reported(readiness) == {}
+    await readiness.checks()
+    assert await reported(readiness) == {("slow", "true"): 0}

@@ -86,8 +86,8 @@ async def test_build_info_pool_and_in_flight_requests_are_reported(
 async def test_a_pool_without_a_free_connection_shows_in_the_metric_of_its_alert(
     settings: Settings,
 ) -> None:
-    alerts = (ROOT / "compose/alerts.yml").read_text()
-    metric = re.findall(r"expr: max by \(job, instance\) \((\w+)\) > 60", alerts)[0]
+    alerts = (ROOT / "compose/rules/service.yml").read_text()
+    metric = re.findall(r"expr: max by \(namespace, job, instance\) \((\w+)\) > 60", alerts)[0]
     one = settings.model_copy(update={"db_pool_size": 1, "db_max_overflow": 0})
 
     async def values(own: httpx2.AsyncClient) -> tuple[float, float]:

@@ -7,11 +7,12 @@ It also waits until the database has the migrations of this release, or those of
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from prometheus_client.core import GaugeMetricFamily, Metric
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, text
 
@@ -19,10 +20,13 @@ from app.platform import about
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import create_engine
 from app.platform.http.openapi import Tag
+from app.platform.observability import metrics
 from app.platform.settings import PlatformSettings
 
 CHECK_TIMEOUT = 2.0  # seconds for one dependency
 CACHE_TTL = 1.0  # seconds for which a result is reused
+# Seconds that a scrape waits for checks. A dependency that hangs is in the next scrape.
+METRICS_TIMEOUT = 1.0
 # Seconds for the first check of the migrations, which loads Alembic: 0.3 s on an idle machine.
 LOADING_TIMEOUT = 10.0
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -92,6 +96,19 @@ class Readiness:
                 self._checks = dict(zip(self.pings, results, strict=True))
                 self._expires_at = time.monotonic() + CACHE_TTL
             return self._checks
+
+    async def collect(self) -> Iterable[Metric]:
+        """``dependency_up`` of each dependency, from the last checks that ended."""
+        task = asyncio.create_task(self.checks())
+        await asyncio.wait({task}, timeout=METRICS_TIMEOUT)
+        metric = GaugeMetricFamily(
+            "dependency_up",
+            "Whether this process reaches a dependency; without a critical one it is not ready.",
+            labels=["dependency", "critical"],
+        )
+        for name, check in self._checks.items():
+            metric.add_metric([name, str(check.critical).lower()], check.status == "up")
+        return [metric]
 
     async def _check(self, ping: Ping, critical: bool, extra_time: float) -> Check:
         start = time.perf_counter()
@@ -205,4 +222,5 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
         "migrations", database.check_migrations, critical=True, extra_time=LOADING_TIMEOUT
     )
     readiness.add("redis", redis, critical=False)
+    metrics.register(app, readiness.collect)
     app.include_router(router)

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from app.platform.jobs import job, registry, schedules, store
+from app.platform.jobs.metrics import BacklogMetrics
 from app.platform.jobs.registry import JobDefinition, get_definition
 from app.platform.jobs.scheduler import Scheduler
 from tests.platform.jobs import samples
@@ -99,3 +101,29 @@ async def test_finished_jobs_are_deleted_after_their_retention(service: Service)
     await service.backdate(store.Job.finished_at, 31 * 86_400)
     await service.scheduler.prune()
     assert [status.id for status in await service.statuses()] == [fresh.id]
+
+
+async def test_a_tick_that_no_scheduler_claims_shows_in_the_metric_of_its_alert(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_by_name", {})
+
+    @job(name="tests.each_minute", cron="* * * * *")
+    async def each_minute(context: Any) -> None: ...
+
+    async def late() -> float:
+        (value,) = [
+            sample.value
+            for metric in await BacklogMetrics(service.app).collect()
+            for sample in metric.samples
+            if sample.name == "jobs_schedule_late_seconds"
+        ]
+        return value
+
+    scheduler = Scheduler(service.app, service.settings)
+    await scheduler.enqueue_scheduled(datetime.now(UTC))
+    assert await late() < 60
+    async with service.app.state.db.transaction() as session:
+        before = store.Schedule.ticked_at - timedelta(minutes=30)
+        await session.execute(update(store.Schedule).values(ticked_at=before))
+    assert 1740 - 60 <= await late() <= 1800 + 60

@@ -6,12 +6,14 @@ Every process reports the same backlog, counted in the jobs table: aggregate it 
 
 import time
 from collections.abc import Iterable
+from datetime import datetime
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from app.platform.jobs import store
+from app.platform.jobs import registry, store
+from app.platform.jobs.schedules import first_tick
 
 BACKLOG_TTL = 5.0  # seconds; counting reads the index entry of every waiting job
 STATES = ("queued", "running", "dead")
@@ -55,7 +57,13 @@ class BacklogMetrics:
             counts = {status: count for status, count, _, _ in rows}
             due = sum(due for status, _, due, _ in rows if status != "dead")
             waits = [float(wait) for status, _, _, wait in rows if status != "dead"]
-            self._metrics = [_by_status(counts), _due(due), _longest_wait(max(waits, default=0))]
+            ticks = await self._app.state.read_session.all(store.select_ticks())
+            self._metrics = [
+                _by_status(counts),
+                _due(due),
+                _longest_wait(max(waits, default=0)),
+                _lateness(ticks),
+            ]
             self._expires_at = time.monotonic() + BACKLOG_TTL
         return self._metrics
 
@@ -74,3 +82,15 @@ def _due(jobs: int) -> Metric:
 def _longest_wait(seconds: float) -> Metric:
     text = "Seconds since the job that has waited longest was due."
     return GaugeMetricFamily("jobs_oldest_due_seconds", text, value=max(0.0, seconds))
+
+
+def _lateness(ticks: Iterable[tuple[str, datetime, datetime]]) -> Metric:
+    """Of the ticks that no scheduler has claimed, the age of the first."""
+    crons = {definition.name: definition.cron or "" for definition in registry.scheduled()}
+    late = (
+        (now - first_tick(crons[name], ticked_at)).total_seconds()
+        for name, ticked_at, now in ticks
+        if name in crons
+    )
+    text = "Seconds since the first tick of a scheduled job that no scheduler has enqueued."
+    return GaugeMetricFamily("jobs_schedule_late_seconds", text, value=max([0.0, *late]))

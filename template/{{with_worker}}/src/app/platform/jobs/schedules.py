@@ -13,6 +13,11 @@ def last_tick(cron: str, now: datetime) -> datetime:
     return next(CronSim(cron, now, reverse=True))
 
 
+def first_tick(cron: str, after: datetime) -> datetime:
+    """First time after ``after`` that matches ``cron``."""
+    return next(CronSim(cron, after))
+
+
 def validate(definitions: Iterable[JobDefinition]) -> None:
     """Raise ``ValueError`` for an invalid cron expression, or a job that requires arguments."""
     for definition in definitions:

@@ -328,6 +328,11 @@ async def _row_count(session: AsyncSession, statement: Update | Delete) -> int:
     return result.rowcount
 
 
+def select_ticks() -> Select[str, datetime, datetime]:
+    """Per scheduled job: its last claimed tick, and the time now."""
+    return select(Schedule.name, Schedule.ticked_at, func.now())
+
+
 async def claim_tick(session: AsyncSession, name: str, at: datetime) -> bool:
     """Claim the tick ``at`` of a schedule; ``True`` for exactly one caller.
 

@@ -131,6 +131,7 @@ class Option(BaseModel):
     readme: str = ""
     platform: str = ""  # a section of docs/platform.md: what a feature imports of it
     checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"
+    runbooks: tuple[Line, ...] = ()  # rows of docs/runbooks/README.md: "alert | severity | means"
 
     @property
     def variable(self) -> str:

@@ -38,7 +38,17 @@ LINTED = [
         "app.platform.http.audit -> app.settings",
     ),
     ("platform/cache/__init__.py", "", "- app.platform.cache"),
-    ("auth/scheme.py", "from app import api", "app.auth.scheme -> app.api"),
+    ("auth/__init__.py", "from app import api", "app.auth -> app.api"),
+    (
+        "platform/auth/current.py",
+        "from app.auth import User as Caller",
+        "app.platform.auth.current -> app.auth",
+    ),
+    (
+        "platform/jobs/store.py",
+        "from app.platform.auth import current",
+        "app.platform.jobs.store -> app.platform.auth.current",
+    ),
     # features
     (
         "orders/service.py",
@@ -46,7 +56,7 @@ LINTED = [
         "app.orders.service -> app.items.models",
     ),
     ("orders/router.py", "from app import main", "app.orders.router -> app.main"),
-    ("auth/current.py", "from app.orders import models", "app.auth.current -> app.orders.models"),
+    ("auth/__init__.py", "from app.orders import models", "app.auth -> app.orders.models"),
     ("settings.py", "from app.orders import models", "app.settings -> app.orders.models"),
     (
         "platform/http/cors.py",
@@ -54,6 +64,11 @@ LINTED = [
         "app.platform.http.cors -> app.orders.models",
     ),
     # ports
+    (
+        "orders/callers.py",
+        "from app.platform.auth.current import CurrentUser",
+        "app.orders.callers -> app.platform.auth.current",
+    ),
     (
         "orders/jobs.py",
         "from app.platform.jobs.transport import Transport",

@@ -24,7 +24,7 @@ from tests import generator, matrix, suite
 # core's, which ran three times by then. `make rows` leaves nothing out.
 TESTS = {
     "queue": ("items", "platform/jobs", "platform/server", "platform/settings"),
-    "auth": ("auth", "items"),
+    "auth": ("platform/auth", "items"),
     "deploy": ("deploy",),
     "tracing": ("platform/observability",),
 }

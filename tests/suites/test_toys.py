@@ -16,7 +16,7 @@ from tests import generator, suite
 TOYS = generator.ROOT / "tests" / "toys"
 # Of the tests of worker processes, those of what a transport does; `make rows` runs all of them.
 SUITES = (
-    *("auth", "platform/jobs", "deploy", "tides", "test_documentation.py"),
+    *("platform/auth", "platform/jobs", "deploy", "tides", "test_documentation.py"),
     "system/jobs" if os.environ.get("WHOLE") else "system/jobs/test_processes.py",
     *(["system/test_contract.py"] * bool(os.environ.get("WHOLE"))),
 )

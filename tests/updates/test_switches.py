@@ -31,7 +31,7 @@ WALKS = {
         "ci": ["tests/test_documentation.py"],
     },
     "callers": {
-        "auth": ["tests/auth", "tests/platform/data/test_migrations.py"],
+        "auth": ["tests/platform/auth", "tests/platform/data/test_migrations.py"],
         "deploy": ["tests/deploy", *["tests/system/test_serve.py"] * FULL],
         "tracing": ["tests/platform/observability", *["tests/system/tracing"] * FULL],
     },

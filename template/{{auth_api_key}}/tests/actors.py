@@ -8,8 +8,8 @@ from fastapi import FastAPI
 from sqlalchemy import URL, delete, func, insert, update
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.auth import key_format, keys
-from app.auth.models import ApiKey
+from app.platform.auth import key_format, keys
+from app.platform.auth.models import ApiKey
 from app.platform.base import signing
 
 KEYS = "/api/v1/auth/keys"

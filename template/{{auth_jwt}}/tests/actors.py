@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from sqlalchemy import URL
 
 from tests.accounts import REVOCATIONS, allow, log_in, register
-from tests.auth.forged import forgeries
+from tests.platform.auth.forged import forgeries
 
 __all__ = ["REVOCATIONS", "hostile_credentials", "seed", "sign_in", "sign_in_with"]
 

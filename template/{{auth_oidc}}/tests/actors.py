@@ -12,7 +12,7 @@ import httpx2
 from fastapi import FastAPI
 from sqlalchemy.engine import URL
 
-from tests.auth.forged import EVENT, WRONG_CLAIMS, WRONG_TYPES, claims_of, forgeries
+from tests.platform.auth.forged import EVENT, WRONG_CLAIMS, WRONG_TYPES, claims_of, forgeries
 
 __all__ = ["REVOCATIONS", "hostile_credentials", "seed", "sign_in", "sign_in_with"]
 

@@ -8,8 +8,8 @@ import httpx2
 from fastapi import FastAPI
 from sqlalchemy import URL, func, update
 
-from app.auth import sessions, tokens
-from app.auth.models import LoginSession
+from app.platform.auth import sessions, tokens
+from app.platform.auth.models import LoginSession
 from app.platform.base import signing
 from tests.accounts import AUTH, PASSWORD, REVOCATIONS, allow, register
 

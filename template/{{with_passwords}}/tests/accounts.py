@@ -6,7 +6,7 @@ import httpx2
 from fastapi import FastAPI
 from sqlalchemy import delete, func, update
 
-from app.auth.models import Account, LoginSession
+from app.platform.auth.models import Account, LoginSession
 
 PASSWORD = "correct horse battery"
 AUTH = "/api/v1/auth"

@@ -17,9 +17,9 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.auth import keys
+from app.platform.auth import keys
 from app.settings import Settings
-from tests.auth.conftest import eventually
+from tests.platform.auth.conftest import eventually
 from tests.conftest import client_for, running_app
 
 API = "https://api.example.com"

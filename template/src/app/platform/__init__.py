@@ -9,6 +9,7 @@ Its levels import one way only; each may use those before it, and features stand
     data            Postgres, Redis, outgoing HTTP, helpers for migrations
     http            request middleware, problem details, rate limits, health, OpenAPI
     jobs            background jobs and the transport of the chosen queue
+    auth            callers, their credentials, and accounts where the service has them
     server          the Gunicorn worker, connection limits, ``app check``
 
 ``dev`` has the servers of development and ``app dev``; nothing in production imports it.

@@ -6,7 +6,7 @@ import httpx2
 from fastapi import FastAPI
 from sqlalchemy import URL
 
-from app.auth import tickets
+from app.platform.auth import tickets
 
 
 async def seed(database: URL) -> None:

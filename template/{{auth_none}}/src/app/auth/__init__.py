@@ -1,46 +1,6 @@
-"""The caller, who is anonymous and has every scope; features import from here alone.
+"""The caller, who is anonymous and has every scope; features import from here alone."""
 
-Access is controlled by the proxy in front of this service.
-"""
+from app.platform.auth.component import router, setup
+from app.platform.auth.current import CurrentUser, User, current_user, require, user_id
 
-from dataclasses import dataclass
-from typing import Annotated, Any
-
-from fastapi import APIRouter, Depends, FastAPI
-
-from app.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """The anonymous caller."""
-
-    id: str
-    scopes: frozenset[str]
-
-
-ANONYMOUS = User(id="anonymous", scopes=frozenset())
-
-
-async def current_user() -> User:
-    return ANONYMOUS
-
-
-CurrentUser = Annotated[User, Depends(current_user)]
-
-
-def require(*scopes: str) -> Any:
-    """A dependency for the caller; it refuses nobody."""
-    return Depends(current_user)
-
-
-async def user_id(user: CurrentUser) -> str:
-    """The key to count by caller: ``limit("exports", "10/hour", by=user_id)``; one for all."""
-    return user.id
-
-
-router = APIRouter()
-
-
-def setup(app: FastAPI, settings: Settings) -> None:
-    """Nothing to set up."""
+__all__ = ["CurrentUser", "User", "current_user", "require", "router", "setup", "user_id"]

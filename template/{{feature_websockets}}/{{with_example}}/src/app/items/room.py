@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, WebSocket
 from pydantic import Field, TypeAdapter
 
-from app.auth.websocket_caller import WebSocketCallerDep
 from app.items import service
+from app.platform.auth.websocket_caller import WebSocketCallerDep
 from app.platform.data.database import ReadSessionDep
 from app.platform.http.rooms import Ack, Message, Room, RoomsDep
 

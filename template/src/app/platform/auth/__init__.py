@@ -1,0 +1,1 @@
+"""Callers and their credentials, by the chosen auth style; features import ``app.auth``."""

@@ -1,0 +1,36 @@
+"""Sessions that logins open, and the notice to the owner of one from a new client."""
+
+from uuid import UUID
+
+from fastapi import Request
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.platform.auth import sessions
+from app.platform.auth.account_mails import AccountMails
+from app.platform.auth.accounts import Identity
+from app.platform.http import rate_limit
+from app.platform.settings import PlatformSettings
+
+MAX_USER_AGENT = 200  # characters that are kept
+
+
+async def open_session(
+    db: AsyncSession, request: Request, identity: Identity, secret: bytes
+) -> UUID:
+    """Open a session; tell the owner if the account has never been used from this client."""
+    settings: PlatformSettings = request.app.state.settings
+    agent = request.headers.get("user-agent", "")
+    agent = "".join(filter(str.isprintable, agent))[:MAX_USER_AGENT]
+    session_id = await sessions.open_session(
+        db, identity.id, secret, settings, identity.client_hash, agent
+    )
+    if identity.is_new_client and settings.login_notices:
+        mails: AccountMails = request.app.state.account_mails
+        await mails.send_notice(
+            db,
+            "new_login",
+            identity.email,
+            client=rate_limit.client_ip(request),
+            program=agent or "an unknown program",
+        )
+    return session_id

@@ -132,6 +132,7 @@ class Option(BaseModel):
     platform: str = ""  # a section of docs/platform.md: what a feature imports of it
     checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"
     runbooks: tuple[Line, ...] = ()  # rows of docs/runbooks/README.md: "alert | severity | means"
+    timeouts: tuple[Line, ...] = ()  # rows of docs/timeouts.md: "what | where | seconds | result"
 
     @property
     def variable(self) -> str:

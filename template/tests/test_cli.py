@@ -25,6 +25,7 @@ def test_check_passes_in_a_working_environment(environment: dict[str, str]) -> N
         ("DATABASE_URL", "postgresql+asyncpg://127.0.0.1:9/app", "database"),
         ("REDIS_URL", "redis://127.0.0.1:9/0", "redis"),
         ("WEB_CONCURRENCY", "500", "connections"),
+        ("DB_STATEMENT_TIMEOUT", "60", "timeouts"),
     ],
 )
 def test_check_names_the_failed_check(

@@ -1,9 +1,11 @@
 """The function's part of the stack agrees with the service: settings, times, connections."""
 
+from app.platform.settings.timeouts import out_of_order
 from app.settings import Settings
 from tests.deploy import stack
 from tests.deploy.stack import containers, resources
 from tests.required import REQUIRED
+from tests.timeouts import rows
 
 [FUNCTION] = resources("AWS::Serverless::Function").values()
 VARIABLES: dict[str, str] = FUNCTION["Environment"]["Variables"]
@@ -48,3 +50,16 @@ def test_the_defaults_fit_a_postgres_with_100_connections() -> None:
     of_the_function = stack.PARAMETERS[most]["Default"] * int(VARIABLES["DB_POOL_SIZE"])
     assert of_the_function + stack.beside_the_api() <= 100
     assert "api" not in containers()
+
+
+def test_the_page_of_time_outs_has_those_of_the_stack() -> None:
+    page = rows()
+    timeout = float(VARIABLES["REQUEST_TIMEOUT"])
+    assert page["deploy/stack.yaml: REQUEST_TIMEOUT"].seconds == timeout
+    assert page["deploy/stack.yaml: Timeout"].seconds == FUNCTION["Timeout"]
+    assert str(MAX_INTEGRATION_TIMEOUT) in page["deploy/stack.yaml: Timeout"].order
+
+
+def test_the_stacks_time_outs_are_in_an_order_that_works() -> None:
+    timeouts = {"request_timeout": float(VARIABLES["REQUEST_TIMEOUT"])}
+    assert out_of_order(Settings.model_construct(None, **timeouts)) == []

@@ -16,6 +16,7 @@ from app.platform.server.gunicorn_worker import LIFESPAN_TIMEOUT
 from app.settings import Settings
 from tests.conftest import ROOT
 from tests.required import REQUIRED
+from tests.timeouts import rows
 
 Document = dict[str, Any]
 KILLED_AFTER = 10  # seconds between SIGTERM and SIGKILL
@@ -132,6 +133,15 @@ def test_cloud_run_scales_before_the_service_sheds_load() -> None:
 
 def test_the_service_times_out_before_cloud_run() -> None:
     assert FIELDS["REQUEST_TIMEOUT"].default < spec_of(SERVICE)["timeoutSeconds"]
+
+
+def test_the_page_of_time_outs_has_those_of_the_document() -> None:
+    page = rows()
+    timeout = spec_of(SERVICE)["timeoutSeconds"]
+    assert page["deploy/run.yaml: timeoutSeconds"].seconds == timeout
+    graceful = page["deploy/run.yaml: --graceful-timeout"]
+    assert environment(SERVICE)["GUNICORN_CMD_ARGS"] == f"--graceful-timeout={graceful.seconds:g}"
+    assert str(KILLED_AFTER) in graceful.order
 
 
 def test_the_defaults_fit_a_postgres_with_100_connections() -> None:

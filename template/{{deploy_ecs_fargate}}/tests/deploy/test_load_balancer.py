@@ -5,6 +5,7 @@ import httpx2
 from app.settings import Settings
 from tests.deploy import stack
 from tests.deploy.stack import containers, environment, of_gunicorn, resources
+from tests.timeouts import rows
 
 DEFAULTS = Settings.model_fields
 [TARGETS] = resources("AWS::ElasticLoadBalancingV2::TargetGroup").values()
@@ -34,12 +35,14 @@ async def test_the_health_check_uses_an_existing_route(client: httpx2.AsyncClien
 def test_the_load_balancer_closes_idle_connections_first() -> None:
     idle = attribute(BALANCER, "LoadBalancerAttributes", "idle_timeout.timeout_seconds")
     assert DEFAULTS["request_timeout"].default < idle < of_gunicorn("keepalive")
+    assert rows()["deploy/stack.yaml: idle_timeout"].seconds == idle
 
 
 def test_deregistered_targets_finish_their_requests() -> None:
     name = "deregistration_delay.timeout_seconds"
     delay = attribute(TARGETS, "TargetGroupAttributes", name)
     assert DEFAULTS["request_timeout"].default < delay <= containers()["api"]["StopTimeout"]
+    assert rows()["deploy/stack.yaml: deregistration_delay"].seconds == delay
 
 
 def test_the_load_balancer_notices_a_draining_task_while_it_serves() -> None:

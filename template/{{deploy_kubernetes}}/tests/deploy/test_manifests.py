@@ -24,6 +24,7 @@ from app.platform.http.access_log import PROBE_PATHS
 from app.platform.jobs import registry
 from app.settings import Settings, get_settings
 from tests.conftest import ROOT, running_app
+from tests.timeouts import rows
 
 FOLDER = ROOT / "deploy/kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
@@ -175,6 +176,28 @@ def test_the_termination_grace_period_covers_the_shutdown_of_the_api(
     drain = settings_there.drain_seconds
     assert drain is not None
     assert 0 < drain < graceful < before + graceful < pod(API)["terminationGracePeriodSeconds"]
+
+
+def test_the_page_of_time_outs_has_those_of_the_manifests() -> None:
+    [route] = named("HTTPRoute", "base").values()
+    [rule] = route["spec"]["rules"]
+    [migrate] = named("Job", "base").values()
+    given = {
+        "processes.yaml: timeouts.request": int(rule["timeouts"]["request"].rstrip("s")),
+        "processes.yaml: preStop": container(API)["lifecycle"]["preStop"]["sleep"]["seconds"],
+        "processes.yaml: terminationGracePeriodSeconds": pod(API)["terminationGracePeriodSeconds"],
+        "migrate.yaml: activeDeadlineSeconds": migrate["spec"]["activeDeadlineSeconds"],
+    }
+    page = rows()
+    assert given == {name: page[f"deploy/kubernetes/base/{name}"].seconds for name in given}
+    limit = given["processes.yaml: timeouts.request"]  # 0: none
+    assert limit == 0 or limit > Settings.model_fields["request_timeout"].default
+
+
+def test_probes_wait_longer_than_the_checks_that_they_ask_for() -> None:
+    assert (
+        rows()["health.CHECK_TIMEOUT"].seconds < container(API)["readinessProbe"]["timeoutSeconds"]
+    )
 
 
 @pytest.mark.parametrize("name", BACKGROUND_PROCESSES)

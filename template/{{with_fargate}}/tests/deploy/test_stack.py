@@ -15,6 +15,7 @@ from app.settings import Settings
 from tests.deploy import stack
 from tests.deploy.stack import containers, environment, of_gunicorn
 from tests.required import REQUIRED
+from tests.timeouts import rows
 
 CONTAINERS = containers()
 MAX_TEMPLATE_SIZE = 51_200  # bytes that CloudFormation accepts without S3
@@ -83,6 +84,7 @@ def test_the_platform_waits_longer_than_the_service_needs_to_stop(
         watchdog = importlib.import_module("app.platform.jobs.watchdog")
         needed.append(defaults["worker_shutdown_timeout"].default + watchdog.EXIT_MARGIN)
     assert max(needed) < container["StopTimeout"] <= 120
+    assert rows()["deploy/stack.yaml: StopTimeout"].seconds == container["StopTimeout"]
 
 
 def test_the_template_is_small_enough_to_pass_directly() -> None:

@@ -18,6 +18,7 @@ from app.platform.jobs import background_connections
 from app.platform.settings import PlatformSettings, SettingsError
 from app.platform.settings.renamed import rename_hints
 from app.platform.settings.sources import ERROR_HEADER
+from app.platform.settings.timeouts import out_of_order, pairs
 
 CHECK_TIMEOUT = 5.0  # seconds for one dependency
 
@@ -144,12 +145,19 @@ async def _allowed_hosts(settings: PlatformSettings) -> str:
     return f"serves {', '.join(settings.allowed_hosts)}"
 
 
+async def _timeouts(settings: PlatformSettings) -> str:
+    if wrong := out_of_order(settings):
+        raise CheckFailed("; ".join(wrong))
+    return f"{len(pairs(type(settings)))} in order"
+
+
 CHECKS: dict[str, Callable[[PlatformSettings], Awaitable[str]]] = {
     "database": _postgres,
     "connections": _connections,
     "migrations": _migrations,
     "redis": _redis,
     "hosts": _allowed_hosts,
+    "timeouts": _timeouts,
 }
 
 

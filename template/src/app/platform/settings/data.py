@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.platform.settings.http import is_host
 from app.platform.settings.sources import CommaSeparated
+from app.platform.settings.timeouts import Pairs
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # Of asyncpg and of SQLAlchemy's dialect for it. Others would fail at each connection attempt.
@@ -55,6 +56,12 @@ class DataSettings(BaseSettings):
     """URLs, pool sizes and timeouts of the service's dependencies."""
 
     renamed: ClassVar = {"db_connections_spare": "db_reserved_connections"}
+    shorter_than: ClassVar[Pairs] = (
+        ("db_pool_timeout", "request_timeout"),
+        ("db_statement_timeout", "request_timeout"),
+        ("redis_timeout", "request_timeout"),
+        ("http_connect_timeout", "http_timeout"),
+    )
 
     database_url: SecretStr = Field(description="postgresql+asyncpg://user:password@host/database")
     migration_database_url: SecretStr | None = Field(

@@ -2,7 +2,7 @@
 
 import re
 from ipaddress import ip_address, ip_network
-from typing import Literal
+from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings
 
 from app.platform.settings.rates import OptionalRate, Rate
 from app.platform.settings.sources import CommaSeparated
+from app.platform.settings.timeouts import Pairs
 
 DocsAccess = Literal["off", "admin", "open"]
 
@@ -18,6 +19,8 @@ OWN_PATHS = ("api", "docs", "health", "metrics", "openapi.json")
 
 class HttpSettings(BaseSettings):
     """Hosts, proxies, CORS, rate limits and request limits."""
+
+    shorter_than: ClassVar[Pairs] = (("rate_limit_timeout", "request_timeout"),)
 
     allowed_hosts: CommaSeparated = Field(
         ["*"], description="Accepted Host headers, comma-separated"

@@ -1,11 +1,17 @@
 """Settings of idempotency keys."""
 
+from typing import ClassVar
+
 from pydantic import Field
 from pydantic_settings import BaseSettings
+
+from app.platform.settings.timeouts import Pairs
 
 
 class IdempotencySettings(BaseSettings):
     """How long keys are kept, and what a request with a key in use waits for."""
+
+    shorter_than: ClassVar[Pairs] = (("idempotency_wait", "db_statement_timeout"),)
 
     idempotency_ttl: float = Field(
         86_400,

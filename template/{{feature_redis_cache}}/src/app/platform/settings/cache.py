@@ -1,11 +1,17 @@
 """Settings of the server-side cache."""
 
+from typing import ClassVar
+
 from pydantic import Field
 from pydantic_settings import BaseSettings
+
+from app.platform.settings.timeouts import Pairs
 
 
 class CacheSettings(BaseSettings):
     """Time-outs and limits of the cache in Redis."""
+
+    shorter_than: ClassVar[Pairs] = (("cache_timeout", "request_timeout"),)
 
     cache_timeout: float = Field(
         0.25,

@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from app.platform.settings.queue import QueueSettings
+from app.platform.settings.timeouts import Pairs
 
 
 class JobsSettings(QueueSettings):
@@ -15,6 +16,11 @@ class JobsSettings(QueueSettings):
         "jobs_keep_days": "jobs_retention_days",
         "jobs_keep_dead_days": "jobs_dead_retention_days",
     }
+    # The renewal of a lease is a statement.
+    shorter_than: ClassVar[Pairs] = (
+        ("db_pool_timeout", "jobs_lease"),
+        ("db_statement_timeout", "jobs_lease"),
+    )
 
     worker_concurrency: int | None = Field(
         None, ge=1, le=1000, description="Concurrent jobs of a worker; unset: the queue's default"

@@ -55,5 +55,5 @@ def imported_after_the_fork(environment: dict[str, str], preload: str) -> set[st
 
 
 def test_workers_share_what_they_import(environment: dict[str, str]) -> None:
-    assert "httpcore2" in imported_after_the_fork(environment, "nothing")
+    assert imported_after_the_fork(environment, "nothing") != set()
     assert imported_after_the_fork(environment, "preload") == set()

@@ -63,6 +63,7 @@ def test_sigterm_loses_no_request(serve: Serve) -> None:
 
 def test_a_request_in_flight_finishes_after_sigterm(serve: Serve, tmp_path: Path) -> None:
     server = serve()
+    server.until(lambda: len(server.workers()) == 2)
     responses: list[httpx2.Response] = []
     client = threading.Thread(
         target=lambda: responses.append(server.get("/test/gate?name=in-flight"))
@@ -79,6 +80,7 @@ def test_a_request_in_flight_finishes_after_sigterm(serve: Serve, tmp_path: Path
 
 def test_an_endless_stream_does_not_prevent_a_clean_shutdown(serve: Serve) -> None:
     server = serve(GUNICORN_CMD_ARGS="--graceful-timeout 8")  # 1 s of it for requests in flight
+    server.until(lambda: len(server.workers()) == 2)
     with httpx2.stream("GET", server.url + "/test/stream") as response:
         next(response.iter_bytes())
         assert server.stop() == 0

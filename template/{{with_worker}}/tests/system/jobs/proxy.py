@@ -47,7 +47,8 @@ class Proxy:
         if first[4:8] != CANCEL_REQUEST:
             self._sessions.add(writer)
             asyncio.get_running_loop().call_later(OVERLAP, self._count)
-        server_writer.write(first)
+        if not server_writer.is_closing():  # by `stop`; uvloop raises RuntimeError for a write
+            server_writer.write(first)
         await asyncio.gather(
             self._copy(reader, server_writer, True), self._copy(server_reader, writer)
         )
@@ -61,7 +62,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, from_client: bool = False
     ) -> None:
         try:
-            while data := await reader.read(65536):
+            while (data := await reader.read(65536)) and not writer.is_closing():
                 if not (from_client and self.drop and self.drop in data):
                     writer.write(data)
         except ConnectionError:

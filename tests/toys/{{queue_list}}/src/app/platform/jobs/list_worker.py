@@ -1,6 +1,4 @@
-"""How a worker takes job ids from the list."""
-
-import asyncio
+"""List consumer: woken by messages, one at a time."""
 
 from redis.asyncio import Redis
 
@@ -12,15 +10,10 @@ WAIT = 1.0  # seconds
 
 
 async def consume(settings: PlatformSettings, worker: Worker) -> None:
-    """Take jobs until the worker stops; raise when Redis does not answer."""
+    """Receive messages until the worker stops; raises if Redis is unavailable."""
     url = settings.redis_url.get_secret_value()
     client = Redis.from_url(url, socket_timeout=2 * WAIT, decode_responses=True)
-    async with client as redis, asyncio.TaskGroup() as lanes:
-        for _ in range(worker.concurrency):
-            lanes.create_task(_lane(redis, worker))
-
-
-async def _lane(redis: Redis, worker: Worker) -> None:
-    while not worker.stopping.is_set():
-        if taken := await redis.blpop([QUEUE], timeout=WAIT):
-            await worker.run(taken[1])
+    async with client as redis:
+        while not worker.stopping.is_set():
+            if await redis.blpop([QUEUE], timeout=WAIT):
+                await worker.consumer.drain()

@@ -33,7 +33,7 @@ combinations: .venv/complete ## Render, lint and type-check every pair of answer
 	pytest -n 2 --dist worksteal -m besides tests/renders
 
 targets: .venv/complete ## Validate the files of deploy targets and CI providers
-	pytest -n 2 -rfEs tests/ci tests/clouds tests/kubernetes
+	pytest -n 2 -rfEs tests/ci tests/clouds tests/kubernetes tests/alerts
 
 updates: .venv/complete ## Update services: from past versions, with edits, through every answer (FULL=1: all pairs)
 	FULL=$(FULL) pytest -n 2 --dist loadgroup tests/updates # one by one: the walks at the same time

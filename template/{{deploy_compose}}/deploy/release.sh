@@ -18,6 +18,23 @@ serve() {
     docker compose up --no-build --no-deps --wait --wait-timeout "$2" $services
 }
 
+alertmanager() {
+    docker compose exec --no-TTY alertmanager amtool --alertmanager.url=http://127.0.0.1:9093 "$@"
+}
+
+# Replacing the service stops it for seconds, which is nobody's incident. Objectives are not silenced:
+# a bad release has to be noticed.
+silence() {
+    docker compose ps --services --status running 2>/dev/null | grep -qx alertmanager || return 0
+    quiet=$(alertmanager silence add --author=release --comment="a release" \
+        --duration="$((patience + 120))s" 'alertname=~"ServiceDown|InstanceDown|WorkerDown"') ||
+        say "alerts could not be silenced; the release goes on"
+}
+
+unsilence() {
+    [ -z "${quiet:-}" ] || alertmanager silence expire "$quiet" || say "the silence $quiet ends by itself"
+}
+
 if ! grep -qs '^COMPOSE_FILE=.*compose\.production\.yaml' .env; then
     say "the file .env would say COMPOSE_FILE=compose.yaml:compose.production.yaml, and DOMAIN=..."
     exit 2
@@ -25,11 +42,13 @@ fi
 touch .releases
 serving=$(tail -n 1 .releases)
 patience=${RELEASE_TIMEOUT:-180}
+trap unsilence EXIT
 
 case ${1:-} in
 --back)
     before=$(tail -n 2 .releases | sed '$d')
     [ -n "$before" ] || { say "there is no image to go back to"; exit 1; }
+    silence
     serve "$before" "$patience"
     sed -i '$d' .releases
     say "$before serves again"
@@ -44,6 +63,7 @@ case ${1:-} in
         say "the migrations failed, so nothing was changed: ${serving:-nothing} serves"
         exit 1
     fi
+    silence
     if ! serve "$1" "$patience"; then
         say "$1 did not get ready"
         [ -n "$serving" ] || exit 1

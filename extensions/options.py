@@ -470,8 +470,8 @@ def _router(module: str) -> str:
 
 
 def _mounted(module: str) -> str:
-    """A feature's router; the platform's is made for the service's callers."""
-    platform = module.startswith("app.platform.")
+    """A feature's router; the platform's is made for the callers, whom ``auth`` knows itself."""
+    platform = module.startswith("app.platform.") and not module.startswith("app.platform.auth.")
     return f"{_router(module)}.{'create_router(auth.current_user)' if platform else 'router'}"
 
 

@@ -13,6 +13,7 @@ from app import main as service
 from app.platform import about
 from app.platform.base.components import CommandContext
 from app.platform.jobs import BACKGROUND_PROCESSES
+from app.platform.observability import logs
 from app.platform.server.checks import run_checks
 from app.platform.settings import SettingsError, offline_settings
 from app.settings import Settings, get_settings
@@ -163,6 +164,7 @@ def add_commands(group: click.Group) -> None:
 
 def main() -> None:
     """Run a command; invalid settings end it with one readable message and exit code 2."""
+    logs.use_stderr()
     add_commands(cli)
     try:
         cli(obj=CommandContext(get_settings, service.create_app))

@@ -9,11 +9,13 @@ from sqlalchemy import URL, delete, func, insert, update
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.platform.auth import key_format, keys
+from app.platform.auth.audit_log import Actor
 from app.platform.auth.models import ApiKey
 from app.platform.base import signing
 
 KEYS = "/api/v1/auth/keys"
 ADMIN = key_format.assemble("test", "0" * 16, "a" * 52)  # valid in test databases only
+ACTOR = Actor("test")
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
 
 Headers = dict[str, str]
@@ -80,7 +82,7 @@ async def hostile_credentials(app: FastAPI, good: str) -> dict[str, str]:
 async def _with_past(app: FastAPI, column: str) -> str:
     """A new key with a time in the past."""
     async with app.state.db.transaction() as db:
-        key, text = await keys.create(db, "key", "mallory", [], timedelta(days=1))
+        key, text = await keys.create(db, ACTOR, "key", "mallory", [], timedelta(days=1))
         past = {column: func.now() - timedelta(seconds=1)}
         await db.execute(update(ApiKey).where(ApiKey.id == key.id).values(**past))
     return text
@@ -95,7 +97,13 @@ async def _revoke_all(
     app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers
 ) -> None:
     async with app.state.db.transaction() as db:
-        assert await keys.revoke_all(db, owner_of(email)) == 1
+        assert await keys.revoke_all(db, ACTOR, owner_of(email)) == 1
+
+
+async def _disable(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
+    async with app.state.db.transaction() as db:
+        key = await keys.get_for_update(db, key_format.parse_id(key_in(headers)))
+        await keys.disable(db, ACTOR, key)
 
 
 async def _expire(app: FastAPI, client: httpx2.AsyncClient, email: str, headers: Headers) -> None:
@@ -118,6 +126,7 @@ async def _rotate(app: FastAPI, client: httpx2.AsyncClient, email: str, headers:
 REVOCATIONS: dict[str, Revocation] = {
     "revoked": _revoke,
     "all of the owner revoked": _revoke_all,
+    "disabled": _disable,
     "expired": _expire,
     "deleted": _delete,
     "rotated without an overlap": _rotate,

@@ -222,6 +222,12 @@ def configure(settings: PlatformSettings) -> None:
         _log_uncaught_exceptions()
 
 
+def use_stderr() -> None:
+    """Write the lines of a command to stderr, so that its output can be piped."""
+    if not structlog.is_configured():
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
 def mark_as_logged(error: BaseException) -> None:
     """Keep the server from logging an error again, without the ids of its request."""
     error.__dict__[LOGGED] = True

@@ -56,6 +56,40 @@ async def test_a_key_is_created_rotated_and_revoked(
     assert (await me(client, second)).status_code == 401
 
 
+async def test_a_key_is_disabled_and_enabled(
+    client: httpx2.AsyncClient, environment: dict[str, str]
+) -> None:
+    key = keys(environment, "create", "billing", "--scope", "a").stdout.strip()
+    key_id = key.split("_")[1]
+    disabled = keys(environment, "disable", key_id).stdout
+    refused = await me(client, key)
+    enabled = keys(environment, "enable", key_id).stdout
+
+    assert f"{key_id}  billing  a  disabled 20" in disabled
+    assert f"{key_id}  billing  a  expires 20" in enabled
+    assert (refused.status_code, (await me(client, key)).status_code) == (401, 200)
+
+
+def test_each_change_is_in_the_audit_log_once(environment: dict[str, str]) -> None:
+    key = keys(environment, "create", "billing", "--scope", "a").stdout.split("_")[1]
+    for task in ("disable", "disable", "enable", "rotate", "revoke", "revoke"):
+        keys(environment, task, key)
+
+    log = [line.split("  ") for line in keys(environment, "audit").stdout.splitlines()]
+    assert [line[3] for line in reversed(log)] == [
+        "key_create",
+        "key_disable",
+        "key_enable",
+        "key_rotate",
+        "key_revoke",
+    ]
+    assert all(line[2].startswith("command:") and line[4] == "billing" for line in log)
+    assert all(f"key={key}" in line for line in log)
+    shown = keys(environment, "show", key).stdout.splitlines()
+    assert shown[0].startswith(f"{key}  billing  a  revoked 20")
+    assert len(shown) == 6
+
+
 async def test_a_key_expires_unless_created_with_expires_never(
     client: httpx2.AsyncClient, environment: dict[str, str]
 ) -> None:
@@ -76,6 +110,8 @@ async def test_a_key_expires_unless_created_with_expires_never(
         (["rotate", "f" * 16], "This key does not exist."),
         (["rotate", "f" * 16, "--overlap", "never"], "is not a duration"),
         (["revoke", "f" * 16], "This key does not exist."),
+        (["show", "f" * 16], "This key does not exist."),
+        (["disable", "f" * 16], "This key does not exist."),
         (["revoke"], "Give the id of a key, or --owner."),
     ],
 )

@@ -14,12 +14,13 @@ from app.auth import CurrentUser
 from app.platform.auth.scheme import PresentedToken, authenticate
 from app.platform.base.errors import Forbidden
 from app.settings import Settings
-from tests.accounts import AUTH, PASSWORD, register
+from tests.accounts import AUTH, PASSWORD, allow, register
 from tests.conftest import client_for, running_app
 from tests.platform.auth.browser import EMAIL, browser_of, cookies_set, logged_in, status
 
 LISTED = "https://app.example.com"
 EVIL = "https://evil.test"
+USERS = "/api/v1/admin/users"
 
 
 @pytest.fixture
@@ -188,6 +189,7 @@ async def test_every_route_that_changes_something_needs_the_token_of_a_cookies_s
     app: FastAPI, browser: httpx2.AsyncClient
 ) -> None:
     await logged_in(browser)
+    await allow(app, EMAIL, "admin")  # so that no route refuses her for another reason
     routes = [
         (method, re.sub(r"\{[^}]+\}", str(uuid4()), path))
         for path, operations in app.openapi()["paths"].items()
@@ -197,7 +199,26 @@ async def test_every_route_that_changes_something_needs_the_token_of_a_cookies_s
     answers = {route: await browser.request(*route) for route in routes}
 
     assert ("post", f"{AUTH}/delete-account") in answers
-    assert len(routes) > 5
-    refused = {route for route, answer in answers.items() if answer.status_code == 403}
-    assert set(answers) - refused == set()
+    assert any("/admin/" in path for _, path in routes)
+    wrong = {route: each.text for route, each in answers.items() if "X-CSRF-Token" not in each.text}
+    assert wrong == {}
+    assert {answer.status_code for answer in answers.values()} == {403}
     assert await status(browser) == 200
+
+
+async def test_a_page_of_another_site_can_not_use_the_session_of_an_administrator(
+    app: FastAPI, browser: httpx2.AsyncClient
+) -> None:
+    csrf = await logged_in(browser)
+    await allow(app, EMAIL, "admin")
+    [user] = (await browser.get(USERS)).json()["items"]
+    role = f"{USERS}/{user['id']}/roles/admin"
+    evil = {"Sec-Fetch-Site": "cross-site", "Origin": EVIL}
+    attempts = [{}, evil, {**evil, "X-CSRF-Token": csrf}, {"X-CSRF-Token": "wrong"}]
+    refused = [(await browser.put(role, headers=each)).status_code for each in attempts]
+    [after] = (await browser.get(USERS)).json()["items"]
+    done = await browser.put(role, headers={"X-CSRF-Token": csrf})
+
+    assert refused == [403] * 4
+    assert after["roles"] == []
+    assert (done.status_code, done.json()["roles"]) == (200, ["admin"])

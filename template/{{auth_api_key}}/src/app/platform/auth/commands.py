@@ -1,23 +1,19 @@
 """Commands that manage keys in the database: ``app keys create billing``."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.platform.auth import audit_log
 from app.platform.auth import keys as service
+from app.platform.auth.admin_commands import actor, audit, event_line, in_transaction, settings
 from app.platform.auth.models import ApiKey
 from app.platform.auth.schemas import OWNER, SCOPE
-from app.platform.base.components import CommandContext
-from app.platform.base.errors import AppError
-from app.platform.data.database import open_database
-from app.platform.settings import PlatformSettings
 
-T = TypeVar("T")
 Lifetime = timedelta | None
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1)}
 
@@ -50,7 +46,7 @@ def _duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
 def _lifetime(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Lifetime:
     """The lifetime of a new key; ``None`` if it never expires."""
     if value is None:
-        return timedelta(days=_settings().api_key_lifetime_days)
+        return timedelta(days=settings().api_key_lifetime_days)
     return None if value == "never" else _duration(ctx, parameter, value)
 
 
@@ -61,7 +57,10 @@ expires = click.option(
 
 @click.group()
 def keys() -> None:
-    """Create, list, rotate and revoke API keys."""
+    """Create, list, rotate, disable and revoke API keys."""
+
+
+keys.add_command(audit)
 
 
 @keys.command()
@@ -70,19 +69,46 @@ def keys() -> None:
 @expires
 def create(owner: str, scopes: tuple[str, ...], expires: Lifetime) -> None:
     """Create a key for OWNER, the name of its caller, and print it."""
-    prefix = _settings().api_key_prefix
-    _print(*_in_transaction(lambda db: service.create(db, prefix, owner, scopes, expires)))
+    prefix = settings().api_key_prefix
+    _print(*in_transaction(lambda db: service.create(db, actor(), prefix, owner, scopes, expires)))
 
 
 @keys.command("list")
 @click.option("--owner", callback=_matching(OWNER), help="Only the keys of this owner.")
 def list_(owner: str | None) -> None:
     """List all keys, newest first, including revoked and expired ones."""
-    for key in _in_transaction(lambda db: service.list_keys(db, owner)):
-        scopes = " ".join(key.scopes) or "-"
-        click.echo(
-            f"{key.id}  {key.owner}  {scopes}  {_state(key)}, used {_when(key.last_used_at)}"
-        )
+    for key in in_transaction(lambda db: service.list_keys(db, owner)):
+        click.echo(_line(key))
+
+
+@keys.command()
+@click.argument("key_id")
+@click.option("--events", default=20, show_default=True, type=click.IntRange(0, 10_000))
+def show(key_id: str, events: int) -> None:
+    """Show a key, and the newest entries of the audit log about its owner."""
+
+    async def read(db: AsyncSession) -> tuple[ApiKey, Any]:
+        key = await service.get(db, key_id)
+        return key, await audit_log.newest(db, events, key.owner)
+
+    key, log = in_transaction(read)
+    click.echo(_line(key))
+    for event in log:
+        click.echo(event_line(event))
+
+
+@keys.command()
+@click.argument("key_id")
+def disable(key_id: str) -> None:
+    """Refuse KEY_ID until it is enabled."""
+    _change(key_id, service.disable)
+
+
+@keys.command()
+@click.argument("key_id")
+def enable(key_id: str) -> None:
+    """Accept KEY_ID again; a revoked or expired key stays refused."""
+    _change(key_id, service.enable)
 
 
 @keys.command()
@@ -93,13 +119,13 @@ def list_(owner: str | None) -> None:
 @expires
 def rotate(key_id: str, overlap: timedelta, expires: Lifetime) -> None:
     """Replace KEY_ID by a new key; the old one stays valid during the overlap."""
-    prefix = _settings().api_key_prefix
+    prefix = settings().api_key_prefix
 
     async def replace(db: AsyncSession) -> tuple[ApiKey, str]:
         old = await service.get_for_update(db, key_id)
-        return await service.rotate(db, prefix, old, expires, overlap)
+        return await service.rotate(db, actor(), prefix, old, expires, overlap)
 
-    _print(*_in_transaction(replace))
+    _print(*in_transaction(replace))
 
 
 @keys.command()
@@ -112,11 +138,27 @@ def revoke(key_id: str | None, owner: str | None) -> None:
 
     async def end(db: AsyncSession) -> int:
         if owner:
-            return await service.revoke_all(db, owner)
-        await service.revoke(db, await service.get_for_update(db, str(key_id)))
+            return await service.revoke_all(db, actor(), owner)
+        await service.revoke(db, actor(), await service.get_for_update(db, str(key_id)))
         return 1
 
-    click.echo(f"{_in_transaction(end)} revoked.")
+    click.echo(f"{in_transaction(end)} revoked.")
+
+
+def _change(key_id: str, change: Callable[..., Awaitable[None]]) -> None:
+    """Make a change, and print the key."""
+
+    async def make(db: AsyncSession) -> ApiKey:
+        key = await service.get_for_update(db, key_id)
+        await change(db, actor(), key)
+        return key
+
+    click.echo(_line(in_transaction(make)))
+
+
+def _line(key: ApiKey) -> str:
+    scopes = " ".join(key.scopes) or "-"
+    return f"{key.id}  {key.owner}  {scopes}  {_state(key)}, used {_when(key.last_used_at)}"
 
 
 def _print(key: ApiKey, text: str) -> None:
@@ -128,27 +170,10 @@ def _print(key: ApiKey, text: str) -> None:
 def _state(key: ApiKey) -> str:
     if key.revoked_at:
         return f"revoked {_when(key.revoked_at)}"
+    if key.disabled_at:
+        return f"disabled {_when(key.disabled_at)}"
     return f"expires {_when(key.expires_at)}"
 
 
 def _when(time: datetime | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M") if time else "never"
-
-
-def _settings() -> PlatformSettings:
-    context = click.get_current_context().find_object(CommandContext)
-    assert context
-    return context.get_settings()
-
-
-def _in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    settings = _settings()
-
-    async def run() -> T:
-        async with open_database(settings) as database, database.transaction() as db:
-            return await work(db)
-
-    try:
-        return asyncio.run(run())
-    except AppError as error:
-        raise click.ClickException(error.detail) from None

@@ -6,13 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.platform.auth import keys
+from app.platform.auth.audit_log import actor_of
 from app.platform.auth.current import CurrentUser, require
 from app.platform.auth.identity import User
 from app.platform.auth.models import ApiKey
 from app.platform.auth.schemas import KeyCreate, KeyCreated, KeyRead, KeyRotate, Me, Owner
 from app.platform.base.errors import Conflict, Forbidden, NotFound, Unauthorized
 from app.platform.data.database import SessionDep
-from app.platform.http import audit
 from app.platform.http.problems import responses
 from app.platform.settings import PlatformSettings
 
@@ -52,8 +52,8 @@ async def create(
     _refuse_escalation(user, data.scopes)
     settings: PlatformSettings = request.app.state.settings
     lifetime = timedelta(days=data.expires_in_days or settings.api_key_lifetime_days)
-    key, text = await keys.create(db, settings.api_key_prefix, owner, data.scopes, lifetime)
-    audit.succeeded(request, "key_create", owner)
+    actor, prefix = actor_of(request, user.id), settings.api_key_prefix
+    key, text = await keys.create(db, actor, prefix, owner, data.scopes, lifetime)
     return _created(response, key, text)
 
 
@@ -74,8 +74,8 @@ async def rotate(
     settings: PlatformSettings = request.app.state.settings
     lifetime = timedelta(days=data.expires_in_days or settings.api_key_lifetime_days)
     overlap = timedelta(hours=data.overlap_hours)
-    key, text = await keys.rotate(db, settings.api_key_prefix, old, lifetime, overlap)
-    audit.succeeded(request, "key_rotate", old.owner)
+    actor, prefix = actor_of(request, user.id), settings.api_key_prefix
+    key, text = await keys.rotate(db, actor, prefix, old, lifetime, overlap)
     return _created(response, key, text)
 
 
@@ -83,8 +83,7 @@ async def rotate(
 async def revoke(key_id: str, user: Manager, db: SessionDep, request: Request) -> None:
     """Revoke a key. It stops working immediately."""
     key = await _find(db, user, key_id)
-    await keys.revoke(db, key)
-    audit.succeeded(request, "key_revoke", key.owner)
+    await keys.revoke(db, actor_of(request, user.id), key)
 
 
 async def _find(db: SessionDep, user: User, key_id: str) -> ApiKey:

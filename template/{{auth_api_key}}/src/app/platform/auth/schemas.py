@@ -40,6 +40,7 @@ class KeyRead(ResponseModel):
     created_at: datetime = Field(examples=["2026-01-31T09:30:00Z"])
     expires_at: datetime | None = Field(examples=["2027-01-31T09:30:00Z"])
     revoked_at: datetime | None = Field(examples=[None])
+    disabled_at: datetime | None = Field(examples=[None])
     last_used_at: datetime | None = Field(examples=["2026-02-01T12:00:00Z"])
 
 

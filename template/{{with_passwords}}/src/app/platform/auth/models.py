@@ -4,7 +4,7 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from sqlalchemy import ARRAY, DateTime, ForeignKey, Index, LargeBinary, Text, func, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from app.platform.data.database import Base
 
@@ -13,7 +13,10 @@ class Account(Base):
     """An account with e-mail address, password and scopes."""
 
     __tablename__ = "accounts"
-    __table_args__ = (Index("uq_accounts_lower_email", text("lower(email)"), unique=True),)
+    __table_args__ = (
+        Index("uq_accounts_lower_email", text("lower(email)"), unique=True),
+        Index("ix_accounts_created_at_id", "created_at", "id"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     email: Mapped[str] = mapped_column(Text)
@@ -22,6 +25,8 @@ class Account(Base):
     disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    # To filter by, and never loaded.
+    is_disabled: Mapped[bool] = column_property(disabled_at.is_not(None), deferred=True)
 
 
 class AccountToken(Base):

@@ -1,10 +1,8 @@
 """Commands that manage users: ``app users create ada@example.com --role admin``."""
 
-import asyncio
-import getpass
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -14,15 +12,11 @@ from app.platform.auth import audit_log
 from app.platform.auth import users as service
 from app.platform.auth.account_mails import AccountMails
 from app.platform.auth.accounts import NewEmail
+from app.platform.auth.admin_commands import actor, audit, event_line, in_transaction, settings
 from app.platform.auth.grants import Roles
 from app.platform.auth.passwords import NewPassword, Passwords
-from app.platform.base.components import CommandContext
-from app.platform.base.errors import AppError
-from app.platform.data.database import open_database
 from app.platform.data.mail import MailTemplates
-from app.platform.settings import PlatformSettings
 
-T = TypeVar("T")
 Change = Callable[..., Awaitable[None]]
 user_argument = click.argument("user")
 
@@ -66,6 +60,9 @@ def users() -> None:
     """Create, list and change users. USER is an e-mail address or an id."""
 
 
+users.add_command(audit)
+
+
 @users.command()
 @click.argument("email")
 @click.option("--role", type=_RoleName(), help="Such as admin.")
@@ -79,16 +76,16 @@ def create(email: str, role: str | None, password: str) -> None:
         raise click.UsageError(f"{first['loc'][0]}: {first['msg']}.") from None
 
     roles = _handed().roles
-    settings = _settings()
+    given = settings()
 
     async def add(db: AsyncSession) -> Any:
-        password_hash = await Passwords(settings).hash(new.password)
-        user_id = await service.create(db, _actor(), new.email, password_hash)
+        password_hash = await Passwords(given).hash(new.password)
+        user_id = await service.create(db, actor(), new.email, password_hash)
         if role:
-            await service.grant(db, _actor(), user_id, role, roles)
+            await service.grant(db, actor(), user_id, role, roles)
         return user_id
 
-    click.echo(_in_transaction(add))
+    click.echo(in_transaction(add))
 
 
 @users.command("list")
@@ -96,7 +93,7 @@ def create(email: str, role: str | None, password: str) -> None:
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
 def list_(role: str | None, limit: int) -> None:
     """List users, newest first."""
-    for user in _in_transaction(lambda db: service.newest(db, limit, role)):
+    for user in in_transaction(lambda db: service.newest(db, limit, role)):
         click.echo(_line(user))
 
 
@@ -110,19 +107,10 @@ def show(user: str, events: int) -> None:
         found = await service.get(db, await service.find(db, user))
         return found, await audit_log.newest(db, events, str(found.id))
 
-    found, log = _in_transaction(read)
+    found, log = in_transaction(read)
     click.echo(_line(found))
     for event in log:
-        click.echo(_event(event))
-
-
-@users.command()
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--before", type=int, help="Only events with lower ids: the next page.")
-def audit(limit: int, before: int | None) -> None:
-    """List the audit log, newest first."""
-    for event in _in_transaction(lambda db: audit_log.newest(db, limit, before=before)):
-        click.echo(_event(event))
+        click.echo(event_line(event))
 
 
 @users.command()
@@ -159,7 +147,7 @@ def enable(user: str) -> None:
 @user_argument
 def reset_password(user: str) -> None:
     """End the sessions of USER, and send them a link to choose a new password."""
-    _change(user, service.reset_password, AccountMails(_settings(), _handed().templates))
+    _change(user, service.reset_password, AccountMails(settings(), _handed().templates))
 
 
 @users.command("end-sessions")
@@ -174,14 +162,10 @@ def _change(user: str, change: Change, *arguments: Any) -> None:
 
     async def make(db: AsyncSession) -> service.UserRow:
         user_id = await service.find(db, user)
-        await change(db, _actor(), user_id, *arguments)
+        await change(db, actor(), user_id, *arguments)
         return await service.get(db, user_id)
 
-    click.echo(_line(_in_transaction(make)))
-
-
-def _actor() -> str:
-    return f"command:{getpass.getuser()}"
+    click.echo(_line(in_transaction(make)))
 
 
 def _line(user: service.UserRow) -> str:
@@ -190,32 +174,7 @@ def _line(user: service.UserRow) -> str:
     return f"{user.id}  {user.email}  {roles}  {state}, sessions: {user.sessions}"
 
 
-def _event(event: audit_log.AuditEvent) -> str:
-    details = "".join(f"  {name}={value}" for name, value in event.details.items())
-    when = f"{event.at:%Y-%m-%d %H:%M:%S}"
-    return f"{event.id}  {when}  {event.actor}  {event.action}  {event.subject}{details}"
-
-
 def _handed() -> Handed:
     handed = click.get_current_context().find_object(Handed)
     assert handed
     return handed
-
-
-def _settings() -> PlatformSettings:
-    context = click.get_current_context().find_object(CommandContext)
-    assert context
-    return context.get_settings()
-
-
-def _in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    settings = _settings()
-
-    async def run() -> T:
-        async with open_database(settings) as database, database.transaction() as db:
-            return await work(db)
-
-    try:
-        return asyncio.run(run())
-    except AppError as error:
-        raise click.ClickException(error.detail) from None

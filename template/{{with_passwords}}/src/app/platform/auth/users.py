@@ -6,15 +6,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Text, cast, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.auth import audit_log, grants, sessions
 from app.platform.auth.account_mails import AccountMails
+from app.platform.auth.audit_log import Actor
 from app.platform.auth.grants import RoleGrant, Roles
 from app.platform.auth.models import Account, LoginSession
 from app.platform.base.errors import Conflict, NotFound
+from app.platform.data.listing import Filter, Listing, ListQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +32,40 @@ class UserRow:
     sessions: int
 
 
-def _users() -> Select[Any]:
-    active = select(func.count()).where(LoginSession.account_id == Account.id, sessions.is_active())
-    return select(
-        Account.id,
-        Account.email,
-        grants.of_account(),
-        Account.scopes,
-        Account.disabled_at,
-        Account.created_at,
-        active.scalar_subquery().label("sessions"),
-    )
+ACTIVE = select(func.count()).where(LoginSession.account_id == Account.id, sessions.is_active())
+USERS = select(
+    Account.id,
+    Account.email,
+    grants.of_account(),
+    Account.scopes,
+    Account.disabled_at,
+    Account.created_at,
+    ACTIVE.scalar_subquery().label("sessions"),
+)
 
 
-async def create(db: AsyncSession, actor: str, email: str, password_hash: str) -> UUID:
+def _has_role(role: Any, name: Any) -> ColumnElement[bool]:
+    return select(role).where(RoleGrant.user_id == cast(Account.id, Text), role == name).exists()
+
+
+def _has_address(email: Any, given: Any) -> ColumnElement[bool]:
+    return func.lower(email) == func.lower(given)
+
+
+LISTING = Listing(
+    USERS,
+    key=Account.id,
+    sorts={"created_at": Account.created_at},
+    default="-created_at",
+    filters={
+        "email": Filter(Account.email, _has_address),
+        "role": Filter(RoleGrant.role, _has_role),
+        "disabled": Filter(Account.is_disabled),
+    },
+)
+
+
+async def create(db: AsyncSession, actor: Actor, email: str, password_hash: str) -> UUID:
     """Create a user; raises ``Conflict`` if the address has an account."""
     values = {"id": uuid4(), "email": email, "password_hash": password_hash}
     statement = insert(Account).values(values).on_conflict_do_nothing().returning(Account.id)
@@ -70,7 +92,7 @@ async def find(db: AsyncSession, email_or_id: str) -> UUID:
 
 async def get(db: AsyncSession, user_id: UUID) -> UserRow:
     """A user; raises ``NotFound``."""
-    row = (await db.execute(_users().where(Account.id == user_id))).one_or_none()
+    row = (await db.execute(USERS.where(Account.id == user_id))).one_or_none()
     if row is None:
         raise NotFound("There is no such user.")
     return UserRow(*row)
@@ -78,13 +100,12 @@ async def get(db: AsyncSession, user_id: UUID) -> UserRow:
 
 async def newest(db: AsyncSession, limit: int, role: str | None = None) -> Sequence[UserRow]:
     """Up to ``limit`` users, newest first: all, or those with a role."""
-    statement = _users().order_by(Account.created_at.desc(), Account.id.desc()).limit(limit)
-    if role:
-        statement = statement.where(grants.has(role))
-    return [UserRow(*row) for row in await db.execute(statement)]
+    query = ListQuery(limit, filters={"role": role} if role else {})
+    rows = await db.execute(LISTING.select(query), LISTING.values(query))
+    return [UserRow(*row) for row in rows.all()[:limit]]
 
 
-async def grant(db: AsyncSession, actor: str, user_id: UUID, role: str, roles: Roles) -> None:
+async def grant(db: AsyncSession, actor: Actor, user_id: UUID, role: str, roles: Roles) -> None:
     """Give a user one of the service's ``roles``; raises ``NotFound`` for another."""
     if role not in roles:
         raise NotFound(f"There is no role {role}; the roles are {', '.join(sorted(roles))}.")
@@ -93,7 +114,7 @@ async def grant(db: AsyncSession, actor: str, user_id: UUID, role: str, roles: R
         await audit_log.record(db, actor, "role_grant", str(user_id), role=role)
 
 
-async def revoke(db: AsyncSession, actor: str, user_id: UUID, role: str) -> None:
+async def revoke(db: AsyncSession, actor: Actor, user_id: UUID, role: str) -> None:
     """Take a role from a user; raises ``Conflict`` if no administrator would be left."""
     statement = delete(RoleGrant).where(RoleGrant.user_id == str(user_id), RoleGrant.role == role)
     async with grants.administrator_kept(db):
@@ -102,7 +123,7 @@ async def revoke(db: AsyncSession, actor: str, user_id: UUID, role: str) -> None
     await audit_log.record(db, actor, "role_revoke", str(user_id), role=role)
 
 
-async def disable(db: AsyncSession, actor: str, user_id: UUID) -> None:
+async def disable(db: AsyncSession, actor: Actor, user_id: UUID) -> None:
     """End a user's sessions, and refuse their logins; raises ``Conflict`` as ``revoke`` does."""
     statement = update(Account).where(Account.id == user_id, Account.disabled_at.is_(None))
     async with grants.administrator_kept(db):
@@ -112,20 +133,22 @@ async def disable(db: AsyncSession, actor: str, user_id: UUID) -> None:
         await audit_log.record(db, actor, "user_disable", str(user_id))
 
 
-async def enable(db: AsyncSession, actor: str, user_id: UUID) -> None:
+async def enable(db: AsyncSession, actor: Actor, user_id: UUID) -> None:
     """Let a disabled user log in again."""
     statement = update(Account).where(Account.id == user_id, Account.disabled_at.is_not(None))
     if (await db.execute(statement.values(disabled_at=None).returning(Account.id))).first():
         await audit_log.record(db, actor, "user_enable", str(user_id))
 
 
-async def end_sessions(db: AsyncSession, actor: str, user_id: UUID) -> None:
+async def end_sessions(db: AsyncSession, actor: Actor, user_id: UUID) -> None:
     """End all sessions of a user."""
     await sessions.revoke_all(db, user_id)
     await audit_log.record(db, actor, "user_end_sessions", str(user_id))
 
 
-async def reset_password(db: AsyncSession, actor: str, user_id: UUID, mails: AccountMails) -> None:
+async def reset_password(
+    db: AsyncSession, actor: Actor, user_id: UUID, mails: AccountMails
+) -> None:
     """End all sessions of a user, and send a link to choose a new password."""
     user = await get(db, user_id)
     if user.disabled_at:

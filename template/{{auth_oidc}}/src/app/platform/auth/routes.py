@@ -6,6 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Request, Response
 from pydantic import Field, SecretStr
 
+from app.platform.auth import audit_log
+from app.platform.auth.audit_log import actor_of
 from app.platform.auth.current import CurrentUser
 from app.platform.auth.discovery import Metadata
 from app.platform.auth.identity import InvalidCredentials
@@ -14,6 +16,7 @@ from app.platform.auth.revocations import Revocations
 from app.platform.auth.scheme import CONFIGURATION
 from app.platform.auth.tokens import MAX_TOKEN_LENGTH, Tokens
 from app.platform.base.errors import BadRequest, Unauthorized, Unavailable
+from app.platform.data.database import SessionDep
 from app.platform.http import audit
 from app.platform.http.openapi import Tag
 from app.platform.http.problems import responses
@@ -57,11 +60,11 @@ async def logout(user: CurrentUser, request: Request) -> None:
 
 
 @router.post("/logout-all", status_code=204, responses=responses(Unauthorized, Unavailable))
-async def logout_all(user: CurrentUser, request: Request) -> None:
+async def logout_all(user: CurrentUser, request: Request, db: SessionDep) -> None:
     """Revoke all access tokens that you were issued until now."""
     await _revocations(request).revoke_token(user.credential)
     await _revocations(request).revoke_subject(user.id)
-    audit.succeeded(request, "logout_all", user.id)
+    await audit_log.record(db, actor_of(request, user.id), "logout_all", user.id)
 
 
 @router.post("/backchannel-logout", responses=responses(BadRequest, Unavailable))

@@ -1,5 +1,6 @@
 """Logs: one JSON line per event, in one format, without secrets."""
 
+import asyncio
 import json
 import logging
 import time
@@ -100,6 +101,28 @@ async def test_only_successful_requests_are_sampled(
     async with running_app(settings.model_copy(update={"access_log_sample_rate": 0.0})) as app:
         written = await request_lines(app, capfd, "/openapi.json", "/nowhere", "/openapi.json")
     assert [line["status"] for line in written] == [404]
+
+
+async def test_a_slow_request_is_logged_whatever_the_sample_rate(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unsampled = settings.model_copy(update={"access_log_sample_rate": 0.0, "slow_request_ms": 20})
+
+    async def nap(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async with running_app(unsampled) as app:
+        app.add_api_route("/nap", nap)
+        routing.install_index(app)
+        written = await request_lines(app, capfd, "/nap?seconds=0", "/nap?seconds=0.03")
+        fast = [line for line in written if line["duration_ms"] < 20]
+    assert fast == []
+    assert written[-1]["duration_ms"] >= 30
+    off = unsampled.model_copy(update={"slow_request_ms": 0})
+    async with running_app(off) as app:
+        app.add_api_route("/nap", nap)
+        routing.install_index(app)
+        assert await request_lines(app, capfd, "/nap?seconds=0.03") == []
 
 
 async def test_probes_are_not_logged(service: FastAPI, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,9 @@
 """Metrics: labels, sums and exemplars."""
 
 import asyncio
+import gc
 import re
+import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -81,6 +83,44 @@ async def test_build_info_pool_and_in_flight_requests_are_reported(
     assert found["db_pool_connections"] == settings.db_pool_size + settings.db_max_overflow
     assert found["db_pool_waiting"] == found["db_pool_exhausted_seconds"] == 0
     assert found["http_server_active_requests"] == 1  # this one
+
+
+async def test_the_process_reports_what_it_uses(
+    client: httpx2.AsyncClient, settings: Settings
+) -> None:
+    gc.collect()
+    found = {name: value for (name, _), value in (await scrape(client)).items()}
+    assert found["process_cpu_seconds_total"] > 0
+    assert found["process_threads"] >= 1
+    assert found["process_max_fds"] >= 256
+    assert found["python_gc_pause_seconds_count"] >= 1
+    assert found["redis_pool_connections"] == settings.redis_max_connections
+    assert found["http_pool_connections"] == settings.http_max_connections
+    if sys.platform == "linux":
+        assert 10_000_000 < found["process_resident_memory_bytes"] < 2_000_000_000
+        assert 3 < found["process_open_fds"] < found["process_max_fds"]
+
+
+async def test_connections_in_use_are_counted(client: httpx2.AsyncClient, service: FastAPI) -> None:
+    async def used() -> tuple[float, float]:
+        found = {name: value for (name, _), value in (await scrape(client)).items()}
+        return found["redis_pool_connections_used"], found["http_pool_connections_used"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n")
+        writer.close()
+
+    assert await used() == (0, 0)
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        async with (
+            service.state.redis.pubsub() as pubsub,
+            service.state.http.stream("GET", f"http://127.0.0.1:{port}/"),
+        ):
+            await pubsub.subscribe("anything")
+            assert await used() == (1, 1)
+        assert await used() == (0, 0)
 
 
 async def test_a_pool_without_a_free_connection_shows_in_the_metric_of_its_alert(

@@ -17,7 +17,7 @@ class RequestContext:
     request or job reads from the database outside of a transaction.
     """
 
-    __slots__ = ("deadline", "read_lock", "request_id", "span_id", "trace_id", "user_id")
+    __slots__ = ("_name", "deadline", "read_lock", "request_id", "span_id", "trace_id", "user_id")
 
     def __init__(
         self,
@@ -26,13 +26,20 @@ class RequestContext:
         span_id: str = "",
         user_id: str | None = None,
         deadline: float | None = None,
+        name: str = "",
     ) -> None:
+        self._name = name
         self.request_id = request_id
         self.trace_id = trace_id
         self.span_id = span_id
         self.user_id = user_id
         self.deadline = deadline
         self.read_lock = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        """The route, as ``GET /orders/{order_id}``, or the name of the job; "" if there is none."""
+        return self._name
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, at least 0; ``None`` without a deadline."""
@@ -60,9 +67,10 @@ def bind_request_context(
     span_id: str = "",
     user_id: str | None = None,
     deadline: float | None = None,
+    name: str = "",
 ) -> Iterator[RequestContext]:
     """Bind a context for a block of code, such as a job or a WebSocket."""
-    context = RequestContext(request_id, trace_id, span_id, user_id, deadline)
+    context = RequestContext(request_id, trace_id, span_id, user_id, deadline, name)
     token = _request_context.set(context)
     try:
         yield context

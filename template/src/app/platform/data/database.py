@@ -48,6 +48,7 @@ from app.platform.base.errors import (
 from app.platform.data.credentials import follow_database_url
 from app.platform.data.lazy_loads import refuse_lazy_loads
 from app.platform.data.prepared_reads import PreparedReads, Rows, is_observed
+from app.platform.data.slow_statements import SlowStatements
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings
 
@@ -112,12 +113,20 @@ class Database:
     # Sessions control the transaction of the connection that they take.
     join_transaction_mode: JoinTransactionMode = "control_fully"
 
-    def __init__(self, engine: AsyncEngine, max_connections: int, acquire_timeout: float) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        max_connections: int,
+        acquire_timeout: float,
+        slow_statements: SlowStatements | None = None,
+    ) -> None:
         self.engine = engine
         self.max_connections = max_connections
         self.used = self.waiting = 0
         # Each use of a PgBouncer connection may get another server, which has not prepared it.
-        self.prepared_reads = PreparedReads(enabled=not isinstance(engine.pool, NullPool))
+        self.prepared_reads = PreparedReads(
+            enabled=not isinstance(engine.pool, NullPool), slow_statements=slow_statements
+        )
         self._exhausted_since: float | None = None
         # FIFO: SQLAlchemy's pool alone could starve early waiters under load.
         self._slots = asyncio.Semaphore(max_connections)
@@ -547,9 +556,13 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         engine = create_engine(settings)
+        slow_statements = None
+        if settings.slow_statement_ms:
+            slow_statements = SlowStatements(settings.slow_statement_ms / 1000)
+            slow_statements.listen(engine)
         tracing.instrument_engine(engine)
         max_connections = settings.db_pool_size + settings.db_max_overflow
-        app.state.db = Database(engine, max_connections, settings.db_pool_timeout)
+        app.state.db = Database(engine, max_connections, settings.db_pool_timeout, slow_statements)
         app.state.read_session = ReadSession(app.state.db)
         try:
             yield

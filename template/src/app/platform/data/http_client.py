@@ -20,8 +20,12 @@ from fastapi import Depends, FastAPI, Request
 from app.platform import about
 from app.platform.base import context
 from app.platform.base.components import Lifespan
-from app.platform.observability import tracing
+from app.platform.observability import metrics, tracing
+from app.platform.observability.telemetry import gauge
 from app.platform.settings import PlatformSettings
+
+POOL_SIZE = gauge("http_pool_connections", "Maximum outgoing HTTP connections.")
+POOL_USED = gauge("http_pool_connections_used", "Outgoing HTTP connections in use.")
 
 
 async def _client(request: Request) -> httpx2.AsyncClient:
@@ -140,7 +144,20 @@ def create_client(settings: PlatformSettings) -> httpx2.AsyncClient:
     return client
 
 
+def connections(client: httpx2.AsyncClient) -> tuple[int, int]:
+    """How many connections of the pool are in use, and its maximum."""
+    pool = client._transport._pool  # type: ignore[attr-defined]
+    return sum(not each.is_idle() for each in pool.connections), pool._max_connections
+
+
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
+    def sample() -> None:
+        used, maximum = connections(app.state.http)
+        POOL_USED.set(used)
+        POOL_SIZE.set(maximum)
+
+    metrics.on_sample(app, sample)
+
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with create_client(settings) as app.state.http:

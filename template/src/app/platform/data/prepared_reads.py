@@ -16,6 +16,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import await_
 
 from app.platform.data.driver_errors import raise_driver_error
+from app.platform.data.slow_statements import SlowStatements
 from app.platform.observability import tracing
 
 Rows = Sequence[Row[*tuple[Any, ...]]]
@@ -55,6 +56,23 @@ class PreparedRead:
         return self._make_rows(records[:limit])
 
 
+class TimedRead(PreparedRead):
+    """A prepared read that is logged if it is slow."""
+
+    def __init__(
+        self,
+        compiled: SQLCompiler,
+        result: CursorResult[*tuple[Any, ...]],
+        slow_statements: SlowStatements,
+    ) -> None:
+        super().__init__(compiled, result)
+        self._slow_statements = slow_statements
+
+    def execute(self, values: Mapping[str, Any], limit: int | None, connection: Connection) -> Rows:
+        with self._slow_statements.timed(self.sql):
+            return super().execute(values, limit, connection)
+
+
 class _Parameter:
     """A parameter: the value of ``name``, or without one a literal of the statement."""
 
@@ -84,8 +102,9 @@ def _parameters(compiled: SQLCompiler) -> Iterator[_Parameter]:
 class PreparedReads:
     """The statements that have been used before. Entries end with their statement."""
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, *, enabled: bool, slow_statements: SlowStatements | None = None) -> None:
         self._enabled = enabled
+        self._slow_statements = slow_statements
         self._seen = WeakSet[Statement]()
         self._reads = WeakKeyDictionary[Statement, PreparedRead | None]()
 
@@ -101,13 +120,18 @@ class PreparedReads:
         result = connection.execute(statement, values)
         if self._enabled and statement not in self._reads:
             if statement in self._seen:
-                self._reads[statement] = _prepare(connection, statement, result)
+                self._reads[statement] = _prepare(
+                    connection, statement, result, self._slow_statements
+                )
             self._seen.add(statement)
         return result
 
 
 def _prepare(
-    connection: Connection, statement: Statement, result: CursorResult[*tuple[Any, ...]]
+    connection: Connection,
+    statement: Statement,
+    result: CursorResult[*tuple[Any, ...]],
+    slow_statements: SlowStatements | None,
 ) -> PreparedRead | None:
     """A prepared read; ``None`` if the statement depends on more than its values."""
     compiled = statement.compile(dialect=connection.dialect)
@@ -119,4 +143,6 @@ def _prepare(
         or statement.get_execution_options()
     ):
         return None
+    if slow_statements:
+        return TimedRead(compiled, result, slow_statements)
     return PreparedRead(compiled, result)

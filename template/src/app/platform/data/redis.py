@@ -12,8 +12,12 @@ from redis.backoff import NoBackoff
 
 from app.platform.base.components import Lifespan
 from app.platform.data.credentials import redis_login
-from app.platform.observability import tracing
+from app.platform.observability import metrics, tracing
+from app.platform.observability.telemetry import gauge
 from app.platform.settings import PlatformSettings
+
+POOL_SIZE = gauge("redis_pool_connections", "Maximum connections to Redis.")
+POOL_USED = gauge("redis_pool_connections_used", "Connections to Redis in use.")
 
 
 async def _client(request: Request) -> Redis:
@@ -45,11 +49,25 @@ def create_client(settings: PlatformSettings, *, retries: int = 1) -> Redis:
     return client
 
 
+def connections(client: Redis) -> tuple[int, int]:
+    """How many connections of the pool are in use, and its maximum."""
+    pool = client.connection_pool
+    return len(pool._in_use_connections), pool.max_connections
+
+
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with create_client(settings) as app.state.redis:
-            tracing.instrument_redis(app.state.redis)
+        async with create_client(settings) as client:
+            app.state.redis = client
+            tracing.instrument_redis(client)
             yield
+
+    def sample() -> None:
+        used, maximum = connections(app.state.redis)
+        POOL_USED.set(used)
+        POOL_SIZE.set(maximum)
+
+    metrics.on_sample(app, sample)
 
     return lifespan

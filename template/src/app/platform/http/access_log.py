@@ -31,6 +31,7 @@ class AccessLog:
         self._state = state
         self._write = logs.request_writer(settings)
         self._sample_rate = settings.access_log_sample_rate
+        self._slow = settings.slow_request_ms / 1000 or float("inf")  # seconds
         self._log_probes = settings.log_level == "DEBUG"
         self._finished: list[RequestState] = []
         self._scheduled = False
@@ -58,7 +59,7 @@ class AccessLog:
         seconds = websocket.handshake_ended - websocket.started
         trace_id = websocket.trace_id if span.sampled else ""
         self._state.metrics.observe("GET", route, status, seconds, trace_id)
-        if status >= 400 or self._should_log(route_path(scope)):
+        if status >= 400 or self._should_log(route_path(scope), seconds):
             self._write(_websocket_fields(websocket, route, status))
             logs.output.flush()
 
@@ -73,16 +74,17 @@ class AccessLog:
             seconds = request.ended - request.started
             trace_id = request.trace_id if request.span.sampled else ""
             self._state.metrics.observe(method, route, status, seconds, trace_id)
-            if status >= 400 or self._should_log(route_path(scope)):
+            if status >= 400 or self._should_log(route_path(scope), seconds):
                 ended_at = now - timedelta(seconds=monotonic_now - request.ended)
                 self._write(_log_fields(request, method, route, status, seconds, ended_at))
         logs.output.flush()
 
-    def _should_log(self, path: str) -> bool:
-        """Whether a successful request is logged."""
+    def _should_log(self, path: str, seconds: float) -> bool:
+        """Whether a successful request is logged: a sample of them, and each slow one."""
         if path in PROBE_PATHS:
             return self._log_probes
-        return self._sample_rate >= 1 or random.random() < self._sample_rate  # noqa: S311
+        sampled = self._sample_rate >= 1 or random.random() < self._sample_rate  # noqa: S311
+        return sampled or seconds >= self._slow
 
 
 def _log_fields(

@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.platform.base import context
 from app.platform.http.cache_policy import with_policy
 from app.platform.http.problems import from_plain_text
+from app.platform.http.routing import ROUTE_TEMPLATE_KEY
 from app.platform.observability import tracing
 
 Header = tuple[bytes, bytes]
@@ -75,6 +76,10 @@ class RequestState(context.RequestContext):
         self._ended = False
         self._default_headers = default_headers
         self._client_bound = client_bound
+
+    @property
+    def name(self) -> str:
+        return f"{self.scope['method']} {self.scope.get(ROUTE_TEMPLATE_KEY, '')}".rstrip()
 
     async def send(self, message: Message) -> None:
         """Send a part of the response.

@@ -1,7 +1,7 @@
 """Prometheus metrics: rate, errors and duration per route, and the saturation of this process.
 
 Under Gunicorn each worker writes its own metric files, and the scraped worker aggregates all of
-them. Other components add metrics with ``register``.
+them. Other components add metrics with ``register``, and with ``telemetry``.
 """
 
 import asyncio
@@ -27,6 +27,8 @@ from app.platform import about
 from app.platform.base.components import Lifespan
 from app.platform.base.paths import route_path
 from app.platform.base.tasks import cancel
+from app.platform.observability import telemetry
+from app.platform.observability.telemetry import BUCKETS
 from app.platform.settings import PlatformSettings
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,6 @@ logger = logging.getLogger(__name__)
 PATH = "/metrics"
 OPENMETRICS = "application/openmetrics-text"
 DURATION = "http_server_request_duration_seconds"
-# https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 # The label of requests without a route: a scanner must not create a series for each path.
 UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -142,6 +142,11 @@ def register(app: FastAPI, source: MetricSource) -> None:
     app.state.metric_sources.append(source)
 
 
+def on_sample(app: FastAPI, sample: Callable[[], None]) -> None:
+    """Call ``sample`` every second and at each scrape, to set gauges of this process."""
+    app.state.samplers.append(sample)
+
+
 async def _collect_from(source: MetricSource) -> Iterable[Metric]:
     try:
         async with asyncio.timeout(SOURCE_TIMEOUT):
@@ -182,6 +187,8 @@ def _sample_gauges(app: FastAPI) -> None:
     state.metrics.pool_size.set(state.db.max_connections)
     state.metrics.pool_waiting.set(state.db.waiting)
     state.metrics.pool_exhausted.set(state.db.exhausted_seconds)
+    for sample in state.samplers:
+        sample()
 
 
 async def _sample_periodically(app: FastAPI) -> None:
@@ -211,6 +218,7 @@ class SeparatePort:
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     app.state.metric_sources = []
+    app.state.samplers = []
     app.add_route(PATH, scrape, include_in_schema=False)
     if settings.metrics_port:
         app.add_middleware(SeparatePort, port=settings.metrics_port)
@@ -222,10 +230,11 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
             # A worker continues the files of the one that it replaces, so that they do not pile up.
             values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         app.state.metrics = Metrics()
-        sampler = asyncio.create_task(_sample_periodically(app))
-        try:
-            yield
-        finally:
-            await cancel(sampler)
+        with telemetry.bound_to(app.state.metrics.registry):
+            sampler = asyncio.create_task(_sample_periodically(app))
+            try:
+                yield
+            finally:
+                await cancel(sampler)
 
     return lifespan

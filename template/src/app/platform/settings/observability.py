@@ -17,6 +17,21 @@ class ObservabilitySettings(BaseSettings):
     access_log_sample_rate: float = Field(
         1, ge=0, le=1, description="Share of successful requests that are logged, from 0 to 1"
     )
+    slow_request_ms: int = Field(
+        1000,
+        ge=0,
+        le=3_600_000,
+        description="Milliseconds from which a request is logged, sampled or not; 0: as any other",
+    )
+    slow_statement_ms: int = Field(
+        500, ge=0, le=3_600_000, description="Milliseconds from which a statement is logged; 0: off"
+    )
+    loop_block_ms: int = Field(
+        250,
+        ge=0,
+        le=3_600_000,
+        description="Milliseconds from which a line that blocks the event loop is logged; 0: off",
+    )
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Separate port for /metrics; unset: the port of the API"
     )

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from app.platform.observability.metrics import BUCKETS
+from app.platform.observability.telemetry import BUCKETS
 
 
 class UpstreamMetrics:

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from app.platform.base import context
 from app.platform.data.database import ReadSessionDep
 from app.platform.http import routing
-from app.platform.observability import logs, tracing
+from app.platform.observability import logs, telemetry, tracing
 from app.settings import Settings
 from tests.conftest import client_for
 from tests.platform.observability.tracing.receiver import (
@@ -173,6 +173,45 @@ async def test_spans_of_opentelemetrys_own_api_belong_to_the_request(
         for span in (collector.one("pack"), collector.one("ship")):
             assert (span.trace_id, span.parent_span_id) == (server.trace_id, server.span_id)
     assert attributes(collector.one("pack"))["parcels"] == 2
+
+
+async def test_a_span_of_a_feature_is_part_of_its_request_and_is_redacted(
+    settings: Settings, collector: Collector
+) -> None:
+    async def order() -> None:
+        telemetry.set_attributes({"order.channel": "web"})
+        with telemetry.span("price order", {"order.lines": 3, "order.email": "joe@example.org"}):
+            telemetry.set_attributes({"order.note": "of joe@example.org"})
+            await pack()
+        with telemetry.span("charge card"):
+            raise RuntimeError("s3cret")
+
+    async with traced(settings, collector.url) as app:
+        app.add_api_route("/order", order)
+        routing.install_index(app)
+        await get(app, "/order")
+    server, pricing = collector.one("GET /order"), collector.one("price order")
+    assert attributes(server)["order.channel"] == "web"
+    assert (pricing.trace_id, pricing.parent_span_id) == (server.trace_id, server.span_id)
+    assert collector.one("pack").parent_span_id == pricing.span_id
+    assert attributes(pricing)["order.lines"] == 3
+    assert attributes(collector.one("charge card"))["error.type"] == "RuntimeError"
+    assert "joe@" not in str(collector.spans)
+    assert "s3cret" not in str(collector.spans)
+
+
+async def test_an_unsampled_request_records_no_span_of_a_feature(
+    settings: Settings, collector: Collector
+) -> None:
+    async def order() -> None:
+        with telemetry.span("price order", {"order.lines": 3}):
+            telemetry.set_attributes({"order.note": "none"})
+
+    async with traced(settings, collector.url, otel_traces_sampler_arg=0.0) as app:
+        app.add_api_route("/order", order)
+        routing.install_index(app)
+        assert (await get(app, "/order")).is_success
+    assert collector.spans == []
 
 
 async def test_an_unsampled_request_records_no_span_of_opentelemetrys_own_api(

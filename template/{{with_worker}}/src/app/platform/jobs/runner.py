@@ -85,7 +85,9 @@ class Runner:
     async def run_claimed(self, claim: Claim) -> None:
         """Run a job that this process has claimed."""
         request_id = claim.request_id or claim.id.hex
-        with context.bind_request_context(request_id=request_id, user_id=claim.owner) as current:
+        with context.bind_request_context(
+            request_id=request_id, user_id=claim.owner, name=claim.name
+        ) as current:
             await self._run(claim, current)
 
     @property

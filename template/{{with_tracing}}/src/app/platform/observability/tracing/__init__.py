@@ -27,7 +27,9 @@ from app.platform.observability.tracing.spans import (
     current,
     inject,
     job_span,
+    own_span,
     server_span,
+    set_attributes,
     set_current,
 )
 from app.platform.settings import PlatformSettings
@@ -42,7 +44,9 @@ __all__ = [
     "instrument_http",
     "instrument_redis",
     "job_span",
+    "own_span",
     "server_span",
+    "set_attributes",
     "setup",
     "statement_span",
 ]

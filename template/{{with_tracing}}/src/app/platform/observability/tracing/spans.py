@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from opentelemetry import propagate, trace
@@ -14,10 +14,11 @@ from starlette.types import Scope
 
 from app.platform import about
 from app.platform.base import context
-from app.platform.observability.logs import redact_path
+from app.platform.observability.logs import REDACTED, SECRET_NAME, redact_path, redact_text
 from app.platform.observability.tracing import backend
 
 NO_PARENT = Context()
+_NOTHING = nullcontext()
 RANDOM_BITS = 56  # the rightmost bits of a trace id (W3C Trace Context, level 2)
 
 
@@ -240,6 +241,48 @@ def job_span(name: str, carrier: Mapping[str, str]) -> Iterator[Span]:
     finally:
         if isinstance(entry, RecordedSpan):
             entry.end_job(error)
+
+
+def own_span(name: str, attributes: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """The span of a block of a feature, if the request or job is recorded."""
+    if _tracing is None or (context.current().trace_id and not _is_recording()):
+        return _NOTHING
+    return _own_span(_tracing, name, attributes)
+
+
+@contextmanager
+def _own_span(tracing: Tracing, name: str, attributes: Mapping[str, Any]) -> Iterator[None]:
+    span = tracing.tracer.start_span(name, attributes=_redacted(attributes))
+    token = attach(trace.set_span_in_context(span))
+    try:
+        yield
+    except BaseException as error:
+        span.set_attribute("error.type", type(error).__qualname__)
+        span.set_status(StatusCode.ERROR)
+        raise
+    finally:
+        detach(token)
+        span.end()
+
+
+def set_attributes(attributes: Mapping[str, Any]) -> None:
+    """Add attributes to the current span, if it is recorded."""
+    if _is_recording():
+        trace.get_current_span().set_attributes(_redacted(attributes))
+
+
+def _is_recording() -> bool:
+    return trace.get_current_span().is_recording()
+
+
+def _redacted(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _redact(name, value) for name, value in attributes.items()}
+
+
+def _redact(name: str, value: Any) -> Any:
+    if SECRET_NAME.search(name):
+        return REDACTED
+    return redact_text(value) if isinstance(value, str) else value
 
 
 def inject() -> dict[str, str]:

@@ -127,6 +127,10 @@ class Option(BaseModel):
     deploy_image: Line | None = None  # where deploy/ci.sh runs, when its programs are no packages
     deploy_packages: tuple[Slug, ...] = ()  # of Alpine: programs that deploy/ci.sh runs
     mypy_untyped: tuple[Untyped, ...] = ()
+    # Of the dashboards of that name; extensions/dashboards.py describes a panel.
+    panels: dict[Literal["overview", "on-call", "debug"], list[dict[str, Any]]] = Field(
+        default_factory=dict
+    )
     clients: tuple[Package, ...] = ()  # that the platform alone may import: the queue's
     readme: str = ""
     platform: str = ""  # a section of docs/platform.md: what a feature imports of it
@@ -417,6 +421,7 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "default": defaults(available, given["preset"] or "standard"),
         "gather": lambda field: gather(chosen, field),
         "merge": lambda field: merge(chosen, field),
+        "panels": lambda name: [panel for o in chosen for panel in o.panels.get(name, ())],
         "secrets": [each.name for option in chosen for each in option.env if each.secret],
         "deploy_token": next((o.deploy_token for o in chosen if o.deploy_token), None),
         "deploy_image": next((o.deploy_image for o in chosen if o.deploy_image), None),

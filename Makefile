@@ -60,8 +60,9 @@ constraints: .venv/complete ## Renew constraints.txt, the day that services reso
 	    --output-file constraints.txt
 	python -m tests.packages
 
-pictures: .venv/complete ## Regenerate the README's pictures
+pictures: .venv/complete ## Regenerate the documentation's pictures; needs Prometheus
 	python docs/pictures/make.py
+	python -m docs.pictures.dashboards
 
 pythons: .venv/complete ## The default service's fast tests on each Python that is installed
 	pytest -s -rs tests/pythons

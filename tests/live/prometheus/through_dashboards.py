@@ -6,6 +6,7 @@ with the service's own rules collects from both while everything that the panels
 
 import asyncio
 import json
+import math
 import os
 import re
 import socket
@@ -167,7 +168,7 @@ async def use(client: httpx2.AsyncClient, item: str) -> None:
         picture = b"\x89PNG\r\n\x1a\n" + os.urandom(2000)
         await client.post(f"{item}/attachments", params={"name": "a.png"}, content=picture)
         await client.post(f"{item}/notes", json={"text": "Sold."})
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2 + 0.15 * math.sin(time.monotonic() / 12))  # in waves
 
 
 async def use_sockets(client: httpx2.AsyncClient, item: str) -> None:
@@ -221,16 +222,16 @@ async def test_every_query_of_every_dashboard_has_an_answer(prometheus: httpx2.A
     assert all(re.fullmatch("[0-9a-f]{32}", trace) for trace in traces)
 
     if to := os.environ.get("DRAWN_FROM"):
-        await record(prometheus, Path(to))
+        await record(prometheus, Path(to), float(os.environ["DRAWN_SECONDS"]))
 
 
-async def record(prometheus: httpx2.AsyncClient, to: Path) -> None:
-    """Write the answers of the last minute, from which `make pictures` draws the dashboards."""
-    await asyncio.sleep(float(os.environ.get("DRAWN_AFTER", "60")))
+async def record(prometheus: httpx2.AsyncClient, to: Path, seconds: float) -> None:
+    """Write the answers about the next seconds, from which the pictures are drawn."""
+    await asyncio.sleep(seconds)
     now = time.time()
+    times = {"start": str(now - seconds), "end": str(now), "step": "2"}
     answers = {}
     for name, query in queries().items():
-        times = {"start": str(now - 60), "end": str(now), "step": "1"}
         answer = await prometheus.get("/query_range", params={"query": query, **times})
         answers[name] = answer.json()["data"]["result"]
     to.write_text(json.dumps({"dashboards": dashboards(), "answers": answers}))

@@ -20,7 +20,8 @@ def written(path: Path) -> dict[str, Any]:
     """The dashboard with the panels of all options, as a service with all of them would have it."""
     core = path.read_text(encoding="utf-8").partition("{% raw %}")[2].partition("{% endraw %}")[0]
     name = path.name.removesuffix(".json.jinja")
-    added = [each for option in options.load() for each in option.panels.get(name, ())]
+    boards = [board for option in options.load() for board in option.panels.items()]
+    added = [panel for board, panels in boards if board == name for panel in panels]
     found: dict[str, Any] = json.loads(dashboard(core, added))
     return found
 

@@ -65,7 +65,7 @@ def legend(target: Json, labels: dict[str, str]) -> str:
 def series_of(panel: Json, answers: Json, board: str) -> Series:
     """The points of each series that has any, by its legend."""
     found: Series = {}
-    for target in panel["targets"]:
+    for target in panel.get("targets", []):
         for each in answers.get(f"{board}: {panel['title']} {target['refId']}", []):
             points = [(float(at), float(value)) for at, value in each["values"]]
             points = [point for point in points if math.isfinite(point[1])]

@@ -109,6 +109,7 @@ async def prometheus(
         "PORT": str(api),
         "WEB_CONCURRENCY": "1",
         "WORKER_METRICS_PORT": str(worker),
+        "RATE_LIMIT": "100000/minute",
         "OTEL_TRACES_SAMPLER_ARG": "1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody listens
         "PYTHONPATH": str(tmp_path),

@@ -128,9 +128,9 @@ def _stat(panel: Json, series: Series, w: int, h: int) -> Iterator[str]:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     shown = list(series.items())[:3]
     for number, (name, points) in enumerate(shown):
-        x = w * (number + 0.5) / len(shown)
+        x, size = w * (number + 0.5) / len(shown), 36 - 6 * len(shown)
         yield (
-            f'<text x="{x:.0f}" y="{h / 2 + 20:.0f}" text-anchor="middle" font-size="32" '
+            f'<text x="{x:.0f}" y="{h / 2 + 20:.0f}" text-anchor="middle" font-size="{size}" '
             f'font-weight="600" fill="{COLOURS[1]}">{escape(amount(points[-1][1], unit))}</text>'
         )
         if len(series) > 1 or "{{" in panel["targets"][0]["legendFormat"]:

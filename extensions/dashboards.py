@@ -5,6 +5,7 @@ option's ``panels`` those that it adds. A service gets Grafana's own JSON.
 """
 
 import json
+from itertools import groupby, pairwise
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -13,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 COLUMNS = 24  # of Grafana's grid
 Question = Annotated[str, StringConstraints(pattern=r"^[A-Z][^\n]*\?$", max_length=60)]
-# Columns and rows of Grafana's grid.
+# How many stand side by side at most, and the rows of the grid that each takes.
 SIZES = {
-    "stat": (6, 4),
-    "timeseries": (8, 7),
-    "bargauge": (8, 7),
-    "heatmap": (8, 7),
-    "logs": (24, 9),
+    "stat": (4, 4),
+    "timeseries": (3, 7),
+    "bargauge": (3, 7),
+    "heatmap": (3, 7),
+    "logs": (1, 9),
 }
 
 Json = dict[str, Any]
@@ -136,15 +137,23 @@ def _panels(panels: list[Panel]) -> list[Json]:
         grid = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
         row = {"type": "row", "title": section, "collapsed": False, "gridPos": grid, "panels": []}
         found.append({"id": len(found) + 1, **row})
-        x, y, height = 0, y + 1, 0
-        for panel in (panel for panel in panels if panel.section == section):
-            w, h = SIZES[panel.type]
-            if x + w > COLUMNS or (height and h != height):
-                x, y = 0, y + height
-            found.append({"id": len(found) + 1, **_panel(panel, {"x": x, "y": y, "w": w, "h": h})})
-            x, height = x + w, h
-        y += height
+        y += 1
+        here = [panel for panel in panels if panel.section == section]
+        for size, group in groupby(here, lambda panel: SIZES[panel.type]):
+            for line in _balanced(list(group), size[0]):
+                width = COLUMNS // len(line)
+                for number, panel in enumerate(line):
+                    grid = {"x": number * width, "y": y, "w": width, "h": size[1]}
+                    found.append({"id": len(found) + 1, **_panel(panel, grid)})
+                y += size[1]
     return found
+
+
+def _balanced(panels: list[Panel], most: int) -> list[list[Panel]]:
+    """The panels in few lines of about as many each: two and two, not three and one."""
+    lines = -(-len(panels) // most)
+    ends = [round(len(panels) * number / lines) for number in range(lines + 1)]
+    return [panels[start:end] for start, end in pairwise(ends)]
 
 
 def _panel(panel: Panel, grid: dict[str, int]) -> Json:

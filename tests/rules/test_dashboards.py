@@ -60,6 +60,15 @@ def test_every_query_is_filtered_by_the_variables_of_its_dashboard(path: Path) -
                 assert all(f'{name}=~"${name}"' in query for name in names), query
 
 
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
+def test_a_job_is_named_by_the_label_that_prometheus_leaves_to_it(path: Path) -> None:
+    """A scrape sets `job` to what it collects from, and renames the metric's own label."""
+    for panel in written(path)["panels"]:
+        for target in panel.get("targets", []):
+            if "job_" in target["expr"]:
+                assert "{{job}}" not in target["legendFormat"], panel["title"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

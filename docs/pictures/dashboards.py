@@ -21,7 +21,7 @@ from tests import generator, suite
 HERE = Path(__file__).parent
 INSIDE = generator.ROOT / "tests/live/prometheus/through_dashboards.py"
 GIVEN = {"preset": "everything", "queue": "postgres", "tracing": "tempo"}
-SECONDS = 180
+SECONDS = 120
 
 COLUMN, ROW, GAP = 52, 34, 4  # pixels of a cell of Grafana's grid
 PLOT = {"left": 62, "right": 12, "top": 30, "axis": 16, "legend": 17}
@@ -40,18 +40,17 @@ Series = dict[str, Points]
 def amount(value: float, unit: str) -> str:
     """The value as Grafana writes it."""
     if unit == "percentunit":
-        return f"{value * 100:.3g} %"
+        return f"{value * 100:.3g} %" if abs(value) < 10 else f"{value * 100:,.0f} %"
     if unit == "s":
         for factor, name in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
             if value * factor >= 1 or factor == 1e6 or not value:
                 return f"{value * factor:.3g} {name}"
-    endings = {"reqps": " req/s", "ops": " /s", "Bps": "B/s", "bytes": "B"}
-    step = 1024 if unit == "bytes" else 1000
+    endings = {"reqps": " req/s", "ops": " /s", "Bps": "B/s", "decbytes": "B"}
     for prefix in ("", "k", "M", "G"):
-        if value < step or prefix == "G":
+        if value < 1000 or prefix == "G":
             break
-        value /= step
-    space = " " if prefix or unit in ("Bps", "bytes") else ""
+        value /= 1000
+    space = " " if prefix or unit in ("Bps", "decbytes") else ""
     return f"{value:.3g}{space}{prefix}{endings.get(unit, '')}".strip()
 
 

@@ -31,6 +31,8 @@ from app.settings import Settings, get_settings
 from tests.actors import seed, sign_in
 
 T = TypeVar("T")
+# A busy machine is slow by itself; the tests of these lines have limits of their own.
+QUIET = {"loop_block_ms": 0, "slow_statement_ms": 0}
 ROOT = Path(__file__).parent.parent
 needs_migrations = pytest.mark.skipif(
     not any((ROOT / "migrations/versions").glob("*.py")), reason="this service has no migrations"
@@ -131,6 +133,7 @@ def make_settings(database: URL, server_urls: dict[str, str], **changes: Any) ->
     values["secret_key"] = secrets.token_hex(32)
     values["database_url"] = database.render_as_string(hide_password=False)
     values["rate_limit_timeout"] = 30  # so that a busy machine does not switch to local counting
+    values |= QUIET
     return Settings(**values | changes)
 
 
@@ -164,6 +167,7 @@ def environment(fresh_settings: Settings, server_urls: dict[str, str]) -> dict[s
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
         **server_urls,
+        **{name.upper(): str(value) for name, value in QUIET.items()},
         "ENVIRONMENT": "test",
         "SECRET_KEY": fresh_settings.secret_key.get_secret_value(),
         "DATABASE_URL": fresh_settings.database_url.get_secret_value(),

@@ -108,5 +108,5 @@ async def test_with_zero_no_thread_watches(settings: Settings) -> None:
     before = watching()
     async with running_app(settings.model_copy(update={"loop_block_ms": 0})):
         assert watching() == before
-    async with running_app(settings):
+    async with running_app(settings.model_copy(update={"loop_block_ms": 250})):
         assert watching() == before + 1

@@ -26,10 +26,12 @@ STAND_INS = {
     "valkey/valkey:9": "valkey",
     "prom/prometheus:v3.12.0": "prometheus",
     "caddy:2": "caddy",
+    "prom/blackbox-exporter:v0.28.0": "blackbox",
 }
 PACKAGES = {  # what a stand-in takes from Debian
     "prometheus": ("trixie", ["prometheus", "promtool"]),
     "caddy": ("bookworm", ["caddy"]),
+    "blackbox": ("trixie", ["prometheus-blackbox-exporter"]),
 }
 PUBLIC = [PYTHON, *STAND_INS]
 

@@ -1,8 +1,18 @@
 """Base classes for the schemas of requests and responses, and constraints for text."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SecretStr,
+    StringConstraints,
+)
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 
 def _encodable(secret: SecretStr) -> SecretStr:
@@ -21,6 +31,32 @@ NOT_BLANK = StringConstraints(pattern=r"^[^\x00]*[^\s\x00-\x1f][^\x00]*$", min_l
 STRIPPED = AfterValidator(str.strip)
 # A secret that can be hashed: Pydantic checks this for `str`, not for `SecretStr`.
 ENCODABLE = AfterValidator(_encodable)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretLength:
+    """The length of a secret, in characters. The error of ``Field(min_length=12)`` says items."""
+
+    least: int
+    most: int
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        least = {"minLength": self.least} if self.least else {}
+        return {**handler(schema), **least, "maxLength": self.most}
+
+    def _check(self, secret: SecretStr) -> SecretStr:
+        if len(secret) < self.least:
+            raise PydanticKnownError("string_too_short", {"min_length": self.least})
+        if len(secret) > self.most:
+            raise PydanticKnownError("string_too_long", {"max_length": self.most})
+        return secret
 
 
 class RequestModel(BaseModel):

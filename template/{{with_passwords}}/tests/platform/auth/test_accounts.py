@@ -78,6 +78,21 @@ async def test_an_invalid_registration_is_refused_without_repeating_the_input(
 
 
 @pytest.mark.parametrize(
+    ("password", "message"),
+    [
+        ("too short", "String should have at least 12 characters"),
+        ("x" * 257, "String should have at most 256 characters"),
+    ],
+)
+async def test_a_password_of_another_length_is_told_the_bound_in_characters(
+    client: httpx2.AsyncClient, password: str, message: str
+) -> None:
+    answer = await register(client, EMAIL, password)
+
+    assert [error["message"] for error in answer.json()["errors"]] == [message]
+
+
+@pytest.mark.parametrize(
     ("text", "status"), [("\\ud800", 400), ("\\u0000", 422), ("x" * 10_000, 422)]
 )
 @pytest.mark.parametrize("field", ["email", "password"])

@@ -20,7 +20,7 @@ from app.platform.base.errors import TooManyRequests, Unauthorized
 from app.platform.data.database import Database, SessionDep
 from app.platform.http import audit
 from app.platform.http.problems import responses
-from app.platform.http.schemas import ENCODABLE, RequestModel, ResponseModel
+from app.platform.http.schemas import ENCODABLE, RequestModel, ResponseModel, SecretLength
 from app.platform.settings import PlatformSettings
 
 NOT_VALID = "The refresh token is not valid."
@@ -29,7 +29,9 @@ router = APIRouter()
 
 
 class Refresh(RequestModel):
-    refresh_token: Annotated[SecretStr, Field(max_length=256, examples=["rt_example"]), ENCODABLE]
+    refresh_token: Annotated[
+        SecretStr, Field(examples=["rt_example"]), SecretLength(0, 256), ENCODABLE
+    ]
 
 
 class TokenPair(ResponseModel):

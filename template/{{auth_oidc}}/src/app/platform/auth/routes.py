@@ -20,7 +20,7 @@ from app.platform.data.database import SessionDep
 from app.platform.http import audit
 from app.platform.http.openapi import Tag
 from app.platform.http.problems import responses
-from app.platform.http.schemas import ENCODABLE, ResponseModel
+from app.platform.http.schemas import ENCODABLE, ResponseModel, SecretLength
 
 router = APIRouter(prefix="/auth", tags=[Tag("auth", "The caller and their credentials.")])
 
@@ -71,7 +71,8 @@ async def logout_all(user: CurrentUser, request: Request, db: SessionDep) -> Non
 async def backchannel_logout(
     logout_token: Annotated[
         SecretStr,
-        Form(min_length=1, max_length=MAX_TOKEN_LENGTH, examples=["header.claims.signature"]),
+        Form(examples=["header.claims.signature"]),
+        SecretLength(1, MAX_TOKEN_LENGTH),
         ENCODABLE,
     ],
     request: Request,

@@ -20,14 +20,12 @@ from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unaut
 from app.platform.data.database import SessionDep
 from app.platform.http import audit, rate_limit
 from app.platform.http.problems import responses
-from app.platform.http.schemas import ENCODABLE, RequestModel, ResponseModel
+from app.platform.http.schemas import ENCODABLE, RequestModel, ResponseModel, SecretLength
 from app.platform.settings import PlatformSettings
 
 router = APIRouter()
 
-Token = Annotated[
-    SecretStr, Field(min_length=1, max_length=256, examples=["tk_example"]), ENCODABLE
-]
+Token = Annotated[SecretStr, Field(examples=["tk_example"]), SecretLength(1, 256), ENCODABLE]
 EMAIL = Field(examples=["ada@example.com"])
 PASSWORD = Field(examples=["correct horse battery"])
 NEW_PASSWORD = Field(examples=["another horse battery"])

@@ -7,9 +7,8 @@ A feature takes part with a module ``personal_data``, such as ``app.orders.perso
 """
 
 import importlib
-import importlib.util
-import pkgutil
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -39,10 +38,10 @@ class PersonalData(Protocol):
 def features() -> dict[str, PersonalData]:
     """The features that have personal data, by name."""
     found: dict[str, Any] = {}
-    for feature in pkgutil.iter_modules(app.__path__, f"{app.__name__}."):
-        module = f"{feature.name}.personal_data"
-        if feature.ispkg and importlib.util.find_spec(module):
-            found[feature.name.removeprefix(f"{app.__name__}.")] = importlib.import_module(module)
+    # By its file: pkgutil lists no folder without `__init__.py`, whose data would stay behind.
+    for path in sorted(Path(app.__path__[0]).glob("*/personal_data.py")):
+        name = path.parent.name
+        found[name] = importlib.import_module(f"{app.__name__}.{name}.{path.stem}")
     return found
 
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from app.platform.auth.common_passwords import is_common
 from app.platform.base.errors import BadRequest
-from app.platform.http.schemas import ENCODABLE
+from app.platform.http.schemas import ENCODABLE, SecretLength
 from app.platform.settings import PlatformSettings
 
 
@@ -32,11 +32,12 @@ class CommonPassword(BadRequest):
 # keeps hashing cheap.
 NewPassword = Annotated[
     SecretStr,
-    Field(min_length=12, max_length=256, json_schema_extra={"pattern": r"^[^\x00]*$"}),
+    Field(json_schema_extra={"pattern": r"^[^\x00]*$"}),
+    SecretLength(12, 256),
     ENCODABLE,
     AfterValidator(_storable),
 ]
-GivenPassword = Annotated[SecretStr, Field(min_length=1, max_length=256), ENCODABLE]
+GivenPassword = Annotated[SecretStr, SecretLength(1, 256), ENCODABLE]
 
 
 class Passwords:

@@ -100,7 +100,7 @@ def programs(tmp_path: Path) -> Path:
     for name, text in {
         "aws": AWS,
         "gcloud": GCLOUD,
-        "curl": "#!/bin/sh\n",
+        "curl": "#!/bin/sh\nprintf 200\n",
         "docker": f"#!/bin/sh\n{stand_in}\n",
     }.items():
         (folder / name).write_text(text)

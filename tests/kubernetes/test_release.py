@@ -88,6 +88,10 @@ def cluster(repository: Path, tmp_path: Path) -> Cluster:
     command = tmp_path / "kubectl"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / STAND_IN.name}" "$@"\n')
     command.chmod(0o755)
+    # It answers each request with a status; the default service's smoke test asks for readiness.
+    (tmp_path / "curl").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/requests\ncat {tmp_path}/status\n')
+    (tmp_path / "curl").chmod(0o755)
+    (tmp_path / "status").write_text("200")
     found = Cluster(repository, tmp_path)
     found.is_()
     return found
@@ -154,6 +158,33 @@ def test_a_version_that_does_not_get_ready_is_taken_back(
         for name, revision in {"api": 3, "scheduler": 5, "worker": 4}.items()
     ]
     assert "the version before it serves again" in done.stderr
+
+
+def test_a_release_that_fails_its_smoke_test_is_taken_back(cluster: Cluster) -> None:
+    (cluster.bin / "status").write_text("503")
+    done = cluster.run("release.sh", "production", IMAGE, SMOKE_TIMEOUT="0")
+    assert done.returncode == 1
+    assert "https://api.example.com/health/ready does not answer with 200" in done.stderr
+    assert len(cluster.lines("rollout", "undo")) == 3
+
+
+@pytest.mark.parametrize(
+    ("overlay", "given", "asked"),
+    [
+        ("production", {}, "https://api.example.com/health/ready"),
+        ("staging", {}, "https://staging.api.example.com/health/ready"),
+        ("staging", {"SMOKE_URL": "http://10.0.0.1"}, "http://10.0.0.1/health/ready"),
+        ("staging", {"SMOKE_URL": "none"}, ""),
+    ],
+)
+def test_the_smoke_test_calls_the_host_of_the_route_or_another_address(
+    cluster: Cluster, overlay: str, given: dict[str, str], asked: str
+) -> None:
+    done = cluster.run("release.sh", overlay, IMAGE, **given)
+    assert done.returncode == 0, done.stderr
+    requests = cluster.bin / "requests"
+    assert (requests.read_text() if requests.exists() else "").strip().endswith(asked)
+    assert requests.exists() == bool(asked)
 
 
 def test_a_canary_that_speaks_of_the_version_before_is_waited_for(cluster: Cluster) -> None:

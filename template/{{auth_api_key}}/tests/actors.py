@@ -47,6 +47,11 @@ async def sign_in(client: httpx2.AsyncClient, email: str, *scopes: str) -> Heade
     return {"Authorization": f"Bearer {answer.json()['key']}"}
 
 
+async def smoke_credentials(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
+    """The variables of ``deploy/login.sh``."""
+    return {"SMOKE_API_KEY": key_in(await sign_in(client, email))}
+
+
 async def sign_in_with(
     app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
 ) -> Headers:

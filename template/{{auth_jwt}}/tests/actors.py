@@ -4,10 +4,17 @@ import httpx2
 from fastapi import FastAPI
 from sqlalchemy import URL
 
-from tests.accounts import REVOCATIONS, allow, log_in, register
+from tests.accounts import PASSWORD, REVOCATIONS, allow, log_in, register
 from tests.platform.auth.forged import forgeries
 
-__all__ = ["REVOCATIONS", "hostile_credentials", "seed", "sign_in", "sign_in_with"]
+__all__ = [
+    "REVOCATIONS",
+    "hostile_credentials",
+    "seed",
+    "sign_in",
+    "sign_in_with",
+    "smoke_credentials",
+]
 
 
 async def seed(database: URL) -> None:
@@ -20,6 +27,12 @@ async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
     answer = await log_in(client, email)
     answer.raise_for_status()
     return {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
+
+async def smoke_credentials(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
+    """The variables of ``deploy/login.sh``."""
+    await register(client, email)
+    return {"SMOKE_USER": email, "SMOKE_PASSWORD": PASSWORD}
 
 
 async def sign_in_with(

@@ -14,6 +14,11 @@ async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
     return {}
 
 
+async def smoke_credentials(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
+    """The variables of ``deploy/login.sh``."""
+    return {}
+
+
 async def sign_in_with(
     app: FastAPI, client: httpx2.AsyncClient, email: str, *scopes: str
 ) -> dict[str, str]:

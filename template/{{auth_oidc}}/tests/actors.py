@@ -14,7 +14,14 @@ from sqlalchemy.engine import URL
 
 from tests.platform.auth.forged import EVENT, WRONG_CLAIMS, WRONG_TYPES, claims_of, forgeries
 
-__all__ = ["REVOCATIONS", "hostile_credentials", "seed", "sign_in", "sign_in_with"]
+__all__ = [
+    "REVOCATIONS",
+    "hostile_credentials",
+    "seed",
+    "sign_in",
+    "sign_in_with",
+    "smoke_credentials",
+]
 
 AUTH = "/api/v1/auth"
 
@@ -39,6 +46,11 @@ async def sign_in(client: httpx2.AsyncClient, email: str, scope: str = "") -> He
     """Get a token from the service's provider; return the header that has it."""
     configuration = (await client.get(f"{AUTH}/openid-configuration")).raise_for_status().json()
     return {"Authorization": f"Bearer {await issue(configuration['issuer'], email, scope=scope)}"}
+
+
+async def smoke_credentials(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
+    """The variables of ``deploy/login.sh``."""
+    return {"SMOKE_CLIENT_ID": email, "SMOKE_CLIENT_SECRET": "any"}
 
 
 async def sign_in_with(

@@ -13,7 +13,14 @@ from app.platform.auth.models import LoginSession
 from app.platform.base import signing
 from tests.accounts import AUTH, PASSWORD, REVOCATIONS, allow, register
 
-__all__ = ["REVOCATIONS", "hostile_credentials", "seed", "sign_in", "sign_in_with"]
+__all__ = [
+    "REVOCATIONS",
+    "hostile_credentials",
+    "seed",
+    "sign_in",
+    "sign_in_with",
+    "smoke_credentials",
+]
 
 
 async def seed(database: URL) -> None:
@@ -27,6 +34,12 @@ async def sign_in(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
     answer = await client.post(f"{AUTH}/token", data=form)
     answer.raise_for_status()
     return {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
+
+async def smoke_credentials(client: httpx2.AsyncClient, email: str) -> dict[str, str]:
+    """The variables of ``deploy/login.sh``."""
+    await register(client, email)
+    return {"SMOKE_USER": email, "SMOKE_PASSWORD": PASSWORD}
 
 
 async def sign_in_with(

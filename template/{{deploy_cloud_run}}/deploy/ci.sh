@@ -125,4 +125,5 @@ if [ "$back" = false ] && ! migrate; then
 fi
 replace || undo "Cloud Run says why, above"
 ready || undo "/health/ready does not answer with 200"
+sh deploy/smoke.sh "$url" || undo "the smoke test failed"
 say "$image serves"

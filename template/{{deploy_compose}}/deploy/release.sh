@@ -35,6 +35,12 @@ unsilence() {
     [ -z "${quiet:-}" ] || alertmanager silence expire "$quiet" || say "the silence $quiet ends by itself"
 }
 
+# Call the API from outside. SMOKE_URL: its address; none: do not.
+smoke() {
+    address=${SMOKE_URL:-https://$(sed -n 's/^DOMAIN=//p' .env)}
+    [ "$address" = none ] || sh deploy/smoke.sh "$address"
+}
+
 if ! grep -qs '^COMPOSE_FILE=.*compose\.production\.yaml' .env; then
     say "the file .env would say COMPOSE_FILE=compose.yaml:compose.production.yaml, and DOMAIN=..."
     exit 2
@@ -64,8 +70,8 @@ case ${1:-} in
         exit 1
     fi
     silence
-    if ! serve "$1" "$patience"; then
-        say "$1 did not get ready"
+    if ! serve "$1" "$patience" || ! smoke; then
+        say "$1 did not get ready, or failed the smoke test"
         [ -n "$serving" ] || exit 1
         serve "$serving" 600 || { say "$serving did not come back either"; exit 1; }
         say "$serving serves again"

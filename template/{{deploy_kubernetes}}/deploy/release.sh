@@ -3,7 +3,8 @@
 #   sh deploy/release.sh production registry/name@sha256:...
 #   sh deploy/release.sh production --back
 # RELEASE_TIMEOUT: seconds until each process is ready (900: a canary takes about 480).
-# RELEASE_POLL: seconds between polls (5).
+# RELEASE_POLL: seconds between polls (5). SMOKE_URL: the address that the smoke test calls, by default
+# that of the route; none: there is no smoke test.
 set -eu
 cd "$(dirname "$0")/kubernetes"
 patience=${RELEASE_TIMEOUT:-900}
@@ -82,6 +83,12 @@ wait_for_canary() {
     return 1
 }
 
+# Call the API from outside.
+smoke() {
+    address=${SMOKE_URL:-https://$(sed -n '/^  hostnames:/{n;s/^ *- *//p;}' "$files/all.yaml")}
+    [ "$address" = none ] || sh ../smoke.sh "$address"
+}
+
 # Show why it is not ready: the canary's reason, warnings, the last log lines of pods that are not ready.
 explain() {
     if grep -q '^kind: Rollout$' "$files/all.yaml"; then
@@ -111,11 +118,11 @@ release() {
         say "the migrations or the checks failed, so nothing was changed"
         return 1
     fi
-    if apply 'app.kubernetes.io/component,app.kubernetes.io/component!=migrate' && wait_until_ready; then
+    if apply 'app.kubernetes.io/component,app.kubernetes.io/component!=migrate' && wait_until_ready && smoke; then
         say "$wanted serves $overlay"
         return 0
     fi
-    say "$wanted did not get ready:"
+    say "$wanted did not get ready, or failed the smoke test:"
     explain
     if [ ! -s "$files/before" ]; then
         say "there is no version before it to go back to"

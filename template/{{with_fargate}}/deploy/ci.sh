@@ -108,8 +108,8 @@ if [ "$back" = false ]; then
     fi
 fi
 change "Image=$image" || { say "$image did not get ready: ${serving:-nothing} serves"; exit 1; }
-if ! ready; then
-    say "$image is there, but $(output Url)/health/ready does not answer with 200"
+if ! ready || ! sh deploy/smoke.sh "$url"; then
+    say "$image is there, but $(output Url)/health/ready does not answer with 200, or the smoke test failed"
     [ -n "$serving" ] || exit 1
     change "Image=$serving" || { say "$serving did not come back either"; exit 1; }
     say "$serving serves again"

@@ -34,7 +34,13 @@ class Machine:
         return subprocess.run(
             ["sh", "deploy/release.sh", image],
             cwd=self.folder,
-            env={**os.environ, **self.engine.environment, **variables},
+            env={
+                **os.environ,
+                **self.engine.environment,
+                "SMOKE_URL": f"https://localhost:{self.port}",
+                "CURL_HOME": str(self.folder.parent),  # for the certificate, in its .curlrc
+                **variables,
+            },
             capture_output=True,
             text=True,
             timeout=300,
@@ -64,6 +70,7 @@ def machine(
 ) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("machine") / "service"
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".env", ".secrets"))
+    (folder.parent / ".curlrc").write_text("insecure\n")
     machine = Machine(docker, folder, free_port())
     (folder / "test.yaml").write_text(
         f'services:\n  proxy: {{ports: !override ["127.0.0.1:{machine.port}:443"]}}\n'
@@ -96,6 +103,7 @@ def test_from_nothing_to_deployed(machine: Machine, images: dict[str, str]) -> N
     assert machine.ask("/health/ready") == 200
     assert machine.ask("/health/live") == 200
     assert machine.ask("/metrics") == 404
+    assert f"https://localhost:{machine.port} is ready" in released.stderr
 
 
 def test_nobody_notices_a_release(machine: Machine, images: dict[str, str]) -> None:

@@ -56,6 +56,7 @@ class Release:
         (folder / "deploy").mkdir()
         for name in ("ci.sh", "run.yaml"):
             (folder / "deploy" / name).write_text((ROOT / "deploy" / name).read_text())
+        (folder / "deploy/smoke.sh").write_text('curl smoke "$1"\n')
         self.parameters = folder / "deploy/parameters"
         self.parameters.write_text(PARAMETERS)
         for name in ("gcloud", "docker", "curl"):
@@ -113,9 +114,10 @@ def test_migrations_come_before_the_new_version(release: Release) -> None:
         "gcloud run services replace",
         *pools,
         "curl --fail --silent --show-error",
+        "curl smoke https://service-abc.a.run.app",
     ]
     assert set(release.images()) == {IMAGE}
-    assert "https://service-abc.a.run.app/health/ready" in release.calls()[-1][0]
+    assert "https://service-abc.a.run.app/health/ready" in release.calls()[-2][0]
 
 
 def test_passed_documents_are_complete(release: Release) -> None:
@@ -149,9 +151,9 @@ def test_failed_migrations_change_nothing_and_are_shown(release: Release) -> Non
     assert f"nothing else was changed: {BEFORE} serves" in release.stderr
 
 
-@pytest.mark.parametrize("kind", ["services", "curl"])
+@pytest.mark.parametrize("kind", ["services", "curl", "curl smoke"])
 def test_a_version_that_does_not_become_ready_is_rolled_back(release: Release, kind: str) -> None:
-    words = ["curl"] if kind == "curl" else ["services replace", IMAGE]
+    words = [kind] if "curl" in kind else ["services replace", IMAGE]
     assert release.run(IMAGE, rules=[(words, "", 1)]) == 1
     assert release.images()[-1] == BEFORE
     assert f"{BEFORE} serves again" in release.stderr

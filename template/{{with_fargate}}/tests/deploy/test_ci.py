@@ -46,6 +46,7 @@ class Release:
         (folder / "deploy").mkdir()
         for name in ("ci.sh", "stack.yaml"):
             (folder / "deploy" / name).write_text((ROOT / "deploy" / name).read_text())
+        (folder / "deploy/smoke.sh").write_text('curl smoke "$1"\n')
         self.parameters = folder / "deploy/parameters"
         self.parameters.write_text("# ours\nRepository=service\nDomain=api.example.com\n")
         for name in ("aws", "docker", "curl"):
@@ -88,11 +89,12 @@ def release(tmp_path: Path) -> Release:
 def test_migrations_come_before_the_new_version(release: Release) -> None:
     assert release.run(IMAGE) == 0, release.stderr
     steps = release.calls("formation deploy", "run-task", "tasks-stopped", "curl")
-    assert [step.split()[0] for step in steps] == ["aws", "aws", "aws", "aws", "curl"]
+    assert [step.split()[0] for step in steps] == ["aws", "aws", "aws", "aws", "curl", "curl"]
     assert release.changes() == [f"MigrationImage={IMAGE}", f"Image={IMAGE}"]
     assert "run-task" in steps[1]
     assert "subnets=[subnet-1,subnet-2]" in steps[1]
     assert steps[4].endswith("https://api.example.com/health/ready")
+    assert steps[5] == "curl smoke https://api.example.com"
     assert "Domain=api.example.com" in steps[0]
     assert f"{IMAGE} serves" in release.stderr
 
@@ -122,8 +124,11 @@ def test_a_version_that_does_not_start_is_explained(release: Release) -> None:
     assert not release.calls("curl")
 
 
-def test_a_version_that_is_not_ready_is_rolled_back(release: Release) -> None:
-    assert release.run(IMAGE, rules=[(["curl"], "", 22)]) == 1
+@pytest.mark.parametrize("fails", [["curl"], ["curl smoke"]], ids=["readiness", "smoke test"])
+def test_a_version_that_fails_from_outside_is_rolled_back(
+    release: Release, fails: list[str]
+) -> None:
+    assert release.run(IMAGE, rules=[(fails, "", 22)]) == 1
     assert release.changes()[-2:] == [f"Image={IMAGE}", f"Image={BEFORE}"]
     assert f"{BEFORE} serves again" in release.stderr
 

@@ -6,6 +6,7 @@ module. Use ``fresh_settings`` for tests that start processes: each gets its own
 """
 
 import asyncio
+import gc
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import httpx2
 import pytest
@@ -23,6 +25,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from app import api
 from app.main import create_app
 from app.platform.data.database import Database, ReadSession
 from app.platform.data.prepared_reads import PreparedReads
@@ -181,6 +184,25 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app
+
+
+@asynccontextmanager
+async def running_platform(settings: Settings) -> AsyncIterator[FastAPI]:
+    """Run a separate app without the API, whose routes take longest to build.
+
+    For tests of the platform, which add routes of their own.
+    """
+    with patch.object(api, "VERSIONS", ()):
+        app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Keep what is imported out of garbage collections, which would go through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 class SingleTransactionDatabase(Database):

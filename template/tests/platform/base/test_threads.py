@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 SIZE = 2
 
@@ -29,7 +29,7 @@ async def test_synchronous_code_has_as_many_threads_as_configured(
         await asyncio.to_thread(block)
 
     settings = module_settings.model_copy(update={"thread_pool_size": SIZE})
-    async with running_app(settings) as app, client_for(app) as client:
+    async with running_platform(settings) as app, client_for(app) as client:
         app.add_api_route("/block", block if kind == "route" else block_in_thread)
         requests = [asyncio.create_task(client.get("/block")) for _ in range(SIZE * 2)]
         try:

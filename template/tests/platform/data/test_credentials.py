@@ -17,7 +17,7 @@ from app.platform.data.database import SessionDep
 from app.platform.data.redis import create_client
 from app.platform.settings import offline_settings
 from app.settings import Settings
-from tests.conftest import client_for, open_connection, running_app
+from tests.conftest import client_for, open_connection, running_platform
 from tests.platform.data.test_pool import open_engine
 
 
@@ -105,7 +105,7 @@ async def test_a_refused_login_is_an_outage(
     module_settings: Settings, roles: tuple[str, str]
 ) -> None:
     changes = {"database_url": SecretStr(url_of(module_settings, roles[0]))}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
 
         async def select(session: SessionDep) -> None:
             await session.execute(text("SELECT 1"))

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from app.platform.base.errors import Conflict, Unavailable
 from app.platform.data.database import Database, ReadSession, SessionDep, create_engine, on_commit
 from app.settings import Settings
-from tests.conftest import client_for, open_connection, running_app
+from tests.conftest import client_for, open_connection, running_platform
 
 PID = select(literal_column("pg_backend_pid()"))
 
@@ -25,7 +25,7 @@ PID = select(literal_column("pg_backend_pid()"))
 async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with at most two connections and an empty table ``notes``."""
     changes = {"db_pool_size": 1, "db_max_overflow": 1, "db_pool_timeout": 0.2}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.transaction() as session:
             await session.execute(text("CREATE TABLE notes (body text UNIQUE DEFERRABLE)"))
         yield app
@@ -187,7 +187,7 @@ async def test_an_unresponsive_server_or_a_standby_invalidates_the_pool(
     module_settings: Settings, setup: str, statement: str
 ) -> None:
     changes = {"db_pool_size": 2, "db_max_overflow": 0, "db_statement_timeout": 1.0}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
 
         async def fail(session: SessionDep) -> None:
             await session.execute(text(setup))
@@ -221,7 +221,7 @@ async def test_a_connection_lost_during_the_commit_is_an_unknown_outcome(app: Fa
 
 async def test_a_slow_statement_times_out(module_settings: Settings) -> None:
     changes = {"db_statement_timeout": 0.2}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
 
         async def sleep(session: SessionDep) -> None:
             await session.execute(text("SELECT pg_sleep(30)"))
@@ -279,7 +279,7 @@ async def test_errors_do_not_contain_parameter_values(app: FastAPI) -> None:
 async def test_concurrent_reads_open_no_connections_beyond_the_pool(
     module_settings: Settings,
 ) -> None:
-    async with running_app(module_settings) as app:
+    async with running_platform(module_settings) as app:
         read_session = ReadSession(app.state.db)
         seen = set()
         for _ in range(5):

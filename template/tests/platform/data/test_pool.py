@@ -29,7 +29,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from app.platform.base.errors import DatabaseUnavailable, Unavailable
 from app.platform.data.database import Base, ReadSession, create_engine
 from app.settings import Settings
-from tests.conftest import running_app
+from tests.conftest import running_platform
 
 ONE = select(literal_column("1"))
 
@@ -65,7 +65,7 @@ async def test_a_request_waits_for_a_connection_as_long_as_configured(
 ) -> None:
     changes = {"db_pool_size": 1, "db_max_overflow": 0, "db_pool_timeout": 0.1}
     taken, release = asyncio.Event(), asyncio.Event()
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
 
         async def hold() -> None:
             async with app.state.db.transaction() as session:
@@ -119,7 +119,7 @@ class Note(Shelf):
 
 
 async def test_objects_can_be_read_after_the_commit(module_settings: Settings) -> None:
-    async with running_app(module_settings) as app:
+    async with running_platform(module_settings) as app:
         async with app.state.db.transaction() as session:
             connection = await session.connection()
             await connection.run_sync(Shelf.metadata.create_all)

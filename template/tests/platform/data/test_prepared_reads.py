@@ -44,7 +44,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import Database, ReadSession, SessionDep, create_engine
 from app.settings import Settings
-from tests.conftest import client_for, open_connection, running_app
+from tests.conftest import client_for, open_connection, running_platform
 
 Statement = Select[*tuple[Any, ...]]
 PID: Statement = select(literal_column("pg_backend_pid()"))
@@ -93,7 +93,7 @@ async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
         "db_statement_timeout": 0.6,
         "db_ping_after_idle": 0,
     }
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
         yield app
 
 
@@ -260,7 +260,7 @@ async def test_a_cancelled_read_returns_its_connection(app: FastAPI, reads: Read
 
 async def test_a_listener_of_the_engine_sees_every_statement(module_settings: Settings) -> None:
     seen: list[str] = []
-    async with running_app(module_settings) as app:
+    async with running_platform(module_settings) as app:
         statement = select(literal("seen"))
         await prepare(app.state.read_session, statement)
 

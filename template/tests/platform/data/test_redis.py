@@ -9,7 +9,7 @@ from redis.exceptions import ReadOnlyError
 from app.platform.data.redis import RedisDep, create_client
 from app.platform.dev import servers
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_a_redis_that_rejects_writes_is_unavailable(
     async def write(redis: RedisDep) -> None:
         await redis.set("key", "value")
 
-    async with running_app(own_redis) as app, client_for(app) as client:
+    async with running_platform(own_redis) as app, client_for(app) as client:
         app.add_api_route("/write", write)
         await app.state.redis.execute_command(*command)
         response = await client.get("/write")
@@ -60,6 +60,6 @@ async def test_an_invalid_command_is_an_internal_error(settings: Settings) -> No
     async def write(redis: RedisDep) -> None:
         await redis.execute_command("SET", "key")
 
-    async with running_app(settings) as app, client_for(app) as client:
+    async with running_platform(settings) as app, client_for(app) as client:
         app.add_api_route("/write", write)
         assert (await client.get("/write")).status_code == 500

@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.settings import Settings
-from tests.conftest import client_for, open_connection, running_app
+from tests.conftest import client_for, open_connection, running_platform
 
 VALUE = select(literal_column("value", Integer)).select_from(text("changing"))
 
@@ -28,7 +28,7 @@ async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
     async def read_in_transaction(session: SessionDep) -> int:
         return await session.scalar(VALUE) or 0
 
-    async with running_app(module_settings.model_copy(update={"db_pool_size": 1})) as app:
+    async with running_platform(module_settings.model_copy(update={"db_pool_size": 1})) as app:
         app.add_api_route("/read", read)
         app.add_api_route("/write", write, methods=["POST"])
         app.add_api_route("/transaction", read_in_transaction)

@@ -15,7 +15,7 @@ from app.platform.data.prepared_reads import PreparedRead, TimedRead
 from app.platform.data.slow_statements import SlowStatements
 from app.platform.http import routing
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 SLOW = select(func.pg_sleep(bindparam("seconds", type_=Float)), literal_column("1"))
 THRESHOLD = 30  # ms
@@ -24,7 +24,7 @@ THRESHOLD = 30  # ms
 @pytest.fixture
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
     changed = module_settings.model_copy(update={"slow_statement_ms": THRESHOLD})
-    async with running_app(changed) as app:
+    async with running_platform(changed) as app:
         yield app
 
 
@@ -99,7 +99,7 @@ async def test_many_rows_in_one_call_and_commits_are_timed(
 
 async def test_with_zero_nothing_is_timed(module_settings: Settings) -> None:
     changed = module_settings.model_copy(update={"slow_statement_ms": 0})
-    async with running_app(changed) as app:
+    async with running_platform(changed) as app:
         dialect: Any = app.state.db.engine.sync_engine.dialect
         assert not {"do_execute", "do_executemany", "do_commit"} & vars(dialect).keys()
         read: ReadSession = app.state.read_session

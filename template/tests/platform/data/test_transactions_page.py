@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from app.platform.jobs.queue import find_status
 from app.settings import Settings
-from tests.conftest import ROOT, client_for, running_app
+from tests.conftest import ROOT, client_for, running_platform
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def page() -> dict[str, Any]:
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with a single connection and a table ``notes``."""
     changes = {"db_pool_size": 1, "db_max_overflow": 0}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.transaction() as session:
             await session.execute(text("CREATE TABLE notes (body text)"))
         yield app

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from app.platform.http import cors
 from app.platform.settings import SettingsError
 from app.settings import Settings, get_settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 ALLOWED = "https://app.example.com"
 OTHER = "https://evil.test"
@@ -19,7 +19,10 @@ URL = "/health/live"
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     changes = {"cors_origins": [ALLOWED], "cors_allow_credentials": True}
-    async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
+    async with (
+        running_platform(settings.model_copy(update=changes)) as app,
+        client_for(app) as client,
+    ):
         yield client
 
 
@@ -84,7 +87,10 @@ async def test_other_origins_cannot_read_a_response(client: httpx2.AsyncClient) 
 
 async def test_an_allowed_origin_can_read_errors_of_the_middleware(settings: Settings) -> None:
     changes = {"cors_origins": [ALLOWED], "max_in_flight": 0}
-    async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
+    async with (
+        running_platform(settings.model_copy(update=changes)) as app,
+        client_for(app) as client,
+    ):
         response = await client.get("/api/v1/unknown", headers={"Origin": ALLOWED})
 
     assert response.status_code == 503
@@ -92,7 +98,7 @@ async def test_an_allowed_origin_can_read_errors_of_the_middleware(settings: Set
 
 
 async def test_no_origin_is_allowed_by_default(settings: Settings) -> None:
-    async with running_app(settings) as app, client_for(app) as client:
+    async with running_platform(settings) as app, client_for(app) as client:
         preflight_response = await client.options(URL, headers=preflight(ALLOWED))
         response = await client.get(URL, headers={"Origin": ALLOWED})
 

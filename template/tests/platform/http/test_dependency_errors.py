@@ -22,7 +22,7 @@ from app.platform.data.http_client import HttpClientDep
 from app.platform.data.redis import RedisDep
 from app.platform.http.problems import Problem
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 CLOSED_PORT = 1
 
@@ -124,7 +124,7 @@ def add_routes(app: FastAPI) -> None:
 
 @pytest.fixture(scope="module")
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running_app(module_settings) as app:
+    async with running_platform(module_settings) as app:
         add_routes(app)
         yield app
 
@@ -318,7 +318,10 @@ async def test_a_database_that_cannot_be_reached_is_a_503_whatever_the_reason(
 
 
 async def get(settings: Settings, changes: dict[str, Any], path: str) -> httpx2.Response:
-    async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
+    async with (
+        running_platform(settings.model_copy(update=changes)) as app,
+        client_for(app) as client,
+    ):
         add_routes(app)
         return await client.get(path)
 

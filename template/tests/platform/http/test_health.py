@@ -19,7 +19,7 @@ from tests.conftest import (
     needs_migrations,
     open_connection,
     run_sync,
-    running_app,
+    running_platform,
 )
 
 # Nothing listens on port 9 (discard), which is a privileged port.
@@ -49,7 +49,7 @@ async def test_the_service_is_ready_when_every_dependency_is_up(client: httpx2.A
 
 
 async def test_without_postgres_the_service_is_live_but_not_ready(settings: Settings) -> None:
-    async with running_app(with_unreachable(settings, "database_url")) as app:
+    async with running_platform(with_unreachable(settings, "database_url")) as app:
         response = await get_ready(app)
         assert (response.status_code, response.json()["status"]) == (503, "not_ready")
         assert response.json()["checks"]["postgres"]["status"] == "down"
@@ -60,7 +60,7 @@ async def test_without_postgres_the_service_is_live_but_not_ready(settings: Sett
 
 async def test_a_busy_pool_is_not_an_outage_of_postgres(settings: Settings) -> None:
     one = settings.model_copy(update={"db_pool_size": 1, "db_max_overflow": 0})
-    async with running_app(one) as app, app.state.db.transaction() as session:
+    async with running_platform(one) as app, app.state.db.transaction() as session:
         await session.execute(text("SELECT 1"))
         response = await get_ready(app)
     assert (response.status_code, response.json()["status"]) == (200, "ready")
@@ -69,7 +69,7 @@ async def test_a_busy_pool_is_not_an_outage_of_postgres(settings: Settings) -> N
 async def test_an_outage_is_noticed_while_the_pool_is_busy(settings: Settings) -> None:
     changes = {"database_url": UNREACHABLE["database_url"], "db_pool_size": 1, "db_max_overflow": 0}
     one = Settings.model_validate(settings.model_dump() | changes)
-    async with running_app(one) as app, app.state.db._slots:
+    async with running_platform(one) as app, app.state.db._slots:
         assert app.state.db.exhausted
         response = await get_ready(app)
     assert response.status_code == 503
@@ -89,7 +89,9 @@ async def test_a_server_without_a_connection_to_spare_is_not_down(
             await admin.execute(text(statement))
         await admin.commit()
         changes = {"db_pool_size": 1, "db_max_overflow": 0}
-        async with running_app(with_database(settings, role).model_copy(update=changes)) as app:
+        async with running_platform(
+            with_database(settings, role).model_copy(update=changes)
+        ) as app:
             assert (await get_ready(app)).status_code == 200
             app.state.readiness = Readiness(pings=app.state.readiness.pings)
             async with app.state.db.transaction() as session:
@@ -110,7 +112,7 @@ async def test_a_database_without_tables_is_not_ready_until_it_is_migrated(
     settings: Settings, create_database: Callable[..., URL]
 ) -> None:
     url = create_database()
-    async with running_app(with_database(settings, url)) as app:
+    async with running_platform(with_database(settings, url)) as app:
         response = await get_ready(app)
         assert (response.status_code, response.json()["status"]) == (503, "not_ready")
         check = response.json()["checks"]["migrations"]
@@ -145,7 +147,7 @@ async def test_a_database_that_a_newer_release_has_migrated_is_ready(
     async with open_connection(url) as connection:
         await connection.execute(text(change))
         await connection.commit()
-    async with running_app(with_database(settings, url)) as app:
+    async with running_platform(with_database(settings, url)) as app:
         assert (await get_ready(app)).status_code == status
 
 
@@ -158,7 +160,7 @@ async def test_migrations_are_not_asked_for_again_once_they_are_applied(
     def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    async with running_app(settings) as app:
+    async with running_platform(settings) as app:
         event.listen(app.state.db.engine.sync_engine, "before_cursor_execute", record)
         for _ in range(2):
             app.state.readiness = Readiness(pings=app.state.readiness.pings)
@@ -167,13 +169,13 @@ async def test_migrations_are_not_asked_for_again_once_they_are_applied(
 
 
 async def test_without_redis_the_service_is_degraded(settings: Settings) -> None:
-    async with running_app(with_unreachable(settings, "redis_url")) as app:
+    async with running_platform(with_unreachable(settings, "redis_url")) as app:
         response = await get_ready(app)
         assert (response.status_code, response.json()["status"]) == (200, "degraded")
 
 
 async def test_a_draining_service_is_not_ready(settings: Settings) -> None:
-    async with running_app(settings) as app:
+    async with running_platform(settings) as app:
         app.state.draining = True
         response = await get_ready(app)
         assert (response.status_code, response.json()["draining"]) == (503, True)

@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.platform.http.hosts import AllowedHosts
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 URL = "/api/v1/unknown"  # 404 if the host is allowed
 
@@ -17,7 +17,7 @@ URL = "/api/v1/unknown"  # 404 if the host is allowed
 async def client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     hosts = ["api.example.com", "*.example.org"]
     changed = settings.model_copy(update={"allowed_hosts": hosts})
-    async with running_app(changed) as app, client_for(app) as client:
+    async with running_platform(changed) as app, client_for(app) as client:
         yield client
 
 
@@ -94,7 +94,7 @@ async def test_probes_by_ip_address_are_exempt(client: httpx2.AsyncClient) -> No
 
 
 async def test_every_host_is_allowed_by_default(settings: Settings) -> None:
-    async with running_app(settings) as app, client_for(app) as client:
+    async with running_platform(settings) as app, client_for(app) as client:
         response = await client.get(URL, headers={"Host": "whatever.test"})
 
     assert response.status_code == 404

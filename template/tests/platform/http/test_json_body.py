@@ -10,7 +10,7 @@ from pydantic import BaseModel, SecretStr
 
 from app.platform.http.schemas import RequestModel, ResponseModel
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 PROBLEM = "application/problem+json"
 JSON = {"Content-Type": "application/json"}
@@ -51,7 +51,7 @@ async def divide(by: float) -> Ratio:
 
 @pytest.fixture(scope="module")
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running_app(settings) as app:
+    async with running_platform(settings) as app:
         for route in (take_json, take_strict, take_form):
             app.add_api_route(f"/{route.__name__}", route, methods=["POST"])
         app.add_api_route("/divide", divide)

@@ -12,7 +12,7 @@ from app.platform.base import context
 from app.platform.http import routing
 from app.platform.settings.core import DEPLOYED
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 DEADLINE = 0.2  # seconds
 
@@ -21,7 +21,7 @@ DEADLINE = 0.2  # seconds
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with low limits and with routes that wait, fail or stream."""
     changes = {"request_timeout": DEADLINE, "max_in_flight": 2, "max_body_size": 1000}
-    async with running_app(settings.model_copy(update=changes)) as app:
+    async with running_platform(settings.model_copy(update=changes)) as app:
         app.state.release = asyncio.Event()
 
         async def ids() -> dict[str, str]:
@@ -109,7 +109,7 @@ async def test_every_response_has_the_security_headers(
 @pytest.mark.parametrize("environment", DEPLOYED)
 async def test_staging_and_production_send_hsts(settings: Settings, environment: str) -> None:
     async with (
-        running_app(settings.model_copy(update={"environment": environment})) as app,
+        running_platform(settings.model_copy(update={"environment": environment})) as app,
         client_for(app) as client,
     ):
         headers = (await client.get("/health/live")).headers

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app.platform.http import openapi
 from app.platform.http.conditional import ConditionalRequestDep
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 TEMPLATE_TAGS = {"auth", "items", "jobs"}
 
@@ -85,7 +85,10 @@ async def test_every_response_documents_its_headers(app: FastAPI) -> None:
 async def test_other_sites_may_send_and_read_every_documented_header(settings: Settings) -> None:
     """What the document asks a client to send, a preflight request for it allows."""
     changes = {"cors_origins": ["https://app.example.com"]}
-    async with running_app(settings.model_copy(update=changes)) as app, client_for(app) as client:
+    async with (
+        running_platform(settings.model_copy(update=changes)) as app,
+        client_for(app) as client,
+    ):
         document = app.openapi()
         schemes = document["components"].get("securitySchemes", {}).values()
         sent = {each["name"] for each in document["components"]["parameters"].values()}

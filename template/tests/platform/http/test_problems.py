@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from app.platform.base.errors import Conflict
 from app.platform.http.problems import Problem
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 PROBLEM = "application/problem+json"
 JSON = {"Content-Type": "application/json"}
@@ -53,7 +53,7 @@ async def raise_http(status: int, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running_app(settings) as app:
+    async with running_platform(settings) as app:
         app.add_api_route("/accept", accept, methods=["POST"])
         app.add_api_route("/refuse", refuse)
         app.add_api_route("/fail", fail)

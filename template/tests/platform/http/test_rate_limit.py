@@ -20,7 +20,7 @@ from app.platform.http.rate_limit import limit
 from app.platform.settings import SettingsError
 from app.platform.settings.rates import Rate
 from app.settings import Settings, get_settings
-from tests.conftest import running_app
+from tests.conftest import running_platform
 
 URL = "/api/v1/counted"
 
@@ -31,7 +31,7 @@ async def counted() -> None:
 
 @asynccontextmanager
 async def limited(settings: Settings, **changes: object) -> AsyncIterator[FastAPI]:
-    async with running_app(settings.model_copy(update=changes)) as app:
+    async with running_platform(settings.model_copy(update=changes)) as app:
         app.add_api_route(URL, counted)
         yield app
 

@@ -17,7 +17,7 @@ from app.platform.base.errors import Forbidden, Unavailable
 from app.platform.http.rate_limit import limit
 from app.platform.observability import logs
 from app.settings import Settings
-from tests.conftest import running_app
+from tests.conftest import running_platform
 from tests.platform.server.test_connection_limits import Listener, served
 
 ID = {"X-Request-ID": "ws-1"}
@@ -110,7 +110,7 @@ async def fail_in_stream() -> StreamingResponse:
 async def listener(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Listener]:
     changes = {"allowed_hosts": ["127.0.0.1", "test"], "max_websockets": 2}
     changes |= getattr(request, "param", {})
-    async with running_app(settings.model_copy(update=changes)) as app:
+    async with running_platform(settings.model_copy(update=changes)) as app:
         await app.state.redis.flushdb()
         app.include_router(router, prefix="/api")
         for route in (fail_in_background, fail_in_stream):
@@ -290,7 +290,10 @@ async def test_the_default_rate_limit_covers_websockets(settings: Settings) -> N
     from app.platform.settings.rates import Rate
 
     changes = {"rate_limit": Rate(1, 3600)}
-    async with running_app(settings.model_copy(update=changes)) as app, served(app) as listener:
+    async with (
+        running_platform(settings.model_copy(update=changes)) as app,
+        served(app) as listener,
+    ):
         await app.state.redis.flushdb()
         app.include_router(router, prefix="/api")
         async with connect(url(listener, "/api/ws/echo/x")):

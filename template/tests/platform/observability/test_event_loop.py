@@ -15,7 +15,7 @@ import uvloop
 from app.platform.http import routing
 from app.platform.observability import event_loop, logs
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ async def test_the_log_names_the_line_that_blocks_while_it_blocks_and_metrics_co
         found = [line for line in lines(capfd) if " in block" in line.get("stack", " in block")]
         written.extend(found)
 
-    async with running_app(settings.model_copy(update={"loop_block_ms": 20})) as app:
+    async with running_platform(settings.model_copy(update={"loop_block_ms": 20})) as app:
 
         async def block() -> None:
             while not written and time.monotonic() < deadline:
@@ -106,7 +106,7 @@ async def test_with_zero_no_thread_watches(settings: Settings) -> None:
         return sum(each.name == "event loop detector" for each in threading.enumerate())
 
     before = watching()
-    async with running_app(settings.model_copy(update={"loop_block_ms": 0})):
+    async with running_platform(settings.model_copy(update={"loop_block_ms": 0})):
         assert watching() == before
-    async with running_app(settings.model_copy(update={"loop_block_ms": 250})):
+    async with running_platform(settings.model_copy(update={"loop_block_ms": 250})):
         assert watching() == before + 1

@@ -16,7 +16,7 @@ from app.platform.base import context
 from app.platform.http import routing
 from app.platform.observability import logs
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 
 def lines(capfd: pytest.CaptureFixture[str], **having: str) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def lines(capfd: pytest.CaptureFixture[str], **having: str) -> list[dict[str, An
 
 @pytest.fixture
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running_app(settings) as app:
+    async with running_platform(settings) as app:
 
         async def show(thing: str) -> str:
             context.current().user_id = "user-7"
@@ -98,7 +98,7 @@ async def test_a_failed_request_and_its_traceback_are_written_immediately(
 async def test_only_successful_requests_are_sampled(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async with running_app(settings.model_copy(update={"access_log_sample_rate": 0.0})) as app:
+    async with running_platform(settings.model_copy(update={"access_log_sample_rate": 0.0})) as app:
         written = await request_lines(app, capfd, "/openapi.json", "/nowhere", "/openapi.json")
     assert [line["status"] for line in written] == [404]
 
@@ -111,7 +111,7 @@ async def test_a_slow_request_is_logged_whatever_the_sample_rate(
     async def nap(seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async with running_app(unsampled) as app:
+    async with running_platform(unsampled) as app:
         app.add_api_route("/nap", nap)
         routing.install_index(app)
         written = await request_lines(app, capfd, "/nap?seconds=0", "/nap?seconds=0.03")
@@ -119,7 +119,7 @@ async def test_a_slow_request_is_logged_whatever_the_sample_rate(
     assert fast == []
     assert written[-1]["duration_ms"] >= 30
     off = unsampled.model_copy(update={"slow_request_ms": 0})
-    async with running_app(off) as app:
+    async with running_platform(off) as app:
         app.add_api_route("/nap", nap)
         routing.install_index(app)
         assert await request_lines(app, capfd, "/nap?seconds=0.03") == []

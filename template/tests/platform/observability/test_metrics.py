@@ -21,14 +21,14 @@ from app.platform.base import context
 from app.platform.http import routing
 from app.platform.observability import metrics
 from app.settings import Settings
-from tests.conftest import ROOT, client_for, running_app
+from tests.conftest import ROOT, client_for, running_platform
 
 COUNT = f"{metrics.DURATION}_count"
 
 
 @pytest.fixture
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running_app(settings) as app:
+    async with running_platform(settings) as app:
 
         async def show(thing: str) -> str:
             return thing
@@ -134,7 +134,7 @@ async def test_a_pool_without_a_free_connection_shows_in_the_metric_of_its_alert
         found = {name: value for (name, _), value in (await scrape(own)).items()}
         return found[metric], found["db_pool_waiting"]
 
-    async with running_app(one) as app, client_for(app) as own:
+    async with running_platform(one) as app, client_for(app) as own:
         app.state.metric_sources.clear()  # the backlog of jobs would wait for a connection
         assert await values(own) == (0, 0)
         async with app.state.db.transaction() as session:
@@ -156,7 +156,7 @@ async def test_blocking_the_event_loop_shows_as_lag(
 
     monkeypatch.setattr(metrics, "SAMPLE_INTERVAL", 0.1)
     lags = []
-    async with running_app(settings) as app, client_for(app) as own:
+    async with running_platform(settings) as app, client_for(app) as own:
         for _ in range(20):  # the scrape may come after the next sample, which is smaller
             await asyncio.sleep(0.05)
             time.sleep(0.4)  # noqa: ASYNC251 (the blocking call under test)
@@ -211,7 +211,7 @@ async def test_a_component_adds_metrics_and_a_failing_source_affects_no_other(
 
 
 async def test_metrics_can_have_a_separate_port(settings: Settings) -> None:
-    async with running_app(settings.model_copy(update={"metrics_port": 9100})) as app:
+    async with running_platform(settings.model_copy(update={"metrics_port": 9100})) as app:
         transport = httpx2.ASGITransport(app)
         async with httpx2.AsyncClient(transport=transport) as client:
             assert (await client.get("http://test:80/metrics")).status_code == 404
@@ -229,7 +229,7 @@ async def test_outside_of_workers_metrics_are_kept_in_memory(
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.delenv("WORKER_SLOT", raising=False)
-    async with running_app(settings) as app, client_for(app) as client:
+    async with running_platform(settings) as app, client_for(app) as client:
         await client.get("/health/live")
 
         assert (COUNT, frozenset({"GET", "/health/live", "200"})) in await scrape(client)

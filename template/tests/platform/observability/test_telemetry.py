@@ -10,13 +10,14 @@ from prometheus_client import CollectorRegistry
 from app.platform.observability import telemetry
 from app.platform.observability.telemetry import counter, gauge, histogram
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep the metrics that the service itself declares, and no others."""
+    """Keep the metrics that the service itself declares, and no others, as if no service ran."""
     monkeypatch.setattr(telemetry, "_declared", dict(telemetry._declared))
+    monkeypatch.setattr(telemetry, "_registry", None)
     return
 
 
@@ -27,7 +28,7 @@ async def test_a_metric_of_a_feature_is_scraped_and_begins_anew_with_each_servic
     paid.inc(method="card")  # no service runs: nothing happens
     age = gauge("rates_age_seconds", "Age of the rates.", across="max")
     pricing = histogram("orders_pricing_seconds", "Duration of pricing.")
-    async with running_app(settings) as app, client_for(app) as client:
+    async with running_platform(settings) as app, client_for(app) as client:
         paid.inc(method="card")
         paid.inc(2, method="card")
         age.set(7)
@@ -40,7 +41,7 @@ async def test_a_metric_of_a_feature_is_scraped_and_begins_anew_with_each_servic
     assert "rates_age_seconds 7.0" in text
     assert "orders_pricing_seconds_count 1.0" in text
     assert "orders_late_total 1.0" in text
-    async with running_app(settings) as app, client_for(app) as client:
+    async with running_platform(settings) as app, client_for(app) as client:
         assert "orders_late_total 0.0" in (await client.get("/metrics")).text
 
 

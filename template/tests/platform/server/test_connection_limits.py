@@ -21,7 +21,7 @@ from app.platform.server.connection_limits import (
     ConnectionReaper,
 )
 from app.settings import Settings
-from tests.conftest import running_app
+from tests.conftest import running_platform
 
 KEEP_ALIVE = 75
 PING_INTERVAL = 0.3  # seconds between pings, and until an answer
@@ -110,7 +110,7 @@ class Listener:
 @asynccontextmanager
 async def listening(settings: Settings, **changes: object) -> AsyncIterator[Listener]:
     async with (
-        running_app(settings.model_copy(update=changes)) as app,
+        running_platform(settings.model_copy(update=changes)) as app,
         served(app) as listener,
     ):
         yield listener

@@ -5,16 +5,24 @@ The values are random, but the same in each run.
 
 from polyfactory.factories.pydantic_factory import ModelFactory
 from polyfactory.factories.sqlalchemy_factory import SQLAlchemyFactory
-from polyfactory.fields import Ignore
+from polyfactory.fields import Ignore, Use
 
 from app.items.models import Item
-from app.items.schemas import ItemCreate
+from app.items.schemas import ItemCreate, PartWrite
+
+
+class PartFactory(ModelFactory[PartWrite]):
+    """Parts of request bodies."""
+
+    __random_seed__ = 1
 
 
 class ItemCreateFactory(ModelFactory[ItemCreate]):
     """Request bodies."""
 
     __random_seed__ = 1
+
+    parts = Use(PartFactory.batch, size=2)  # by default as many as are allowed
 
 
 class ItemFactory(SQLAlchemyFactory[Item]):

@@ -16,7 +16,7 @@ from app.platform.base.errors import Conflict, DatabaseUnavailable
 from app.platform.data.bulk import COPY_CHUNK, Statement, copy_rows, open_cursor
 from app.platform.data.database import Database, TransactionEnded, on_commit
 from app.settings import Settings
-from tests.conftest import running_app
+from tests.conftest import running_platform
 
 
 class Grade(Enum):
@@ -41,7 +41,7 @@ COUNT = select(func.count()).select_from(GOODS)
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with a single connection and an empty table."""
     changes = {"db_pool_size": 1, "db_max_overflow": 0}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.engine.begin() as connection:
             await connection.run_sync(METADATA.create_all)
         yield app

@@ -12,7 +12,7 @@ from app.platform.base.errors import Conflict
 from app.platform.data.database import SessionDep
 from app.platform.http.batches import MAX_ITEMS, Batch, BatchRequest, run_batch
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 
 async def insert(batch: BatchRequest[int], session: SessionDep) -> Batch[int]:
@@ -29,7 +29,7 @@ async def insert(batch: BatchRequest[int], session: SessionDep) -> Batch[int]:
 
 @pytest.fixture
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running_app(module_settings) as app:
+    async with running_platform(module_settings) as app:
         async with app.state.db.engine.begin() as connection:
             await connection.execute(text("CREATE TABLE numbers (n integer)"))
         app.add_api_route("/numbers", insert, methods=["POST"], status_code=207)

@@ -16,7 +16,7 @@ from app.platform.data.bulk import CURSOR_CHUNK
 from app.platform.http import exports as exports_module
 from app.platform.http.exports import ExportFormat, ExportsDep, ExportTimedOut
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 NUMBERS = select(
     func.generate_series(1, bindparam("count", type_=Integer)).label("n"),
@@ -43,7 +43,7 @@ async def send_failing(exports: ExportsDep, count: int) -> StreamingResponse:
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with one connection that sends one export at a time."""
     changes = {"db_pool_size": 1, "db_max_overflow": 0, "db_pool_timeout": 0.1, "export_limit": 1}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
         app.add_api_route("/numbers", send, response_model=None)
         app.add_api_route("/failing", send_failing, response_model=None)
         yield app

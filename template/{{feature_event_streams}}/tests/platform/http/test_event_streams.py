@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from app.platform.data.topics import PREFIX
 from app.platform.http.event_streams import EventStream, EventStreams, EventStreamsDep
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 from tests.streams import open_stream
 
 
@@ -43,7 +43,7 @@ async def watch(
 async def streaming(settings: Settings) -> AsyncIterator[FastAPI]:
     """An app of its own, with a route that streams any topic."""
     changes = {"event_streams_per_caller": 2, "event_stream_max_age": 1000.0}
-    async with running_app(settings.model_copy(update=changes)) as app:
+    async with running_platform(settings.model_copy(update=changes)) as app:
         await app.state.redis.flushdb()
         app.include_router(router)
         yield app
@@ -113,7 +113,7 @@ async def test_a_caller_has_a_limited_number_of_streams(streaming: FastAPI) -> N
 
 
 async def test_a_stream_ends_at_its_maximum_age(settings: Settings) -> None:
-    async with running_app(settings.model_copy(update={"event_stream_max_age": 0.05})) as app:
+    async with running_platform(settings.model_copy(update={"event_stream_max_age": 0.05})) as app:
         app.include_router(router)
         async with open_stream(app, "/streams/a") as stream:
             assert ["retry" in await stream.block() for _ in range(2)] == [True, True]
@@ -122,7 +122,7 @@ async def test_a_stream_ends_at_its_maximum_age(settings: Settings) -> None:
 
 
 async def test_streams_end_politely_when_the_process_drains(settings: Settings) -> None:
-    async with running_app(settings) as app:
+    async with running_platform(settings) as app:
         app.include_router(router)
         async with open_stream(app, "/streams/a") as stream:
             await stream.block()

@@ -16,7 +16,7 @@ from app.platform.base.components import CommandContext
 from app.platform.data.database import ReadSession
 from app.platform.data.flags import Flags, FlagsDep, position
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 USERS = [f"user-{number}" for number in range(1000)]
 
@@ -24,7 +24,7 @@ USERS = [f"user-{number}" for number in range(1000)]
 @pytest.fixture
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
     changes = {"flags": {"fixed": True, "rate": 2}, "flags_refresh": 0.02}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
         yield app
 
 
@@ -105,7 +105,7 @@ async def test_a_fixed_flag_wins_over_the_database(service: FastAPI, flags: Flag
 
 async def test_a_change_reaches_every_process(service: FastAPI, module_settings: Settings) -> None:
     settings = module_settings.model_copy(update={"flags_refresh": 0.02})
-    async with running_app(settings) as other:
+    async with running_platform(settings) as other:
         for on in (True, False, True):
             await run(service, "set", "shared", json.dumps(on))
             end = time.monotonic() + 10

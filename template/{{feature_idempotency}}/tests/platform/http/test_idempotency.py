@@ -19,7 +19,7 @@ from app.platform.http.idempotency import idempotent
 from app.platform.http.problems import DEFAULT_RESPONSES
 from app.platform.http.schemas import RequestModel
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 SETTINGS = {"db_pool_size": 4, "db_max_overflow": 0, "idempotency_wait": 0.3}
 SETTINGS |= {"idempotency_max_response_size": 1000}
@@ -100,7 +100,7 @@ async def insert(session: Any, amount: int) -> int:
 
 @pytest.fixture(scope="module")
 async def shared(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running_app(module_settings.model_copy(update=SETTINGS)) as app:
+    async with running_platform(module_settings.model_copy(update=SETTINGS)) as app:
         async with app.state.db.transaction() as session:
             await session.execute(text("CREATE TABLE payments (number serial, amount int)"))
         app.state.routes = Routes()
@@ -466,7 +466,7 @@ async def test_pages_of_allowed_origins_can_send_the_key_and_read_the_header(
         "Access-Control-Request-Headers": "idempotency-key",
     }
     settings = module_settings.model_copy(update=changes)
-    async with running_app(settings) as app, client_for(app) as client:
+    async with running_platform(settings) as app, client_for(app) as client:
         assert (await client.options("/health/live", headers=headers)).status_code == 200
         response = await client.get("/health/live", headers={"Origin": origin})
     assert "Idempotency-Replayed" in response.headers["Access-Control-Expose-Headers"]

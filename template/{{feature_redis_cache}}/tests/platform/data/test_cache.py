@@ -20,7 +20,7 @@ from app.platform.data.database import Database, ReadSession
 from app.platform.data.redis import create_client
 from app.platform.dev import servers
 from app.settings import Settings
-from tests.conftest import running_app
+from tests.conftest import running_platform
 
 
 class Price(BaseModel):
@@ -273,7 +273,7 @@ async def test_what_a_transaction_has_not_committed_is_never_cached(
 ) -> None:
     """Neither by a load in the transaction nor by one that it starts before its first statement."""
     kind, seen = prices(), text("SELECT current_setting('app.amount', true)")
-    async with running_app(module_settings) as app:
+    async with running_platform(module_settings) as app:
         database: Database = app.state.db
         reader = ReadSession(database)
 
@@ -292,7 +292,7 @@ async def test_a_load_sees_nothing_of_the_transaction_that_its_request_begins_me
     module_settings: Settings, cache: Cache
 ) -> None:
     kind, source, seen = prices(), Source(), text("SELECT current_setting('app.amount', true)")
-    async with running_app(module_settings) as app:
+    async with running_platform(module_settings) as app:
         database: Database = app.state.db
         reader = ReadSession(database)
 

@@ -27,7 +27,7 @@ from app.platform.data.upstreams import Upstream, upstream
 from app.platform.jobs import JobContext
 from app.platform.settings.upstreams import UpstreamPolicy
 from app.settings import Settings
-from tests.conftest import ROOT, client_for, running_app
+from tests.conftest import ROOT, client_for, running_platform
 from tests.platform.data.peer import Peer, running_peer
 
 CLOSED_PORT = "http://127.0.0.1:1"
@@ -486,7 +486,7 @@ async def service_with(settings: Settings, peer: Peer, **policy: float) -> Async
     async def call(billing: Annotated[Upstream, Depends(billing)]) -> int:
         return (await billing.get("/")).status_code
 
-    async with running_app(settings) as app:
+    async with running_platform(settings) as app:
         app.add_api_route("/call", call)
         async with client_for(app) as client:
             yield app, client, billing

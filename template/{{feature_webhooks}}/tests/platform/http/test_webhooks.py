@@ -21,7 +21,7 @@ from app.platform.http import webhooks as module
 from app.platform.http.webhooks import WebhookMessage, hmac_sha256, webhook_source
 from app.platform.settings.webhooks import WebhookSettings, webhook_keys
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 from tests.webhooks import signed
 
 KEY, NEXT_KEY, HMAC_KEY, OTHER = (secrets.token_bytes(32) for _ in range(4))
@@ -73,7 +73,7 @@ async def insert(session: Any, message: WebhookMessage) -> None:
 async def shared(module_settings: Settings) -> AsyncIterator[FastAPI]:
     pairs = f"billing:{whsec(KEY)},billing:{whsec(NEXT_KEY)},shop:{HMAC_KEY.hex()}"
     changes = {"webhook_secrets": SecretStr(pairs), "webhook_max_size": MAX_SIZE}
-    async with running_app(module_settings.model_copy(update=changes)) as app:
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.transaction() as session:
             await session.execute(text("CREATE TABLE messages (id text)"))
         app.state.routes = Routes()

@@ -19,7 +19,7 @@ from app.platform.http import rooms as rooms_module
 from app.platform.http.rooms import Ack, Message, Room, Rooms, RoomsDep
 from app.platform.settings.rates import Rate
 from app.settings import Settings
-from tests.conftest import running_app
+from tests.conftest import running_platform
 from tests.platform.server.test_connection_limits import Listener, served
 
 
@@ -68,7 +68,7 @@ async def processes(settings: Settings) -> AsyncIterator[tuple[Listener, Listene
     async with AsyncExitStack() as stack:
         listeners = []
         for _ in range(2):
-            app = await stack.enter_async_context(running_app(settings))
+            app = await stack.enter_async_context(running_platform(settings))
             app.include_router(router)
             listeners.append(await stack.enter_async_context(served(app)))
         yield listeners[0], listeners[1]
@@ -344,7 +344,7 @@ async def test_the_websockets_of_a_process_that_drains_go_elsewhere(
 ) -> None:
     other, _ = two
     async with (
-        running_app(settings) as app,
+        running_platform(settings) as app,
         served(app) as one,
         connect(url(other, "a")) as staying,
     ):

@@ -20,7 +20,7 @@ from app.platform.base import context
 from app.platform.http import routing
 from app.platform.observability import tracing
 from app.settings import Settings
-from tests.conftest import client_for, running_app
+from tests.conftest import client_for, running_platform
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -94,7 +94,7 @@ async def traced(
         "otel_exporter_otlp_endpoint": endpoint,
         "otel_traces_sampler_arg": 1.0,
     } | settings_changes
-    async with running_app(settings.model_copy(update=changes)) as app:
+    async with running_platform(settings.model_copy(update=changes)) as app:
         async with app.state.db.engine.connect():
             pass  # an engine's first connection runs statements of its own
 

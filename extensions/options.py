@@ -436,6 +436,7 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "required_variables": gather(chosen, "required_variables"),
         "server_imports": [_import(module) for module in gather(chosen, "servers")],
         "rooms": lambda: rooms(chosen),
+        "texts": lambda folder, suffix: texts(chosen, folder, suffix),
         "server_names": [f"{_leaf(module)}.SERVER," for module in gather(chosen, "servers")],
     }
 
@@ -451,6 +452,14 @@ def rooms(chosen: list[Option]) -> dict[str, dict[str, str]]:
                 folder = path.parent.relative_to(app).as_posix()
                 found[folder][name] = _summary(path)
     return {folder: dict(sorted(found[folder].items())) for folder in sorted(found)}
+
+
+def texts(chosen: list[Option], folder: str, suffix: str) -> dict[str, str]:
+    """The files of a project's folder that are no templates, by name without suffix."""
+    roots = (TEMPLATE, *(TEMPLATE / option.folder for option in chosen))
+    paths = [path for root in roots for path in (root / folder).glob(f"*.{suffix}")]
+    by_name = sorted(paths, key=lambda path: path.name)
+    return {path.stem: path.read_text(encoding="utf-8") for path in by_name}
 
 
 def _summary(path: Path) -> str:

@@ -27,7 +27,6 @@ SOURCE = "slo.toml"
 RULES = Path("compose/rules")
 HEADER = f"# Written by `make slo` from {SOURCE}: change that file, not this one.\n"
 INTERVAL = 30  # seconds between evaluations
-MARKS = ("# slo: written by `make slo`", "# slo: end")
 
 Files = dict[Path, str]
 
@@ -254,18 +253,6 @@ def rules(objectives: Objectives, each: Objective) -> str:
         + recorded("slo:error_budget_remaining:ratio", each.name, remaining)
         + "".join(_alert(objectives, each, severity) for severity in SEVERITIES)
     )
-
-
-def between_marks(path: Path, text: str, root: Path = ROOT) -> str:
-    """The file at ``path`` with ``text`` in place of what stands between its marks."""
-    lines = (root / path).read_text(encoding="utf-8").splitlines(keepends=True)
-    begin, end = (
-        next((n for n, line in enumerate(lines) if line.strip().startswith(mark)), -1)
-        for mark in MARKS
-    )
-    if not 0 <= begin < end:
-        raise ValueError(f"{path}: the lines `{MARKS[0]}` and `{MARKS[1]}` are missing")
-    return "".join([*lines[: begin + 1], text, *lines[end:]])
 
 
 def written(objectives: Objectives, root: Path = ROOT) -> dict[Path, str | None]:

@@ -1,4 +1,4 @@
-"""Compare documents for Cloud Run with Google's own description of its API.
+"""Compare documents for Cloud Run, and alerting policies, with Google's description of its APIs.
 
 Run with ``google-api-python-client`` installed, which has the description (a discovery document) as
 a file. Prints what is wrong, one line each.
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-DOCUMENT = "discovery_cache/documents/run.v1.json"
+DOCUMENTS = "discovery_cache/documents"
 TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "integer": int,
@@ -30,10 +30,11 @@ BELOW = {"Service": "Revision", "WorkerPool": "Revision", "Job": "Execution"}
 
 
 class Schemas:
-    """The schemas of the API, by name."""
+    """The schemas of an API, by name."""
 
-    def __init__(self) -> None:
-        text = files("googleapiclient").joinpath(DOCUMENT).read_text(encoding="utf-8")
+    def __init__(self, api: str) -> None:
+        document = files("googleapiclient").joinpath(DOCUMENTS, f"{api}.json")
+        text = document.read_text(encoding="utf-8")
         self._all: dict[str, Any] = json.loads(text)["schemas"]
 
     def faults(self, document: dict[str, Any]) -> list[str]:
@@ -44,6 +45,9 @@ class Schemas:
             *self._annotations(document["metadata"], ABOVE[kind]),
             *self._annotations(below.get("metadata", {}), BELOW[kind]),
         ]
+
+    def faults_of_policy(self, policy: dict[str, Any], path: str) -> list[str]:
+        return self._faults({"$ref": "AlertPolicy"}, policy, path)
 
     def _annotations(self, metadata: dict[str, Any], resource: str) -> list[str]:
         """Return the annotations that this resource does not have, by the description's list."""
@@ -89,8 +93,11 @@ class Schemas:
 
 
 if __name__ == "__main__":
-    schemas = Schemas()
+    schemas, alerts = Schemas("run.v1"), Schemas("monitoring.v3")
     documents = yaml.safe_load_all(Path(sys.argv[1]).read_text(encoding="utf-8"))
     wrong = [fault for each in documents for fault in schemas.faults(each)]
+    for file in map(Path, sys.argv[2:]):
+        policy = yaml.safe_load(file.read_text(encoding="utf-8"))
+        wrong += alerts.faults_of_policy(policy, file.stem)
     sys.stdout.write("".join(f"{fault}\n" for fault in wrong))
     sys.exit(bool(wrong))

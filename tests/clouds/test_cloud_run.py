@@ -42,6 +42,13 @@ def test_a_fault_is_found(template: Path, tmp_path: Path, old: str, new: str, sa
     assert said in validators.cloud_run_schema(broken)
 
 
+def test_a_fault_of_an_alerting_policy_is_found(template: Path, tmp_path: Path) -> None:
+    broken = generator.render(template, tmp_path / "service", deploy="cloud_run")
+    path = broken / "deploy/alerts/latency-page.yaml"
+    path.write_text(path.read_text().replace("combiner: OR", "combiner: EITHER"))
+    assert "latency-page.combiner: is none of" in validators.cloud_run_schema(broken)
+
+
 def test_processes_beside_the_api_are_pools_where_there_are_some(project: Path) -> None:
     documents = yaml.safe_load_all((project / "deploy/run.yaml").read_text())
     kinds = [document["kind"] for document in documents]

@@ -15,6 +15,9 @@ rules:
 """
 
 
+STACKS = ("deploy/stack.yaml", "deploy/alarms.yaml")
+
+
 def _run(package: str, *command: str | Path, folder: Path) -> str:
     """Run a command of a package; return what it complains of, or nothing."""
     done = subprocess.run(
@@ -29,7 +32,7 @@ def _run(package: str, *command: str | Path, folder: Path) -> str:
 
 
 def cfn_lint(project: Path) -> str:
-    return _run("cfn-lint==1.58.0", "cfn-lint", "deploy/stack.yaml", folder=project)
+    return _run("cfn-lint==1.58.0", "cfn-lint", *STACKS, folder=project)
 
 
 def checkov(project: Path) -> str:
@@ -40,10 +43,11 @@ def checkov(project: Path) -> str:
 def cloud_run_schema(project: Path) -> str:
     """Compare the documents for Cloud Run with Google's description of its API."""
     script = Path(__file__).with_name("cloud_run_schema.py")
+    policies = sorted((project / "deploy/alerts").glob("*.yaml"))
     packages = ("--with", "google-api-python-client==2.202.0", "--with", "pyyaml")
     python = [sys.executable, "-m", "uv", "run", "--no-project", *packages, "python"]
     done = subprocess.run(
-        [*python, str(script), "deploy/run.yaml"],
+        [*python, str(script), "deploy/run.yaml", *map(str, policies)],
         cwd=project,
         capture_output=True,
         text=True,
@@ -54,7 +58,7 @@ def cloud_run_schema(project: Path) -> str:
 
 
 def yamllint(project: Path) -> str:
-    files = sorted((project / "deploy").glob("*.yaml"))
+    files = sorted((project / "deploy").rglob("*.yaml"))
     return _run("yamllint==1.38.0", "yamllint", "--strict", "-d", YAMLLINT, *files, folder=project)
 
 

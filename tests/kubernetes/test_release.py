@@ -89,7 +89,9 @@ def cluster(repository: Path, tmp_path: Path) -> Cluster:
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / STAND_IN.name}" "$@"\n')
     command.chmod(0o755)
     # It answers each request with a status; the default service's smoke test asks for readiness.
-    (tmp_path / "curl").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/requests\ncat {tmp_path}/status\n')
+    (tmp_path / "curl").write_text(
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/requests\ncat {tmp_path}/status\n'
+    )
     (tmp_path / "curl").chmod(0o755)
     (tmp_path / "status").write_text("200")
     found = Cluster(repository, tmp_path)

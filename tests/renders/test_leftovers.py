@@ -30,8 +30,18 @@ LEFT: list[tuple[Search, str, str, str]] = [
     (leftovers.options_not_chosen, "src/app/x.py", "import app.items", "with_example"),
     (leftovers.options_not_chosen, "docs/x.md", "GET /api/v1/items/{id}", "the feature items"),
     (leftovers.options_not_chosen, "src/app/x.py", '"""No such item."""', "the feature items"),
-    (leftovers.options_not_chosen, "docs/x.md", "See src/app/platform/auth/tokens.py", "names src/app/platform/auth"),
-    (leftovers.options_not_chosen, "docs/x.md", "`app.platform.auth.tokens`", "names app.platform.auth.tokens"),
+    (
+        leftovers.options_not_chosen,
+        "docs/x.md",
+        "See src/app/platform/auth/tokens.py",
+        "names src/app/platform/auth",
+    ),
+    (
+        leftovers.options_not_chosen,
+        "docs/x.md",
+        "`app.platform.auth.tokens`",
+        "names app.platform.auth.tokens",
+    ),
     (leftovers.options_not_chosen, "src/app/items/x.py", "", "belongs to nothing that was chosen"),
 ]
 

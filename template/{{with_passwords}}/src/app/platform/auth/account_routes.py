@@ -7,14 +7,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
-from app.platform.auth import sessions
+from app.platform.auth import audit_log, sessions
 from app.platform.auth.accounts import Accounts, NewEmail
+from app.platform.auth.audit_log import actor_of
 from app.platform.auth.current import CurrentUser
 from app.platform.auth.models import Account
 from app.platform.auth.passwords import CommonPassword, GivenPassword, NewPassword
 from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unauthorized
 from app.platform.data.database import ReadSessionDep, SessionDep
-from app.platform.http import audit
 from app.platform.http.problems import responses
 from app.platform.http.schemas import STORABLE, RequestModel, ResponseModel
 
@@ -91,4 +91,4 @@ async def me(user: CurrentUser, reads: ReadSessionDep, response: Response) -> Me
 async def logout_all(user: CurrentUser, request: Request, db: SessionDep) -> None:
     """End all of your sessions, including this one."""
     await sessions.revoke_all(db, UUID(user.id))
-    audit.succeeded(request, "logout_all", user.id)
+    await audit_log.record(db, actor_of(request, user.id), "logout_all", user.id)

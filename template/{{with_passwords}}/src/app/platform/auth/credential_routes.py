@@ -8,17 +8,19 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from pydantic import Field, SecretStr
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.platform.auth import account_limits, account_tokens, credentials
+from app.platform.auth import account_limits, account_tokens, audit_log, credentials
 from app.platform.auth.account_mails import AccountMails
 from app.platform.auth.account_routes import AccountsDep
 from app.platform.auth.account_tokens import InvalidToken
 from app.platform.auth.accounts import NewEmail
+from app.platform.auth.audit_log import actor_of
 from app.platform.auth.current import CurrentUser
 from app.platform.auth.passwords import CommonPassword, GivenPassword, NewPassword
 from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unauthorized
 from app.platform.data.database import SessionDep
-from app.platform.http import audit, rate_limit
+from app.platform.http import rate_limit
 from app.platform.http.problems import responses
 from app.platform.http.schemas import ENCODABLE, RequestModel, ResponseModel, SecretLength
 from app.platform.settings import PlatformSettings
@@ -76,7 +78,7 @@ async def verify_email(body: LinkToken, request: Request, db: SessionDep) -> Non
     await _limit_tokens(request)
     token = body.token.get_secret_value()
     account_id = await credentials.verify_email(db, _settings(request), token)
-    audit.succeeded(request, "verify_email", str(account_id))
+    await _record(db, request, "verify_email", str(account_id))
 
 
 @router.post("/forgot-password", status_code=202, responses=responses(TooManyRequests))
@@ -101,7 +103,7 @@ async def reset_password(
     account_tokens.read_id(_settings(request), token)  # an invented one costs no hash
     password_hash = await accounts.hash(body.new_password)
     account_id = await credentials.reset_password(db, _mails(request), token, password_hash)
-    audit.succeeded(request, "reset_password", str(account_id))
+    await _record(db, request, "reset_password", str(account_id))
 
 
 @router.post(
@@ -121,7 +123,7 @@ async def change_password(
     password_hash = await accounts.hash(body.new_password)
     mails, session_id = _mails(request), UUID(user.credential)
     await credentials.change_password(db, mails, account, session_id, password_hash)
-    audit.succeeded(request, "change_password", user.id)
+    await _record(db, request, "change_password", user.id)
 
 
 @router.post(
@@ -151,7 +153,7 @@ async def confirm_email(body: LinkToken, request: Request, db: SessionDep) -> No
     await _limit_tokens(request)
     token = body.token.get_secret_value()
     account_id = await credentials.change_email(db, _mails(request), token)
-    audit.succeeded(request, "change_email", str(account_id))
+    await _record(db, request, "change_email", str(account_id))
 
 
 async def _limit_tokens(request: Request) -> None:
@@ -159,6 +161,11 @@ async def _limit_tokens(request: Request) -> None:
     client = await rate_limit.client_key(request)
     limit = _settings(request).login_limit_client
     await rate_limit.check_rate_limit(request, "token", limit, client)
+
+
+async def _record(db: AsyncSession, request: Request, action: str, account_id: str) -> None:
+    """Record what the owner of an account has done to it."""
+    await audit_log.record(db, actor_of(request, account_id), action, account_id)
 
 
 def _settings(request: Request) -> PlatformSettings:

@@ -5,9 +5,10 @@ from uuid import UUID
 from fastapi import Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.platform.auth import sessions
+from app.platform.auth import audit_log, sessions
 from app.platform.auth.account_mails import AccountMails
 from app.platform.auth.accounts import Identity
+from app.platform.auth.audit_log import actor_of
 from app.platform.http import rate_limit
 from app.platform.settings import PlatformSettings
 
@@ -24,6 +25,9 @@ async def open_session(
     session_id = await sessions.open_session(
         db, identity.id, secret, settings, identity.client_hash, agent
     )
+    if identity.is_new_client:
+        owner = str(identity.id)
+        await audit_log.record(db, actor_of(request, owner), "login_new_client", owner)
     if identity.is_new_client and settings.login_notices:
         mails: AccountMails = request.app.state.account_mails
         await mails.send_notice(

@@ -4,6 +4,8 @@ A feature takes part with a module ``personal_data``, such as ``app.orders.perso
 
     async def export_data(session: ReadSession, user_id: str) -> Any: ...
     async def delete_data(session: AsyncSession, user_id: str) -> None: ...
+
+So do tables of the platform, with ``app.platform.data.personal_<name>``.
 """
 
 import importlib
@@ -18,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import app
 from app.platform.auth import grants
 from app.platform.auth.account_mails import AccountMails
+from app.platform.auth.audit_log import AuditEvent
 from app.platform.auth.models import Account, LoginSession
 from app.platform.auth.sessions import is_active
 from app.platform.data import mail
@@ -42,6 +45,9 @@ def features() -> dict[str, PersonalData]:
     for path in sorted(Path(app.__path__[0]).glob("*/personal_data.py")):
         name = path.parent.name
         found[name] = importlib.import_module(f"{app.__name__}.{name}.{path.stem}")
+    for path in sorted(Path(app.__path__[0]).glob("platform/data/personal_*.py")):
+        name = path.stem.removeprefix("personal_")
+        found[name] = importlib.import_module(f"{app.__name__}.platform.data.{path.stem}")
     return found
 
 
@@ -55,6 +61,12 @@ async def list_sessions(reads: ReadSession, account_id: UUID) -> list[Any]:
     )
     statement = select(*columns).where(LoginSession.account_id == account_id, is_active())
     return list(await reads.all(statement.order_by(LoginSession.created_at.desc())))
+
+
+async def list_events(reads: ReadSession, user_id: str) -> list[Any]:
+    """Time and action of each event of the audit log about a user, newest first."""
+    statement = select(AuditEvent.at, AuditEvent.action).where(AuditEvent.subject == user_id)
+    return list(await reads.all(statement.order_by(AuditEvent.id.desc())))
 
 
 async def export_features(reads: ReadSession, user_id: str) -> dict[str, Any]:

@@ -8,15 +8,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from sqlalchemy import select
 
-from app.platform.auth import own_data, sessions
+from app.platform.auth import audit_log, own_data, sessions
 from app.platform.auth.account_mails import AccountMails
 from app.platform.auth.account_routes import AccountsDep
+from app.platform.auth.audit_log import actor_of
 from app.platform.auth.current import CurrentUser, user_id
 from app.platform.auth.models import Account, LoginSession
 from app.platform.auth.passwords import GivenPassword
 from app.platform.base.errors import Conflict, Forbidden, NotFound, TooManyRequests, Unauthorized
 from app.platform.data.database import ReadSessionDep, SessionDep
-from app.platform.http import audit
 from app.platform.http.problems import responses
 from app.platform.http.rate_limit import limit
 from app.platform.http.schemas import RequestModel, ResponseModel
@@ -48,11 +48,20 @@ class AccountRead(ResponseModel):
     scopes: list[str] = Field(examples=[["admin"]])
 
 
+class OwnEvent(ResponseModel):
+    at: datetime = TIME
+    action: str = Field(examples=["change_password"])
+
+
 class OwnData(ResponseModel):
-    """``features``: what each feature of the service has of the owner, by its name."""
+    """``events``: the audit log about the owner, newest first.
+
+    ``features``: what each feature of the service has of the owner, by its name.
+    """
 
     account: AccountRead
     sessions: list[SessionRead]
+    events: list[OwnEvent]
     features: dict[str, Any] = Field(examples=[{"items": []}])
 
 
@@ -81,7 +90,8 @@ async def end_session(
         db, session_id
     ):
         raise NotFound("You have no such session.")
-    audit.succeeded(request, "end_session", user.id)
+    actor = actor_of(request, user.id)
+    await audit_log.record(db, actor, "end_session", user.id, session=str(session_id))
 
 
 @router.get(
@@ -105,6 +115,7 @@ async def export_data(user: CurrentUser, reads: ReadSessionDep, response: Respon
     return OwnData(
         account=AccountRead.model_validate(row),
         sessions=await _sessions(reads, user.id, user.credential),
+        events=[OwnEvent.model_validate(row) for row in await own_data.list_events(reads, user.id)],
         features=await own_data.export_features(reads, user.id),
     )
 
@@ -121,7 +132,7 @@ async def delete_account(
     account = await accounts.confirm_password(request, UUID(user.id), body.password)
     mails: AccountMails = request.app.state.account_mails
     await own_data.delete_account(db, mails, account)
-    audit.succeeded(request, "delete_account", user.id)
+    await audit_log.record(db, actor_of(request, user.id), "delete_account", user.id)
 
 
 async def _sessions(reads: ReadSessionDep, account_id: str, current: str) -> list[SessionRead]:

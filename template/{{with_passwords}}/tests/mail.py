@@ -12,7 +12,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP
 from fastapi import FastAPI
-from sqlalchemy import select
+from sqlalchemy import literal_column, select
 
 from app.platform.data.mail import OutgoingMail
 from app.platform.data.mail_messages import message_of
@@ -26,8 +26,10 @@ async def mails_to(app: FastAPI, address: str) -> list[EmailMessage]:
     statement = select(OutgoingMail).where(
         OutgoingMail.recipient == address, OutgoingMail.is_decoy.is_(False)
     )
+    # A test may be one transaction, whose mails have one time.
+    ordered = statement.order_by(OutgoingMail.created_at, literal_column("ctid"))
     async with app.state.db.transaction() as session:
-        rows = await session.scalars(statement.order_by(OutgoingMail.created_at))
+        rows = await session.scalars(ordered)
         return [message_of(row, app.state.settings) for row in rows]
 
 

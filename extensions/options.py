@@ -137,6 +137,8 @@ class Option(BaseModel):
     checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"
     runbooks: tuple[Line, ...] = ()  # rows of docs/runbooks/README.md: "alert | severity | means"
     timeouts: tuple[Line, ...] = ()  # rows of docs/timeouts.md: "what | where | seconds | result"
+    # Of docs/capacity.md: rows of its table, or where the time goes.
+    capacity: tuple[Line, ...] = ()
     game_day: tuple[Line, ...] = ()  # rows of docs/game-day.md, as `make game-day` prints them
 
     @property

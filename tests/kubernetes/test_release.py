@@ -104,7 +104,7 @@ def test_a_release_migrates_first_and_then_applies_all_the_rest(cluster: Cluster
     assert done.returncode == 0, done.stderr
     before, migration, rest = cluster.applied
     assert {each.partition("/")[0] for each in before} == {
-        *("ConfigMap", "NetworkPolicy", "ServiceAccount")
+        *("ConfigMap", "NetworkPolicy", "PrometheusRule", "ServiceAccount")
     }
     assert migration == ["Job/migrate"]
     assert {"Deployment/api", "Deployment/worker", "Rollout/api", "ScaledObject/worker"} <= {*rest}

@@ -126,6 +126,4 @@ def test_promtool_accepts_the_rules(service: Path) -> None:
         more = yaml.safe_load(path.read_text(encoding="utf-8"))
         config["scrape_configs"] += more["scrape_configs"]
     (service / "compose/checked.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    tools.run(
-        tools.promtool(), "check", "config", "--syntax-only", service / "compose/checked.yml"
-    )
+    tools.run(tools.promtool(), "check", "config", "--syntax-only", service / "compose/checked.yml")

@@ -26,8 +26,9 @@ async def mails_to(app: FastAPI, address: str) -> list[EmailMessage]:
     statement = select(OutgoingMail).where(
         OutgoingMail.recipient == address, OutgoingMail.is_decoy.is_(False)
     )
-    # A test may be one transaction, whose mails have one time.
-    ordered = statement.order_by(OutgoingMail.created_at, literal_column("ctid"))
+    # A test may be one transaction, whose mails have one time: `cmin` is the number of its command.
+    number = literal_column("cmin::text::bigint")
+    ordered = statement.order_by(OutgoingMail.created_at, number)
     async with app.state.db.transaction() as session:
         rows = await session.scalars(ordered)
         return [message_of(row, app.state.settings) for row in rows]

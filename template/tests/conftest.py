@@ -21,6 +21,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
+from redis import Redis
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -166,7 +167,9 @@ def module_settings(
 
 @pytest.fixture
 def environment(fresh_settings: Settings, server_urls: dict[str, str]) -> dict[str, str]:
-    """The environment of a process that the test starts."""
+    """The environment of a process that the test starts: a database of its own, an empty Redis."""
+    with Redis.from_url(server_urls["REDIS_URL"]) as redis:
+        redis.flushdb()  # limits per client would count the calls of other tests
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
         **server_urls,

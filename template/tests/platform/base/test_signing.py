@@ -29,6 +29,15 @@ def test_a_signature_is_valid_for_its_purpose_and_payload_only(settings: Setting
         verify(derive_keys(settings, "another purpose"), signed)
 
 
+@pytest.mark.parametrize("length", range(4))
+def test_a_signature_has_one_form(settings: Settings, length: int) -> None:
+    keys = derive_keys(settings, "a purpose")
+    signed = sign(keys, PAYLOAD[:length])
+    for more in ("\0", "\n", "=", "==", "A", "!"):
+        with pytest.raises(ValueError, match="sign"):
+            verify(keys, signed + more)
+
+
 def test_a_fallback_key_verifies_but_does_not_sign(settings: Settings) -> None:
     before, both, after = (
         derive_keys(with_keys(settings, *keys), "a purpose") for keys in ([OLD], [NEW, OLD], [NEW])

@@ -25,7 +25,11 @@ def derive_keys(settings: PlatformSettings, purpose: str) -> Keys:
 def sign(keys: Keys, payload: bytes) -> str:
     """``payload`` with its signature by the first key, URL-safe; not encrypted."""
     signature = hmac.digest(keys[0], payload, hashlib.sha256)[:SIGNATURE_BYTES]
-    return base64.urlsafe_b64encode(signature + payload).rstrip(b"=").decode()
+    return _encode(signature + payload)
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def verify(keys: Keys, signed: str) -> bytes:
@@ -34,6 +38,8 @@ def verify(keys: Keys, signed: str) -> bytes:
         raw = base64.urlsafe_b64decode(signed.encode("ascii") + b"=" * (-len(signed) % 4))
     except (UnicodeEncodeError, binascii.Error):
         raise ValueError("not signed") from None
+    if _encode(raw) != signed:  # the decoder skips characters that are not of the alphabet
+        raise ValueError("not signed")
     signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
     for key in keys:
         expected = hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE_BYTES]

@@ -248,7 +248,7 @@ async def test_a_hanging_redis_delays_requests_only_once(
         later_seconds = time.monotonic() - start
 
     assert first_seconds >= 0.3
-    assert later_seconds < 50 * 0.3 / 10
+    assert later_seconds < 50 * 0.3 / 3  # far from 50 waits, also on a busy machine
 
 
 async def test_redis_is_used_again_after_it_recovers(

@@ -31,7 +31,7 @@ MAX_FDS = gauge("process_max_fds", "Maximum file descriptors of a process.", acr
 THREADS = gauge("process_threads", "Threads of Python.")
 GC_PAUSES = histogram(
     "python_gc_pause_seconds",
-    "Duration of a collection of garbage, for which the process stands still.",
+    "Duration of a garbage collection, which pauses the process.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
 )
 

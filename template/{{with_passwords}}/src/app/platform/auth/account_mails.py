@@ -1,4 +1,4 @@
-"""Mails to the owners of accounts, from templates that the service hands over."""
+"""Mails to the owners of accounts, from templates that the service provides."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

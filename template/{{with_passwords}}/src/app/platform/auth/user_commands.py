@@ -23,7 +23,7 @@ user_argument = click.argument("user")
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """What the service hands over: its roles, and the templates of its mails."""
+    """What the service provides: its roles, and the templates of its mails."""
 
     roles: Roles
     templates: MailTemplates

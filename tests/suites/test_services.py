@@ -42,10 +42,16 @@ SYSTEM_OF_PRESETS = {
     "minimal": ("system/dev", "system/test_commands.py", "system/test_contract.py"),
     "everything": ("system/test_contract.py",),
 }
-SERVICES = [
-    pytest.param(row, id=row.name, marks=[pytest.mark.besides] * (not row.always))
-    for row in matrix.matrix()
-]
+ROTATES = pytest.mark.rotates("services", shares=2)
+
+
+def _marks(row: matrix.Row) -> list[pytest.MarkDecorator]:
+    if row.name in matrix.PRESETS:
+        return []
+    return [ROTATES if row.always else pytest.mark.besides]
+
+
+SERVICES = [pytest.param(row, id=row.name, marks=_marks(row)) for row in matrix.matrix()]
 Installed = Callable[[matrix.Row], Path]
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.platform.data.database import Base
 from tests.actors import sign_in
-from tests.conftest import migrate, open_connection
+from tests.conftest import ROOT, migrate, open_connection
 from tests.fire import _migrations
 from tests.fire._migrations import Release
 from tests.fire.conftest import FULL, Note

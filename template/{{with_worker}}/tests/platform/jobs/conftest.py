@@ -20,7 +20,7 @@ from app.platform.jobs.runner import Runner
 from app.platform.jobs.scheduler import Scheduler
 from app.platform.jobs.status import JobRecord
 from app.settings import Settings
-from tests.conftest import running_app
+from tests.conftest import running_platform
 
 TIMEOUT = 60.0  # seconds, for a busy machine
 
@@ -112,11 +112,11 @@ class Service:
 
 @asynccontextmanager
 async def running_service(settings: Settings) -> AsyncIterator[Service]:
-    """The service with a short lease, short delays and an empty Redis."""
+    """The service without its API, with a short lease, short delays and an empty Redis."""
     # A blocking pop must not exceed the client's timeout.
     quick = {"jobs_lease": 1.0, "jobs_backoff": 0.05, "redis_timeout": TIMEOUT + 5}
     changed = settings.model_copy(update=quick)
-    async with running_app(changed) as app, SingleRunner(app, changed) as runner:
+    async with running_platform(changed) as app, SingleRunner(app, changed) as runner:
         await app.state.redis.flushdb()
         yield Service(app, changed, runner)
 

@@ -11,7 +11,7 @@ from app.platform.data.database import Database
 from app.platform.jobs import store
 from app.platform.jobs.commands import list_jobs, replay_dead
 from tests.actors import sign_in
-from tests.conftest import client_for
+from tests.conftest import client_for, running_app
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service
 
@@ -62,7 +62,7 @@ async def test_dead_jobs_are_listed_and_replayed(service: Service) -> None:
 async def test_callers_do_not_see_the_exceptions_message(service: Service) -> None:
     enqueued = await service.enqueue(samples.always_fails)
     await service.run_until_finished(enqueued.id)
-    async with client_for(service.app) as client:
+    async with running_app(service.settings) as app, client_for(app) as client:
         client.headers.update(await sign_in(client, "dora@example.com"))
         status = (await client.get(f"/api/v1/jobs/{enqueued.id}")).json()
     assert (status["status"], status["error"]) == ("dead", "The job failed after 2 attempts.")

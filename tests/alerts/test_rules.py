@@ -23,6 +23,7 @@ OVERDUE = 'jobs_oldest_due_seconds{job="api", instance="a"}'
 DEAD = 'jobs{job="api", instance="a", status="dead"}'
 LATE = 'jobs_schedule_late_seconds{job="api", instance="a"}'
 BREAKER = 'upstream_breaker_state{job="api", instance="a", upstream="billing"}'
+MAILS = 'mails_oldest_seconds{job="api", instance="a"}'
 EXPIRY = 'probe_ssl_earliest_cert_expiry{job="certificate", instance="https://api.example.com"}'
 
 # Values in steps of 30 s: "1x19 0x20" is 1 for ten minutes, and then 0.
@@ -78,6 +79,12 @@ CASES = [
         {"9m": "", "11m": "", "14m": "ticket", "23m": ""},
     ),
     Case("UpstreamBreakerOpen", {BREAKER: "0x19 2x1 1 0x40"}, {"12m": "", "14m": ""}),
+    Case(
+        "MailsWaiting",
+        {MAILS: "0x19 0+30x60 0x40"},
+        {"19m": "", "24m": "", "26m30s": "ticket", "42m": ""},
+    ),
+    Case("MailsWaiting", {MAILS: "0x19 0+30x22 0x60"}, {"21m": "", "30m": ""}),  # greylisted
     Case("CertificateExpiresSoon", {EXPIRY: f"{11 * DAY}x100"}, {"20m": ""}),
     Case(
         "CertificateExpiresSoon",

@@ -1,14 +1,16 @@
 """Mails: templates, escaping, transactions."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from app.platform.data import mail
+from app.platform.data.mail_metrics import MailMetrics
 from app.settings import Settings
 from tests.mail import mails_to, plain
 from tests.required import REQUIRED
@@ -161,3 +163,25 @@ def production() -> Callable[..., Settings]:
         return Settings(**{**required, **changes})  # type: ignore[arg-type]
 
     return make
+
+
+async def test_metrics_report_the_mails_that_wait_and_the_age_of_the_oldest(
+    app: FastAPI, templates: mail.MailTemplates
+) -> None:
+    message = templates.render("hello", ADA, name="Ada", link="https://example.com")
+    await send(app, message)
+    await send(app, message)
+    assert await gauges(app) == {"mails_waiting": 2, "mails_oldest_seconds": 0}
+    async with app.state.db.transaction() as session:
+        older = "UPDATE mails SET created_at = created_at - interval '1 hour'"
+        await session.execute(text(older))
+    await send(app, message, is_decoy=True)
+    await send(app, message, lifetime=timedelta(0))
+
+    assert await gauges(app) == {"mails_waiting": 2, "mails_oldest_seconds": 3600}
+
+
+async def gauges(app: FastAPI) -> dict[str, int]:
+    """The metrics of mails, in whole numbers."""
+    found = [*await MailMetrics(app).collect()]
+    return {metric.name: int(metric.samples[0].value) for metric in found}

@@ -20,6 +20,8 @@ from sqlalchemy import Connection, Row, TextClause, text
 from app.platform.base.components import Lifespan
 from app.platform.base.tasks import cancel
 from app.platform.data.mail_messages import message_of
+from app.platform.data.mail_metrics import MailMetrics
+from app.platform.observability import metrics
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 from app.platform.settings.mail import smtp_options
@@ -219,6 +221,8 @@ async def announce() -> None:
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
+    metrics.register(app, MailMetrics(app).collect)
+
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         delivery = Delivery(app, settings)

@@ -69,7 +69,7 @@ def walk(choices: list[Any]) -> list[Any]:
 
 
 def test_two_halves_of_a_walk_visit_every_answer() -> None:
-    choices = {"auth": [1, 2, 3, 4], "example": [True, False]}
+    choices: dict[str, list[Any]] = {"auth": [1, 2, 3, 4], "example": [True, False]}
     halves = [list(steps(choices, {"auth": 1, "example": True}, half)) for half in (0, 1)]
     assert [[step["auth"] for step in half] for half in halves] == [[2, 4, 1], [3, 1]]
     assert all({step["example"] for step in half} == {True, False} for half in halves)

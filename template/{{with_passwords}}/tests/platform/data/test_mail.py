@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
-from sqlalchemy import select, text
+from sqlalchemy import select, update
 
 from app.platform.data import mail
 from app.platform.data.mail_metrics import MailMetrics
@@ -173,8 +173,8 @@ async def test_metrics_report_the_mails_that_wait_and_the_age_of_the_oldest(
     await send(app, message)
     assert await gauges(app) == {"mails_waiting": 2, "mails_oldest_seconds": 0}
     async with app.state.db.transaction() as session:
-        older = "UPDATE mails SET created_at = created_at - interval '1 hour'"
-        await session.execute(text(older))
+        created_at = mail.OutgoingMail.created_at - timedelta(hours=1)
+        await session.execute(update(mail.OutgoingMail).values(created_at=created_at))
     await send(app, message, is_decoy=True)
     await send(app, message, lifetime=timedelta(0))
 

@@ -36,8 +36,8 @@ so is every combination of queue, auth style and deploy target. Each row was ren
 leftovers of other options, linted, formatted and type-checked. Rows with own tests were also
 installed and ran their tests on real servers: all fast tests in the presets, otherwise those of
 the options that are new in that row. Each feature is also in a row alone, and all of them are in
-one together. "on GitHub" marks rows whose own tests run in the repository's workflow only, all of
-them. The table shows the last recorded result, so FAILED remains until that row has run again.
+one together. "on GitHub" marks what runs in the repository's workflow only. The table shows the
+last recorded result, so FAILED remains until that row has run again.
 """
 
 Result = dict[str, Any]
@@ -122,7 +122,7 @@ def _minutes(results: list[Result]) -> str:
 
 
 def _head() -> list[str]:
-    names = [*QUESTIONS, "rendered and checked", "own tests"]
+    names = [*QUESTIONS, "features", "rendered and checked", "own tests"]
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
@@ -130,13 +130,14 @@ def _line(row: matrix.Row, results: list[Result]) -> str:
     suites = [r for r in results if _is_suite(r)]
     renders = [r for r in results if not _is_suite(r)]
     answers = [_word(row.answers[name]) for name in QUESTIONS]
-    features = [
-        name.removeprefix(matrix.FEATURE)
-        for name, answer in row.answers.items()
-        if name.startswith(matrix.FEATURE) and answer
-    ]
-    answers[-1] += "".join(f", {feature}" for feature in features)
-    return f"| {' | '.join([*answers, _outcome(renders), _outcome(suites)])} |"
+    return f"| {' | '.join([*answers, _features(row), _outcome(renders), _outcome(suites)])} |"
+
+
+def _features(row: matrix.Row) -> str:
+    """The features of a row: all of them, none, or their names."""
+    offered = {name: answer for name, answer in row.answers.items() if matrix.FEATURE in name}
+    chosen = [name.removeprefix(matrix.FEATURE) for name, answer in offered.items() if answer]
+    return "all" if offered and len(chosen) == len(offered) else ", ".join(chosen) or "none"
 
 
 def _word(answer: object) -> str:

@@ -9,7 +9,8 @@ Compare the ratios, not the figures; differences below 10 % are noise. Nothing i
   fifty, and logs, traces (one request in ten), metrics, ids, headers and limits.
 - read: one row of Postgres, by ``ReadSession`` and by a raw asyncpg pool in the same app.
 - path: what a signed-in user pays, on the example's routes: one item, a page of twenty, and a new
-  item. Against ``best.py``, which is FastAPI and asyncpg by hand with nothing around them.
+  item; in process, and through a server. Against ``best.py``, which is FastAPI and asyncpg by hand
+  with nothing around them.
 - jobs: no-ops that a worker drains per second, and the time from commit to start, against two
   statements by hand for each job.
 - start: time from `app serve` with two workers to the first response, and its memory; also the time
@@ -409,25 +410,44 @@ def measure_path(variables: dict[str, str], rounds: int, seconds: float) -> None
     if not Path(__file__).with_name("best.py").exists():
         print("path: needs the example feature, which this service does not have")
         return
+    script = [sys.executable, str(Path(__file__).with_name("path.py")), str(4 * rounds)]
+    sys.stdout.flush()
+    done = subprocess.run(script, cwd=ROOT, env=variables, check=True, stdout=subprocess.PIPE)
+    lines = done.stdout.decode().splitlines()
+    print("\n".join(line for line in lines if line.startswith("path, in process")))
     path = importlib.import_module("best").ITEMS
     url = make_url(variables["DATABASE_URL"])
     loads: dict[str, Load] = {}
     with (
         serving(variables, "service") as ours,
+        serving(variables | cached_caller(), "service") as cached,
         serving(variables, "best:create_app", "/openapi.json") as best,
     ):
         headers = asyncio.run(_sign_in(url, ours.url, variables["SECRET_KEY"]))
-        for name, server in {"ours": ours, "best": best}.items():
-            create = Load(server, path, headers[name], '{"name": "Anchor"}')
+        servers = {"ours": ours, "best": best} | ({"cached": cached} if cached_caller() else {})
+        for name, server in servers.items():
+            of_caller = headers["best" if name == "best" else "ours"]
+            create = Load(server, path, of_caller, '{"name": "Anchor"}')
             created = [_send(create) for _ in range(30)]
             loads |= {
-                f"get {name}": Load(server, f"{path}/{created[-1]['id']}", headers[name]),
-                f"page {name}": Load(server, f"{path}?limit=20", headers[name]),
+                f"get {name}": Load(server, f"{path}/{created[-1]['id']}", of_caller),
+                f"page {name}": Load(server, f"{path}?limit=20", of_caller),
                 f"post {name}": create,
             }
+        loads.pop("post cached", None)  # only reads use the cache
         found = measure(loads, rounds, seconds)
     for kind, what in {"get": "one item", "page": "page of 20", "post": "new item"}.items():
         report(f"path: {what}, to best.py", found[f"{kind} ours"], found[f"{kind} best"])
+        if f"{kind} cached" in found:
+            report(f"path: {what}, cached caller", found[f"{kind} cached"], found[f"{kind} best"])
+
+
+def cached_caller() -> dict[str, str]:
+    """The variables that save reads the lookup of their caller, if this service has callers."""
+    if not Path(__file__).with_name("cached_caller.py").exists():
+        return {}
+    environment: dict[str, str] = importlib.import_module("cached_caller").ENVIRONMENT
+    return environment
 
 
 async def _sign_in(url: URL, server: str, key: str) -> dict[str, dict[str, str]]:

@@ -26,6 +26,11 @@ KEY = select(ApiKey.owner, ApiKey.scopes, ApiKey.hash, ApiKey.last_used_at).wher
 )
 
 
+def token_of(credentials: HTTPAuthorizationCredentials) -> str:
+    """The secret text of a credential."""
+    return credentials.credentials
+
+
 async def authenticate(
     connection: HTTPConnection, credentials: HTTPAuthorizationCredentials
 ) -> User:

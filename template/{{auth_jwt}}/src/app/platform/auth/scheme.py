@@ -27,6 +27,11 @@ SCOPES = (
 )
 
 
+def token_of(token: str) -> str:
+    """The secret text of a credential."""
+    return token
+
+
 async def authenticate(connection: HTTPConnection, token: str) -> User:
     """The caller of a token; raises ``InvalidCredentials`` if token or session is not valid."""
     tokens: Tokens = connection.app.state.tokens

@@ -28,6 +28,11 @@ async def _bearer(header: Annotated[str | None, Depends(_provider)]) -> str | No
 Credential = Annotated[str | None, Depends(_bearer)]
 
 
+def token_of(token: str) -> str:
+    """The secret text of a credential."""
+    return token
+
+
 async def authenticate(connection: HTTPConnection, token: str) -> User:
     """The caller of a token; raises ``InvalidCredentials`` if it is invalid or revoked."""
     tokens: Tokens = connection.app.state.tokens

@@ -77,6 +77,11 @@ async def _presented_token(
 Credential = Annotated[PresentedToken | None, Depends(_presented_token)]
 
 
+def token_of(presented: PresentedToken) -> str:
+    """The secret text of a credential."""
+    return presented.token
+
+
 async def authenticate(connection: HTTPConnection, presented: PresentedToken) -> User:
     """The account of the session.
 

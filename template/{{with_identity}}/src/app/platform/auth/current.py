@@ -1,16 +1,18 @@
 """Dependencies for the caller, who is authenticated once per request.
 
 The auth style is in ``app.platform.auth.scheme``: ``Credential``, the dependency that extracts the
-credential, and ``authenticate``, which returns its user.
+credential, ``authenticate``, which returns its user, and ``token_of``, its secret text.
 """
 
+import time
 from typing import Annotated, Any
 
 from fastapi import Depends, Security
 from starlette.requests import HTTPConnection
 
+from app.platform.auth.auth_cache import cache_of
 from app.platform.auth.identity import InvalidCredentials, MissingCredentials, User
-from app.platform.auth.scheme import MISSING_DETAIL, Credential, authenticate
+from app.platform.auth.scheme import MISSING_DETAIL, Credential, authenticate, token_of
 from app.platform.base import context
 from app.platform.base.errors import Forbidden
 from app.platform.http import audit
@@ -35,11 +37,18 @@ async def current_user(connection: HTTPConnection, credential: Credential) -> Us
 async def _authenticate(connection: HTTPConnection, credential: Credential) -> User:
     if not credential:
         raise MissingCredentials(MISSING_DETAIL)
+    cache = cache_of(connection)
+    if cache and (user := cache.get(token_of(credential))):
+        return user
+    looked_up = time.monotonic()
     try:
-        return await authenticate(connection, credential)
+        user = await authenticate(connection, credential)
     except InvalidCredentials as error:
         audit.refused(connection, "authenticate", error.reason)
         raise
+    if cache:
+        cache.add(token_of(credential), user, looked_up)
+    return user
 
 
 CurrentUser = Annotated[User, Depends(current_user)]

@@ -1,19 +1,22 @@
 """What a signed-in user's request costs, without a server: CPU time, to that of ``best.py``.
 
-``compare.py path`` runs this in a process of its own, whose environment has Postgres and Redis. All
-apps run in this process and are called in turn, 20 requests at a time, so that a busy machine slows
-all of them. The requests per second that ``compare.py`` also prints vary more.
+``compare.py path`` runs this in a process of its own, whose environment has Postgres and Redis. It
+starts a process for each app, and tells them in turn to serve a batch of requests, 20 at a time, so
+that a busy machine slows all of them. (In one process, the service would slow ``best.py``, too.)
+The requests per second that ``compare.py`` also prints vary more.
 """
 
 import asyncio
 import gc
 import json
+import os
 import re
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +29,11 @@ from fastapi import FastAPI
 from sqlalchemy.engine import make_url
 
 from app.main import create_app
-from app.settings import Settings
+from app.settings import get_settings
 from tests.actors import seed, sign_in
 
+CALLS = ("one item", "page of 20", "new item")
+MARK = "microseconds: "
 REQUESTS = 100  # of a batch
 CONCURRENT = 20
 
@@ -94,58 +99,86 @@ async def cpu_time(call: Call) -> float:
 async def calls_of(app: FastAPI, headers: Mapping[str, str]) -> dict[str, Call]:
     new = Call(app, headers, "POST", body=b'{"name": "Anchor"}')
     created = [json.loads(await new.send()) for _ in range(30)]
-    return {
-        "one item": Call(app, headers, path=f"{best.ITEMS}/{created[-1]['id']}"),
-        "page of 20": Call(app, headers, query=b"limit=20"),
-        "new item": new,
-    }
+    one = Call(app, headers, path=f"{best.ITEMS}/{created[-1]['id']}")
+    return dict(zip(CALLS, (one, Call(app, headers, query=b"limit=20"), new), strict=True))
 
 
-async def measure(rounds: int) -> None:
-    """Measure all in turn, and print it."""
-    settings = Settings()  # type: ignore[call-arg]  # from the environment
-    apps = {"": create_app(settings)}
-    if variables := cached_caller():
-        values: Any = {name.lower(): value for name, value in variables.items()}
-        apps[", cached caller"] = create_app(Settings(**values))
-    by_hand = best.create_app()
+@asynccontextmanager
+async def running(name: str) -> AsyncIterator[dict[str, Call]]:
+    """The calls of an app: ``best``, ``ours`` or ``cached``."""
+    settings = get_settings()
     database = settings.database_url.get_secret_value()
-    connection = await asyncpg.connect(re.sub(r"\+\w+", "", database))
-    token = await best.prepare(connection, settings.secret_key.get_secret_value())
-    await connection.close()
-    await seed(make_url(database))
-    async with AsyncExitStack() as stack:
-        for app in (*apps.values(), by_hand):
-            await stack.enter_async_context(app.router.lifespan_context(app))
-        base = await calls_of(by_hand, {"Authorization": f"Bearer {token}"})
-        transport = httpx2.ASGITransport(apps[""])
-        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            headers = await sign_in(client, "grace@example.com")
-        ours = {name: await calls_of(app, headers) for name, app in apps.items()}
+    app = best.create_app() if name == "best" else create_app(settings)
+    async with app.router.lifespan_context(app):
+        if name == "best":
+            connection = await asyncpg.connect(re.sub(r"\+\w+", "", database))
+            token = await best.prepare(connection, settings.secret_key.get_secret_value())
+            await connection.close()
+            headers = {"Authorization": f"Bearer {token}"}
+        else:
+            await seed(make_url(database))
+            transport = httpx2.ASGITransport(app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+                headers = await sign_in(client, f"{name}@example.com")
+        yield await calls_of(app, headers)
+
+
+async def serve(name: str) -> None:
+    """Serve a batch for each line of stdin, and print its microseconds."""
+    async with running(name) as calls:
         gc.collect()
-        gc.freeze()  # as the service's workers do, or collections would go through both apps
-        for what in base:
-            calls = {"base": base[what]} | {name: each[what] for name, each in ours.items()}
-            await report(calls, what, rounds)
+        gc.freeze()  # as the service's workers do
+        while what := (await asyncio.to_thread(sys.stdin.readline)).strip():
+            print(f"{MARK}{await cpu_time(calls[what])}", flush=True)
 
 
-async def report(calls: dict[str, Call], what: str, rounds: int) -> None:
-    took: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        await cpu_time(call)
-    for _ in range(rounds):
-        for name, call in calls.items():
-            took[name].append(await cpu_time(call))
-    base = took.pop("base")
-    for name, times in took.items():
-        ratios = [b / a for a, b in zip(times, base, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(
-            f"{f'path, in process: {what}{name}':<44} speed x{middle:.2f}"
-            f" (quartiles {low:.2f} to {high:.2f})  ({min(times):.0f} to {min(base):.0f}"
-            " microseconds)"
+class App:
+    """A process with an app."""
+
+    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
+        command = [sys.executable, __file__, name]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def batch(self, what: str) -> float:
+        """Microseconds of CPU time for one request."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:  # the others are the log's
+            if line.startswith(MARK):
+                return float(line.removeprefix(MARK))
+        raise SystemExit("The app has ended.")
+
+    def stop(self) -> None:
+        self._process.communicate()
+
+
+def measure(rounds: int) -> None:
+    """Measure all in turn, and print it."""
+    apps = {"best": App("best", os.environ), "": App("ours", os.environ)}
+    if variables := cached_caller():
+        apps[", cached caller"] = App("cached", os.environ | variables)
+    for what in CALLS:
+        for app in apps.values():
+            app.batch(what)
+        took = [{name: app.batch(what) for name, app in apps.items()} for _ in range(rounds)]
+        for name in [each for each in apps if each != "best"]:
+            low, middle, high = statistics.quantiles([t["best"] / t[name] for t in took], n=4)
+            least = {each: min(t[each] for t in took) for each in ("best", name)}
+            print(
+                f"{f'path, in process: {what}{name}':<44} speed x{middle:.2f}"
+                f" (quartiles {low:.2f} to {high:.2f})"
+                f"  ({least[name]:.0f} to {least['best']:.0f} microseconds)"
+            )
+    for app in apps.values():
+        app.stop()
 
 
 if __name__ == "__main__":
-    uvloop.run(measure(int(sys.argv[1])))
+    if sys.argv[1].isdigit():
+        measure(int(sys.argv[1]))
+    else:
+        uvloop.run(serve(sys.argv[1]))

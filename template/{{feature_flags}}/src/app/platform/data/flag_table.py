@@ -14,7 +14,10 @@ class Flag(Base):
     """A flag: its value for ``users``, and for ``percentage`` of all others."""
 
     __tablename__ = "feature_flags"
-    __table_args__ = (CheckConstraint("percentage BETWEEN 0 AND 100", name="percentage"),)
+    __table_args__ = (
+        CheckConstraint("percentage BETWEEN 0 AND 100", name="percentage"),
+        {"info": {"outlives_account": "a flag has ids, and nothing else about users"}},
+    )
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     value: Mapped[Any] = mapped_column(JSONB)

@@ -41,7 +41,10 @@ class IdempotencyKey(Base):
     """One key of one caller, with the response to its request."""
 
     __tablename__ = "idempotency_keys"
-    __table_args__ = (Index("ix_idempotency_keys_expires_at", "expires_at"),)
+    __table_args__ = (
+        Index("ix_idempotency_keys_expires_at", "expires_at"),
+        {"info": {"outlives_account": "keys expire, and are deleted then"}},
+    )
 
     caller: Mapped[str] = mapped_column(Text, primary_key=True)
     key: Mapped[str] = mapped_column(Text, primary_key=True)

@@ -41,7 +41,10 @@ class AuditEvent(Base):
     """A change: ``actor`` did ``action`` to ``subject``, the id of a caller."""
 
     __tablename__ = "audit_events"
-    __table_args__ = (Index("ix_audit_events_subject_id", "subject", "id"),)
+    __table_args__ = (
+        Index("ix_audit_events_subject_id", "subject", "id"),
+        {"info": {"outlives_account": "who changed what is kept for a year"}},
+    )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -12,8 +12,7 @@ from sqlalchemy import column, func, select, table
 
 TTL = 15.0  # seconds; counting reads the whole table, which is nearly empty unless mails wait
 
-_columns = (column("created_at"), column("expires_at"), column("is_decoy"))
-_mails = table("mails", *_columns)
+_mails = table("mails", column("created_at"), column("expires_at"), column("is_decoy"))
 _age = func.extract("epoch", func.now() - func.min(_mails.c.created_at))
 WAITING = select(func.count(), _age).where(
     _mails.c.is_decoy.is_(False), _mails.c.expires_at > func.now()

@@ -60,6 +60,7 @@ class Job(Base):
         Index(
             "ix_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")
         ),
+        {"info": {"outlives_account": "finished jobs are deleted after their retention"}},
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -26,7 +26,7 @@ SECTIONS = [
     "Who decides",
 ]
 EXTENSIONS = {"pg_stat_statements"}  # of Postgres: not in every server
-PLACEHOLDERS = {"JOB_ID": str(uuid4()), "PID": "1"}
+PLACEHOLDER = re.compile(r"\b(?:PID|[A-Z]+_ID)\b")
 
 
 def alerts() -> list[tuple[str, str, str]]:
@@ -49,8 +49,8 @@ def kebab(alert: str) -> str:
 def code(page: Path) -> list[str]:
     """The code spans of a page, with each placeholder replaced."""
     spans = re.findall(r"`([^`]+)`", page.read_text())
-    words = "|".join(PLACEHOLDERS)
-    return [re.sub(rf"\b({words})\b", lambda word: PLACEHOLDERS[word[0]], span) for span in spans]
+    value = {"PID": "1"}
+    return [PLACEHOLDER.sub(lambda word: value.get(word[0], str(uuid4())), span) for span in spans]
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: page.stem)

@@ -24,6 +24,8 @@ DEAD = 'jobs{job="api", instance="a", status="dead"}'
 LATE = 'jobs_schedule_late_seconds{job="api", instance="a"}'
 BREAKER = 'upstream_breaker_state{job="api", instance="a", upstream="billing"}'
 MAILS = 'mails_oldest_seconds{job="api", instance="a"}'
+WEBHOOKS_DUE = 'webhook_oldest_due_seconds{job="api", instance="a"}'
+WEBHOOKS_DISABLED = 'webhook_subscriptions_disabled{job="api", instance="a"}'
 EXPIRY = 'probe_ssl_earliest_cert_expiry{job="certificate", instance="https://api.example.com"}'
 
 # Values in steps of 30 s: "1x19 0x20" is 1 for ten minutes, and then 0.
@@ -85,6 +87,17 @@ CASES = [
         {"19m": "", "24m": "", "26m30s": "ticket", "42m": ""},
     ),
     Case("MailsWaiting", {MAILS: "0x19 0+30x22 0x60"}, {"21m": "", "30m": ""}),  # greylisted
+    Case(
+        "WebhooksOverdue",
+        {WEBHOOKS_DUE: "0x19 0+30x60 0x40"},
+        {"24m": "", "29m": "", "31m30s": "ticket", "42m": ""},
+    ),
+    Case(
+        "WebhookSubscriptionDisabled",
+        {WEBHOOKS_DISABLED: "7x19 9x300"},
+        {"9m": "", "11m": "ticket", "100m": ""},
+    ),
+    Case("WebhookSubscriptionDisabled", {WEBHOOKS_DISABLED: "9x19 7x300"}, {"11m": "", "100m": ""}),
     Case("CertificateExpiresSoon", {EXPIRY: f"{11 * DAY}x100"}, {"20m": ""}),
     Case(
         "CertificateExpiresSoon",

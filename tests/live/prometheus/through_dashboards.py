@@ -151,7 +151,7 @@ async def used(url: str, logs: Path) -> AsyncIterator[None]:
             await asyncio.sleep(0.1)
         client.headers.update(await sign_in(client, "alice@example.com"))
         item = (await client.post(ITEMS, json={"name": "Anchor"})).json()["id"]
-        users = [use, use_sockets, use_streams]
+        users = [use, use_sockets, use_streams, use_webhooks]
         tasks = [asyncio.create_task(each(client, f"{ITEMS}/{item}")) for each in users]
         try:
             yield
@@ -192,6 +192,16 @@ async def use_streams(client: httpx2.AsyncClient, item: str) -> None:
         async with client.stream("GET", f"{item}/events") as answer:
             assert answer.status_code == 200
             await asyncio.sleep(0.5)
+
+
+async def use_webhooks(client: httpx2.AsyncClient, item: str) -> None:
+    """Send test messages to a subscriber without an address."""
+    new = {"url": "https://subscriber.invalid/", "event_types": ["item.published"]}
+    answer = await client.post("/api/v1/webhooks/subscriptions", json=new)
+    assert answer.status_code == 201, answer.text
+    while True:
+        await client.post(f"{answer.headers['Location']}/ping")
+        await asyncio.sleep(5)
 
 
 async def unanswered(prometheus: httpx2.AsyncClient, asked: dict[str, str]) -> dict[str, str]:

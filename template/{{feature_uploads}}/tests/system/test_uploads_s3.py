@@ -1,10 +1,7 @@
 """Uploads in a bucket: an S3 server that verifies signatures, and links that it refuses to bend."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,53 +16,26 @@ from fastapi import FastAPI
 from app.platform.data import upload_cleanup
 from app.settings import Settings
 from tests.conftest import client_for
-from tests.system.serving import free_port
+from tests.s3 import BUCKET, running_s3
 from tests.uploading import HTML, PNG, execute, uploading_app
 
 FILES = "/test/orders:7/files"
-BUCKET = "bucket"
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an S3 server, with credentials for it in the environment."""
-    port, folder = free_port(), tmp_path_factory.mktemp("s3")
-    url = f"http://127.0.0.1:{port}"
-    (folder / BUCKET).mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"ACCESS_KEY_ID": "uploads", "SECRET_ACCESS_KEY": "secret"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        patch.setenv("AWS_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL_S3", url)
-        patch.setenv("AWS_CONFIG_FILE", "/dev/null")
-        patch.setenv("NANIO_ACCESS_KEY", "uploads")
-        patch.setenv("NANIO_SECRET_KEY", "secret")
-        command = ["nanio", "serve", "--host", "127.0.0.1", "--port", str(port)]
-        with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--data-dir", str(folder)], stdout=log, stderr=log
-            )
-        try:
-            _wait_for(url)
-            yield url
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _wait_for(url: str) -> None:
-    end = datetime.now(UTC) + timedelta(seconds=30)
-    while datetime.now(UTC) < end:
-        try:
-            httpx2.get(url)
-        except httpx2.TransportError:
-            continue
-        return
-    pytest.fail("the S3 server did not start")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An S3 server, with credentials for it in the environment."""
+    with (
+        running_s3(tmp_path_factory.mktemp("s3")) as variables,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture
-async def app(s3: str, fresh_settings: Settings) -> AsyncIterator[FastAPI]:
+async def app(s3: None, fresh_settings: Settings) -> AsyncIterator[FastAPI]:
     changes = {"uploads_url": f"s3://{BUCKET}/some/{uuid4()}", "uploads_max_size": 50_000_000}
     async with uploading_app(fresh_settings, **changes, rate_limit=None) as app:
         yield app

@@ -32,7 +32,9 @@ PART_SIZE = 8 * 1024 * 1024  # bytes; S3 takes 10,000 parts
 CONCURRENT_PARTS = 2  # so that an upload needs at most 24 MiB
 READ_SIZE = 256 * 1024  # bytes
 CONNECT_TIMEOUT = 3  # seconds
-CREDENTIALS_TTL = timedelta(minutes=5)  # botocore renews temporary ones 10 minutes before they end
+# obstore asks again 5 minutes before this ends. botocore renews temporary credentials 10 minutes
+# before they end, so that these are always valid.
+CREDENTIALS_TTL = timedelta(minutes=10)
 KEY = re.compile(r"[0-9a-f]{32}")
 # The name that `object_store` gives to a file until it is complete.
 INCOMPLETE = re.compile(r"[0-9a-f]{32}#\d+")
@@ -75,11 +77,12 @@ class ObjectStore:
         )
         self._s3 = session.create_client("s3", config=client_config)
 
-        async def credentials() -> "S3Credential":
-            found = await asyncio.to_thread(session.get_credentials)
+        # Not async: parts are sent by threads of obstore, which have no event loop.
+        def credentials() -> "S3Credential":
+            found = session.get_credentials()
             if found is None:
                 raise RuntimeError("There are no credentials for S3.")
-            frozen = await asyncio.to_thread(found.get_frozen_credentials)
+            frozen = found.get_frozen_credentials()
             expires_at = datetime.now(UTC) + CREDENTIALS_TTL
             return {
                 "access_key_id": frozen.access_key,

@@ -26,6 +26,7 @@ from app.platform.http.webhook_events import Webhooks, webhook_event
 from app.platform.jobs import store
 from app.platform.jobs.webhook_delivery import sweep
 from app.settings import Settings
+from tests.conftest import client_for
 from tests.platform.jobs.conftest import Service, running_service
 from tests.webhook_receiver import Receiver, running_receiver
 
@@ -290,6 +291,33 @@ async def test_a_subscription_that_answers_410_is_disabled_at_once(
     await sender.publish()
     await sender.run()
     assert [each.status for each in await sender.deliveries()] == ["delivered", "dead"]
+
+
+async def test_metrics_report_outcomes_waiting_deliveries_and_disabled_subscriptions(
+    sender: Sender, receiver: Receiver
+) -> None:
+    await sender.subscribe(receiver.url)
+    for action in ("200", "500", "410"):
+        receiver.action = action
+        await sender.publish()
+        await sender.run()
+    await sender.subscribe(receiver.url, "bob")
+    await sender.publish("bob")
+    pending = update(WebhookDelivery).where(WebhookDelivery.status == "pending")
+    async with sender.db.transaction() as session:
+        lost = WebhookDelivery.next_attempt_at - timedelta(seconds=1000)
+        await session.execute(pending.values(next_attempt_at=lost))
+    async with client_for(sender.service.app) as client:
+        lines = (await client.get("/metrics")).text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("webhook_"))
+    outcomes = {
+        outcome: values[f'webhook_deliveries_total{{outcome="{outcome}"}}']
+        for outcome in ("delivered", "retried", "dead")
+    }
+    # The delivery that was retried is dead as well, once 410 has ended the subscription.
+    assert outcomes == {"delivered": "1.0", "retried": "1.0", "dead": "2.0"}
+    assert values["webhook_subscriptions_disabled"] == "1.0"
+    assert 1000 <= float(values["webhook_oldest_due_seconds"]) < 1100
 
 
 async def test_a_rotated_secret_overlaps_and_then_ends(sender: Sender, receiver: Receiver) -> None:

@@ -302,6 +302,12 @@ async def replay(
     return ids
 
 
+def select_lateness() -> Select[*tuple[Any, ...]]:
+    """Seconds since the pending delivery that has waited longest was due; ``None`` without one."""
+    late = func.extract("epoch", func.now() - func.min(WebhookDelivery.next_attempt_at))
+    return select(late.label("seconds")).where(WebhookDelivery.status == "pending")
+
+
 async def overdue(session: AsyncSession, limit: int) -> list[tuple[UUID, int]]:
     """Pending deliveries whose job was lost, with the number of the attempt that is due."""
     late = WebhookDelivery.next_attempt_at < func.now() - OVERDUE

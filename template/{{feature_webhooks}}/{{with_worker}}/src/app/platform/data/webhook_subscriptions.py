@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from sqlalchemy import Row, delete, func, select, text, update
+from sqlalchemy import Row, Select, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.base.errors import BadRequest, Conflict, NotFound
@@ -193,6 +193,12 @@ async def disable(session: AsyncSession, subscription: AnyRow, reason: str) -> N
             subscription=str(subscription.subscription_id),
             reason=reason,
         )
+
+
+def select_disabled() -> Select[*tuple[Any, ...]]:
+    """How many subscriptions are disabled."""
+    disabled = WebhookSubscription.disabled_at.is_not(None)
+    return select(func.count().label("subscriptions")).where(disabled)
 
 
 async def rotate_secret(

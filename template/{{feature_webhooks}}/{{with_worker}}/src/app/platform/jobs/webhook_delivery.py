@@ -19,6 +19,8 @@ from app.platform.data.webhook_subscriptions import AnyRow, Secrets
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.registry import job
 from app.platform.jobs.webhook_commands import add_commands
+from app.platform.jobs.webhook_metrics import DELIVERIES, WebhookMetrics
+from app.platform.observability import metrics
 from app.platform.settings import PlatformSettings
 
 __all__ = ["add_commands", "setup"]
@@ -42,6 +44,7 @@ async def deliver(context: JobContext, delivery_id: UUID, attempt: int) -> str:
     if due.disabled_at is not None:
         async with context.transaction() as session:
             await webhook_deliveries.bury(session, delivery_id)
+        DELIVERIES.inc(outcome="dead")
         return "disabled"
     if due.pause and due.pause > 0:
         # Spread, so that one of them is first, and the others see what came of it.
@@ -55,6 +58,8 @@ async def deliver(context: JobContext, delivery_id: UUID, attempt: int) -> str:
         delay = await webhook_deliveries.record(session, context.settings, due, attempt, outcome)
         if delay is not None:
             await _enqueue(context, session, delivery_id, attempt + 1, delay)
+    status = "delivered" if outcome.succeeded else "dead" if delay is None else "retried"
+    DELIVERIES.inc(outcome=status)
     log = context.logger.info if outcome.succeeded else context.logger.warning
     log(
         "webhook delivered" if outcome.succeeded else "webhook not delivered",
@@ -121,6 +126,8 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
         queue = app.state.jobs.queue_for(session)
         for delivery_id in ids:
             await queue.enqueue(deliver, delivery_id=delivery_id, attempt=0)
+
+    metrics.register(app, WebhookMetrics(app).collect)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -1,0 +1,53 @@
+"""Prometheus metrics of webhooks that are sent.
+
+Outcomes are counted by the worker that made the attempt. Every process reports the same numbers of
+the tables: aggregate them with ``max``, not ``sum``.
+"""
+
+import time
+from collections.abc import Iterable
+
+from fastapi import FastAPI
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from app.platform.data import webhook_deliveries, webhook_subscriptions
+from app.platform.observability.telemetry import counter
+
+COUNTS_TTL = 5.0  # seconds; each scrape of each process would count otherwise
+
+DELIVERIES = counter(
+    "webhook_deliveries_total",
+    "Deliveries of webhooks after an attempt, by outcome: delivered, retried (later) or dead.",
+    ["outcome"],
+)
+
+
+class WebhookMetrics:
+    """Waiting deliveries and disabled subscriptions, counted every ``COUNTS_TTL`` seconds."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._metrics: list[Metric] = []
+        self._expires_at = 0.0
+
+    async def collect(self) -> Iterable[Metric]:
+        if time.monotonic() >= self._expires_at:
+            session = self._app.state.read_session
+            [late] = await session.all(webhook_deliveries.select_lateness())
+            [disabled] = await session.all(webhook_subscriptions.select_disabled())
+            self._metrics = [
+                _oldest_due(float(late.seconds or 0)),
+                _disabled(disabled.subscriptions),
+            ]
+            self._expires_at = time.monotonic() + COUNTS_TTL
+        return self._metrics
+
+
+def _oldest_due(seconds: float) -> Metric:
+    text = "Seconds since the delivery of a webhook that has waited longest was due."
+    return GaugeMetricFamily("webhook_oldest_due_seconds", text, value=max(0.0, seconds))
+
+
+def _disabled(subscriptions: int) -> Metric:
+    text = "Subscriptions to webhooks that are disabled."
+    return GaugeMetricFamily("webhook_subscriptions_disabled", text, value=subscriptions)

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from sqlalchemy import func, select
 
+from app.platform.base.context import current
 from app.platform.jobs import JobContext, job
 
 # Set by `ignores_cancel`, in this process.
@@ -20,6 +21,12 @@ async def note(context: JobContext, text: str) -> str:
     await context.redis.rpush("notes", text)
     context.logger.info("noted")
     return text.upper()
+
+
+@job(retries=0)
+async def adds_log_fields(_: JobContext) -> None:
+    """Add a field to the log line of the job."""
+    current().log_fields = {"orders": 7}
 
 
 @job(retries=3)

@@ -8,16 +8,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 
 class RequestContext:
     """The ids of one request or job; an empty string where there is none.
 
     ``deadline`` is a time of ``time.monotonic``, in seconds. ``read_lock`` is held while the
-    request or job reads from the database outside of a transaction.
+    request or job reads from the database outside of a transaction. ``log_fields``: added to the
+    log line of the whole request, WebSocket or job; ``None`` until something is added.
     """
 
-    __slots__ = ("_name", "deadline", "read_lock", "request_id", "span_id", "trace_id", "user_id")
+    __slots__ = (
+        "_name",
+        "deadline",
+        "log_fields",
+        "read_lock",
+        "request_id",
+        "span_id",
+        "trace_id",
+        "user_id",
+    )
 
     def __init__(
         self,
@@ -34,6 +45,7 @@ class RequestContext:
         self.span_id = span_id
         self.user_id = user_id
         self.deadline = deadline
+        self.log_fields: dict[str, Any] | None = None
         self.read_lock = asyncio.Lock()
 
     @property

@@ -107,6 +107,8 @@ def _log_fields(
         fields["span_id"] = request.span_id
     if request.user_id:
         fields["user_id"] = request.user_id
+    if request.log_fields:
+        fields |= request.log_fields
     return fields
 
 
@@ -129,4 +131,6 @@ def _websocket_fields(websocket: WebSocketState, route: str, status: int) -> dic
         fields |= {"trace_id": websocket.trace_id, "span_id": websocket.span_id}
     if websocket.user_id:
         fields["user_id"] = websocket.user_id
+    if websocket.log_fields:
+        fields |= websocket.log_fields
     return fields

@@ -60,6 +60,7 @@ class RequestState(context.RequestContext):
         self.user_id = None
         self.started = self.ended = monotonic()
         self.deadline = self.started + timeout
+        self.log_fields = None
         self.read_lock = asyncio.Lock()
         self.scope = scope
         self.span = span

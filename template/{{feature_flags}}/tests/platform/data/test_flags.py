@@ -153,3 +153,32 @@ async def test_the_commands_say_what_is_there_and_what_is_wrong(service: FastAPI
     assert (missing.exit_code, "There is no flag nothing" in missing.output) == (1, True)
     wrong = await run_sync(command, settings, "set", "x", "true", "--percentage", "101")
     assert wrong.exit_code == 2
+
+
+async def test_the_log_line_of_a_request_has_its_flags_without_the_user(
+    service: FastAPI, flags: Flags, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def read(flags: FlagsDep, many: int = 0) -> None:
+        flags.enabled("fixed", "user-7")
+        flags.value("rate", 1)
+        flags.value("missing", "of joe@example.org " + "x" * 1000)
+        for number in range(many):
+            flags.enabled(f"flag-{number}")
+
+    service.add_api_route("/evaluates", read)
+    async with client_for(service) as client:
+        capfd.readouterr()
+        await client.get("/evaluates")
+        await client.get("/evaluates?many=100")
+        await client.get("/health/live")
+        await client.get("/nowhere")
+        service.state.access_log.flush()
+    out = capfd.readouterr().out
+    lines = [line for line in map(json.loads, out.splitlines()) if line["event"] == "request"]
+    one, many, *others = [line.get("flags") for line in lines]
+    assert (one["fixed"], one["rate"]) == (True, 2)
+    assert len(one["missing"]) == 100
+    assert "joe" not in out
+    assert "user-7" not in out
+    assert len(many) == 20
+    assert others == [None]

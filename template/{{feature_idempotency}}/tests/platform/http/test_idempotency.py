@@ -470,3 +470,29 @@ async def test_pages_of_allowed_origins_can_send_the_key_and_read_the_header(
         assert (await client.options("/health/live", headers=headers)).status_code == 200
         response = await client.get("/health/live", headers={"Origin": origin})
     assert "Idempotency-Replayed" in response.headers["Access-Control-Expose-Headers"]
+
+
+async def test_requests_are_counted_by_how_they_ended(
+    shared: FastAPI, client: httpx2.AsyncClient, routes: Routes
+) -> None:
+    def counts() -> dict[str, float]:
+        value = shared.state.metrics.registry.get_sample_value
+        names = ("new", "replayed", "reused", "in_use", "not_kept")
+        return {name: value("idempotent_requests_total", {"result": name}) or 0.0 for name in names}
+
+    before = counts()
+    for amount in (1, 1, 1, 2):
+        await client.post("/test/pay", json={"amount": amount})
+    await client.put("/test/pay", json={"amount": 1})  # idempotent by itself: not counted
+    client.headers["Idempotency-Key"] = str(uuid4())
+    for _ in range(2):
+        await client.post("/test/large")
+    client.headers["Idempotency-Key"] = str(uuid4())
+    first = asyncio.create_task(client.post("/test/wait"))
+    await routes.entered.wait()
+    assert (await client.post("/test/wait")).status_code == 409
+    routes.leave.set()
+    await first
+    after = counts()
+    grown = {name: after[name] - before[name] for name in after}
+    assert grown == {"new": 3, "replayed": 2, "reused": 1, "in_use": 1, "not_kept": 1}

@@ -1,6 +1,7 @@
 """Running jobs: attempts, retries, leases and outcomes, on a real database."""
 
 import asyncio
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,6 +29,19 @@ async def test_duplicate_messages_run_the_job_once(service: Service) -> None:
     await asyncio.gather(*(service.runner.run(enqueued.id) for _ in range(5)))
     await service.runner.run(enqueued.id)
     assert await service.app.state.redis.lrange("notes", 0, -1) == ["once"]
+
+
+async def test_the_log_line_of_a_job_has_the_fields_that_it_added(
+    service: Service, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [await service.enqueue(samples.adds_log_fields)]
+    jobs.append(await service.enqueue(samples.note, text="none"))
+    capfd.readouterr()
+    for enqueued in jobs:
+        await service.runner.run(enqueued.id)
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    ended = [line.get("orders") for line in lines if line["event"] == "job succeeded"]
+    assert ended == [7, None]
 
 
 async def test_a_message_for_an_unknown_job_is_ignored(service: Service) -> None:

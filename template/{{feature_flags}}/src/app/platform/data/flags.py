@@ -25,12 +25,14 @@ from opentelemetry import trace
 from sqlalchemy import select
 from starlette.requests import HTTPConnection
 
+from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.base.tasks import cancel
 from app.platform.data.database import ReadSession
 from app.platform.data.flag_commands import add_commands as add_commands
 from app.platform.data.flag_table import Flag
-from app.platform.observability.logs import get_logger
+from app.platform.observability import tracing
+from app.platform.observability.logs import get_logger, redact_text
 from app.platform.settings import PlatformSettings
 
 Value = bool | int | float | str
@@ -38,6 +40,9 @@ V = TypeVar("V", bool, int, float, str)
 
 logger = get_logger(__name__)
 
+# Of one request or job: flags in its log line and its span, and characters of each name and text.
+MAX_RECORDED = 20
+MAX_RECORDED_TEXT = 100
 
 FLAGS = select(Flag.name, Flag.value, Flag.percentage, Flag.users)
 
@@ -127,24 +132,42 @@ def position(name: str, user: str) -> float:
     return int.from_bytes(digest[:8]) / 2**64 * 100
 
 
-class TraceHook(Hook):
-    """Adds each evaluation to the span, in OpenTelemetry's words, without the user."""
+class RecordingHook(Hook):
+    """Records each evaluation, without the user, in the span and the log line of the request."""
 
-    def after(
+    def finally_after(
         self,
         hook_context: HookContext,
         details: FlagEvaluationDetails[Any],
         hints: HookHints,
     ) -> None:
-        span = trace.get_current_span()
-        if span.is_recording():
-            attributes = {
-                "feature_flag.key": details.flag_key,
-                "feature_flag.provider.name": "database",
-                "feature_flag.result.value": details.value,
-                "feature_flag.result.reason": (details.reason or Reason.UNKNOWN).lower(),
-            }
-            span.add_event("feature_flag.evaluation", attributes)
+        value = details.value
+        if isinstance(value, str):
+            value = redact_text(value)[:MAX_RECORDED_TEXT]
+        _record_event(details, value)
+        current = context.current()
+        if current.log_fields is None:
+            current.log_fields = {}
+        flags = current.log_fields.setdefault("flags", {})
+        name = details.flag_key[:MAX_RECORDED_TEXT]
+        if name in flags or len(flags) < MAX_RECORDED:
+            flags[name] = value
+            tracing.set_attributes({"flags.evaluated": [f"{each}={flags[each]}" for each in flags]})
+
+
+def _record_event(details: FlagEvaluationDetails[Any], value: Value) -> None:
+    """Add the event to the span, by OpenTelemetry's semantic conventions."""
+    span = trace.get_current_span()
+    if span.is_recording():
+        attributes = {
+            "feature_flag.key": details.flag_key,
+            "feature_flag.provider.name": "database",
+            "feature_flag.result.value": value,
+            "feature_flag.result.reason": (details.reason or Reason.UNKNOWN).lower(),
+        }
+        if details.error_code:
+            attributes["error.type"] = details.error_code.value.lower()
+        span.add_event("feature_flag.evaluation", attributes)
 
 
 class Flags:
@@ -157,7 +180,7 @@ class Flags:
         self._reported: set[tuple[str, ErrorCode]] = set()
         api.set_provider_and_wait(self.provider, self._domain)
         self.client = api.get_client(self._domain)
-        self.client.add_hooks([TraceHook()])
+        self.client.add_hooks([RecordingHook()])
 
     def close(self) -> None:
         """Leave the registry of OpenFeature."""

@@ -22,10 +22,11 @@ from app.platform.base.errors import AppError, BadRequest, Conflict
 from app.platform.base.paths import route_path
 from app.platform.data import idempotency_keys
 from app.platform.data.database import SessionDep
-from app.platform.data.idempotency_keys import StoredResponse
+from app.platform.data.idempotency_keys import KeyInUse, StoredResponse
 from app.platform.http import cors
 from app.platform.http.problems import responses
 from app.platform.observability.logs import get_logger
+from app.platform.observability.telemetry import counter
 from app.platform.settings import PlatformSettings
 
 logger = get_logger(__name__)
@@ -43,6 +44,12 @@ CLAIM = "app.idempotency"
 # One in so many requests with a new key also deletes expired keys, at most `SWEEP_SIZE` of them.
 SWEEP_INTERVAL = 100
 SWEEP_SIZE = 200
+
+REQUESTS = counter(
+    "idempotent_requests_total",
+    "Requests with an idempotency key: new, replayed, reused, in_use, not_kept.",
+    ["result"],
+)
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -211,21 +218,29 @@ async def _claim(request: Request, caller: str, session: AsyncSession, required:
         return
     settings: PlatformSettings = request.app.state.settings
     fingerprint = await _fingerprint(request)
-    stored = await idempotency_keys.claim(
-        session,
-        caller,
-        key,
-        fingerprint,
-        ttl=settings.idempotency_ttl,
-        wait=settings.idempotency_wait,
-    )
+    try:
+        stored = await idempotency_keys.claim(
+            session,
+            caller,
+            key,
+            fingerprint,
+            ttl=settings.idempotency_ttl,
+            wait=settings.idempotency_wait,
+        )
+    except KeyInUse:
+        REQUESTS.inc(result="in_use")
+        raise
     if stored is None:
+        REQUESTS.inc(result="new")
         request.scope[CLAIM] = Claim(session, caller, key)
         return
     if stored.fingerprint != fingerprint:
+        REQUESTS.inc(result="reused")
         raise KeyReused
     if stored.body is None:
+        REQUESTS.inc(result="not_kept")
         raise ResponseNotKept(stored.status)
+    REQUESTS.inc(result="replayed")
     raise Replay(stored, stored.body)
 
 

@@ -129,6 +129,7 @@ class Runner:
             job_id=str(claim.id),
             attempt=claim.attempts,
             duration_ms=round(seconds * 1000, 1),
+            **(current.log_fields or {}),
         )
 
     async def _attempt(self, claim: Claim) -> Any:

@@ -4,9 +4,9 @@
 
 Starts the containers of ``compose.yaml`` and Prometheus, in a Compose project of its own, under
 steady traffic. Injects each fault of ``tools/game-day/*.toml``, or those named; files ``*.yaml``
-there are more for Compose. The fault's alert has to fire; after the step of its runbook, it has to
-resolve. Prints a table; exits with 1 if an alert did not do so. ``IMAGE``: an image of the service,
-which is otherwise built.
+there are more for Compose, files ``*.py`` more routes and jobs of the service. The fault's alert
+has to fire; after the step of its runbook, it has to resolve. Prints a table; exits with 1 if an
+alert did not do so. ``IMAGE``: an image of the service, which is otherwise built.
 
 The rules are those of ``compose/rules``, with all times divided by ``FACTOR``: windows, ``for``,
 and thresholds of a minute or more. Burn rates and shares do not depend on it.
@@ -24,7 +24,7 @@ import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Semaphore, Thread
@@ -56,6 +56,7 @@ class Fault:
     reduce: str = "true"
     requests: str = ""  # a method and a path, called while the fault lasts
     rate: float = 0  # per second
+    lasting: bool = False  # whether the requests go on until the alert has resolved
     labels: dict[str, str] = field(default_factory=dict)  # of the alert, to tell it from others
 
 
@@ -114,12 +115,15 @@ def write_stack() -> None:
         configuration,
     )
     (FOLDER / "prometheus.yml").write_text(configuration)
-    release = f"{ROOT}/tools/game_day_release.py:/game_day_release.py:ro"
+    release = [
+        f"{ROOT}/tools/game_day_release.py:/game_day_release.py:ro",
+        f"{FAULTS}:/game-day:ro",
+    ]
     services: dict[str, Any] = {
         name: {
             "command": ["python", "/game_day_release.py", command],
             "environment": {"GAME_DAY": "${GAME_DAY:-}", "RATE_LIMIT": "off"},
-            "volumes": [release],
+            "volumes": release,
         }
         for name, command in [("api", "serve"), *zip(*[BACKGROUND_PROCESSES] * 2, strict=True)]
     }
@@ -228,14 +232,18 @@ def try_out(fault: Fault) -> Outcome:
     before = {labels["alertname"] for labels in firing()}
     run(fault.inject)
     start = time.monotonic()
-    with traffic(fault.requests, fault.rate) if fault.requests else nullcontext():
+    with ExitStack() as requests:
+        if fault.requests:
+            requests.enter_context(traffic(fault.requests, fault.rate))
         detected = seconds_until(lambda: fires(fault))
         fired = detected and time.monotonic() - start
         others = {labels["alertname"] for labels in firing()} - before - {fault.alert}
-    start = time.monotonic()
-    run(fault.reduce)
-    ended = seconds_until(lambda: not fires(fault)) is not None
-    resolved = time.monotonic() - start if ended else None
+        if not fault.lasting:
+            requests.close()
+        start = time.monotonic()
+        run(fault.reduce)
+        ended = seconds_until(lambda: not fires(fault)) is not None
+        resolved = time.monotonic() - start if ended else None
     return Outcome(fault, fired, resolved, tuple(sorted(others)))
 
 

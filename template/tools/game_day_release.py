@@ -1,11 +1,16 @@
 """The service of a game day: itself, with a route that every request of the game day calls.
 
 ``tools/game_day.py`` mounts it into the containers, where ``python game_day_release.py serve`` is
-``app serve``. ``GAME_DAY=bad`` makes it a release with a bug.
+``app serve``. ``GAME_DAY=bad`` makes it a release with a bug, ``GAME_DAY=long`` one with a long
+transaction. The modules of ``tools/game-day`` have more jobs, and routes in ``router``.
 """
 
+import asyncio
+import importlib
 import os
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 from fastapi import APIRouter, FastAPI
@@ -13,19 +18,14 @@ from sqlalchemy import text
 
 from app import cli, main
 from app.platform.data.database import SessionDep
-from app.platform.jobs import JobContext, Jobs, job
 from app.platform.settings import PlatformSettings
 
 CPU = 0.02  # seconds of work that a request does without waiting
+LONG = 4  # seconds of the long transaction
+MODULES = Path("/game-day")
 LOCK = text("SELECT pg_advisory_xact_lock_shared(1)")  # blocked by a session that holds lock 1
 
 router = APIRouter(prefix="/game-day", include_in_schema=False)
-
-
-@job(name="game_day.poison", retries=0)
-async def poison(_: JobContext) -> None:
-    """A job that fails at each attempt."""
-    raise ValueError("a poison job")
 
 
 @router.get("/work")
@@ -34,19 +34,22 @@ async def work(session: SessionDep) -> str:
     if os.environ.get("GAME_DAY") == "bad":
         raise ZeroDivisionError("the bug of this release")
     await session.execute(LOCK)
+    if os.environ.get("GAME_DAY") == "long":
+        await asyncio.sleep(LONG)
     end = time.thread_time() + CPU
     while time.thread_time() < end:
         pass
     return "done"
 
 
-@router.post("/poison", status_code=202)
-async def enqueue_poison(jobs: Jobs) -> None:
-    await jobs.enqueue(poison)
+# At import, which child processes of a worker repeat.
+sys.path.append(str(MODULES))
+modules = [importlib.import_module(path.stem) for path in sorted(MODULES.glob("*.py"))]
 
 
 def setup(app: FastAPI, _: PlatformSettings) -> None:
-    app.include_router(router)
+    for module in (sys.modules[__name__], *modules):
+        app.include_router(module.router)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Event streams: resumed, limited, ended politely; sent only if the transaction commits."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated
@@ -10,7 +11,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.platform.data.topics import PREFIX
+from app.platform.data.topics import PREFIX, format_id
 from app.platform.http.event_streams import EventStream, EventStreams, EventStreamsDep
 from app.settings import Settings
 from tests.conftest import client_for, running_platform
@@ -84,6 +85,13 @@ async def test_a_client_resumes_where_it_stopped(streaming: FastAPI) -> None:
             '{"text":"2"}',
             '{"text":"3"}',
         ]
+    # A browser that gave up begins anew, and can set no header; a header is newer.
+    newest = await streams.topics.publish("a", "Told", '{"text":"4"}')
+    for headers, texts in (({}, "2"), ({"Last-Event-ID": format_id(newest)}, "5")):
+        async with open_stream(streaming, f"/streams/a?after={seen}", headers) as stream:
+            if headers:
+                await streams.publish("a", Told(text="5"))
+            assert json.loads((await stream.event())["data"])["text"] == texts
     await streaming.state.redis.delete(f"{PREFIX}a")
     async with open_stream(streaming, "/streams/a", {"Last-Event-ID": seen}) as stream:
         event = await stream.event()

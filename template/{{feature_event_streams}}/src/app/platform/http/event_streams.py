@@ -1,8 +1,8 @@
 """Event streams (Server-Sent Events): events of a topic, sent to clients of every process.
 
-A client that reconnects sends the id of the last event that it has received (``Last-Event-ID``)
-and gets those that it has missed, from any process. An event named ``gap`` tells it that some may
-be gone, so that it has to read the current state again.
+A client that reconnects sends the id of the last event that it has received (``Last-Event-ID``, or
+``?after=``) and gets those that it has missed, from any process. An event named ``gap`` tells it
+that some may be gone, so that it has to read the current state again.
 """
 
 import asyncio
@@ -91,7 +91,9 @@ class EventStreams:
             raise TooManyRequests("You have too many event streams open; close one first.")
         if is_draining(self._app):
             raise Unavailable("The server is shutting down.")
-        after = parse_id(request.headers.get("Last-Event-ID", ""))
+        # A browser gives up after an error such as 503, and a new EventSource can set no header.
+        seen = request.headers.get("Last-Event-ID") or request.query_params.get("after", "")
+        after = parse_id(seen)
         self._callers[key] += 1
         self._open.inc()
         try:

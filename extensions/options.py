@@ -136,6 +136,7 @@ class Option(BaseModel):
     platform: str = ""  # a section of docs/platform.md: what a feature imports of it
     checklist: tuple[Line, ...] = ()  # rows of docs/production.md: "what | what holds it"
     runbooks: tuple[Line, ...] = ()  # rows of docs/runbooks/README.md: "alert | severity | means"
+    audit_events: tuple[Line, ...] = ()  # rows of docs/audit-log.md: "action | what happened"
     timeouts: tuple[Line, ...] = ()  # rows of docs/timeouts.md: "what | where | seconds | result"
     # Of docs/capacity.md: rows of its table, or where the time goes.
     capacity: tuple[Line, ...] = ()

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import func, select, update
 
+from app.platform.auth import audit_log
 from app.platform.auth.models import Account, LoginSession
 from app.platform.base import signing
 from app.settings import Settings
@@ -100,7 +101,8 @@ async def test_reuse_of_a_refresh_token_ends_the_session(
 
     assert reuse.status_code == after.status_code == 401
     assert not await is_good(client, latest)
-    assert audit_lines(capfd) == [("audit.refresh", "reused")]
+    assert audit_lines(capfd) == [("audit.refresh", "reused"), ("audit.refresh_reused", None)]
+    assert await recorded(app) == ["refresh_reused"]
     assert (await log_in(client, EMAIL)).is_success
 
 
@@ -146,6 +148,13 @@ def audit_lines(capfd: pytest.CaptureFixture[str]) -> list[tuple[str, str | None
     audit = [line for line in lines if line["event"].startswith("audit.refresh")]
     assert all(line["client_ip"] == "127.0.0.1" and line["subject"] for line in audit)
     return [(line["event"], line.get("reason")) for line in audit]
+
+
+async def recorded(app: FastAPI) -> list[str]:
+    """The actions in the audit log that have to do with refresh tokens."""
+    async with app.state.db.transaction() as db:
+        events = await audit_log.newest(db, 100)
+    return [event.action for event in events if "refresh" in event.action]
 
 
 async def expiry(app: FastAPI) -> datetime:

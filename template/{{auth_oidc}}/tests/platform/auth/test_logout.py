@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.platform.auth import revocations
+from app.platform.auth import audit_log, revocations
 from app.settings import Settings
 from tests.actors import AUTH, issue, logout_claims, send_logout_token, sign_in
 from tests.conftest import client_for, running_app
@@ -72,6 +72,21 @@ async def test_a_repeated_logout_token_does_not_revoke_newer_tokens(
     assert [answer.status_code for answer in answers] == [200] * 4
     assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
     assert (before, after) == (200, 401)
+
+
+@pytest.mark.parametrize("named", ["sub", "sid"])
+async def test_a_logout_by_the_provider_is_in_the_audit_log(
+    app: FastAPI, client: httpx2.AsyncClient, alice: httpx2.AsyncClient, named: str
+) -> None:
+    caller = (await alice.get(ME)).json()["id"]
+    named_by = {"sub": "alice@example.com"} if named == "sub" else {"sid": "s-7"}
+    await send_logout_token(client, logout_claims(token_of(alice), **named_by))
+    async with app.state.db.transaction() as db:
+        [event] = await audit_log.newest(db, 100)
+
+    assert (event.actor, event.action) == ("provider", "backchannel_logout")
+    expected = (caller, {}) if named == "sub" else ("unknown", {"session": "s-7"})
+    assert (event.subject, event.details) == expected
 
 
 INVALID: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.platform.auth import grants, logins, sessions
+from app.platform.auth import audit_log, grants, logins, sessions
 from app.platform.auth.account_routes import AccountsDep, PasswordForm
 from app.platform.auth.current import CurrentUser
 from app.platform.auth.identity import InvalidCredentials
@@ -118,7 +118,10 @@ async def _rotate(
         valid = sessions.matches(session, secret)
     if not valid:
         await sessions.revoke(db, session_id)
-        audit.refused(request, "refresh", "reused", str(session.account_id))
+        owner = str(session.account_id)
+        audit.refused(request, "refresh", "reused", owner)
+        actor = audit_log.actor_of(request, owner)  # whoever has the token: perhaps not the owner
+        await audit_log.record(db, actor, "refresh_reused", owner, session=str(session_id))
         return None
     statement = select(Account.scopes, grants.of_account()).where(
         Account.id == session.account_id, Account.disabled_at.is_(None)

@@ -77,6 +77,7 @@ async def backchannel_logout(
     ],
     request: Request,
     response: Response,
+    db: SessionDep,
 ) -> None:
     """Receive a logout from the provider: OpenID Connect Back-Channel Logout."""
     response.headers["Cache-Control"] = "no-store"
@@ -86,8 +87,11 @@ async def backchannel_logout(
     except InvalidCredentials as error:
         audit.refused(request, "backchannel_logout", error.reason)
         raise BadRequest("The logout token is not valid.") from None
-    await _revocations(request).revoke(logout)
-    audit.succeeded(request, "backchannel_logout", logout.subject_id or "a session")
+    await _revocations(request).revoke(logout)  # first: it must not depend on the database
+    actor = actor_of(request, "provider")
+    subject = logout.subject_id or "unknown"
+    details = {"session": logout.session} if logout.session else {}
+    await audit_log.record(db, actor, "backchannel_logout", subject, **details)
 
 
 def _revocations(request: Request) -> Revocations:

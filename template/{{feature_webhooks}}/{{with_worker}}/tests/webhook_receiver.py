@@ -19,7 +19,7 @@ class Received:
 
 @dataclass
 class Receiver:
-    """``action``: a status, ``hang``, ``redirect``, ``huge`` or ``garbage``."""
+    """``action``: a status, ``hang``, ``trickle``, ``redirect``, ``huge`` or ``garbage``."""
 
     port: int = 0
     action: str = "200"
@@ -48,6 +48,12 @@ class Receiver:
         self.arrived.set()
         if self.action == "hang":
             await reader.read()  # until the other side ends the connection
+        elif self.action == "trickle":
+            writer.write(b"HTTP/1.1 200 OK\r\n")
+            while not writer.is_closing():  # a header now and then, and never the end of the head
+                writer.write(b"X-More: 1\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.05)
         elif self.action == "redirect":
             writer.write(REDIRECT + b"Content-Length: 0\r\n\r\n")
         elif self.action == "huge":

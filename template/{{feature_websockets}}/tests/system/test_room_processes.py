@@ -172,11 +172,12 @@ async def send(server: Server, http: httpx2.AsyncClient, number: int) -> None:
 
 
 async def test_kept_messages_arrive_once_though_a_worker_and_redis_are_killed(
-    start: Callable[..., Server], redis: Redis
+    start: Callable[..., Server], redis: Redis, record_property: Callable[[str, object], None]
 ) -> None:
     url = f"redis://127.0.0.1:{redis.port}/0"
-    two, third = start(REDIS_URL=url), start(REDIS_URL=url, WEB_CONCURRENCY="1")
-    kept = [Client("kept", server) for server in (two, two, two, two, third, third)]
+    two = start(REDIS_URL=url)
+    third, fourth = (start(REDIS_URL=url, WEB_CONCURRENCY="1") for _ in range(2))
+    kept = [Client("kept", server) for server in (two, two, two, two, third, fourth)]
     passing = [Client("passing", third) for _ in range(2)]
     numbers = range(120)
     async with running(*kept, *passing), httpx2.AsyncClient(timeout=10) as http:
@@ -199,7 +200,12 @@ async def test_kept_messages_arrive_once_though_a_worker_and_redis_are_killed(
     assert not any(missing)
     # Received, and how many of them twice: a number that was sent again after an error has two ids.
     counts = [(len(client.ids), len(client.ids) - len(set(client.ids))) for client in kept]
+    figures = (len(numbers), counts, sum(map(len, missing)))
+    record_property("sent, received and doubled, missing", figures)
     assert all(doubled == 0 for _, doubled in counts), counts
+    lost = [len(set(numbers).difference(client.numbers)) for client in passing]
+    record_property("missing in the room that is not kept", lost)
+    assert len({pid for client in kept for pid in client.pids}) >= 4
     assert all(client.has_each_once_and_in_order() for client in [*kept, *passing])
     assert all("gap" not in client.others for client in kept)
     assert len(kept[0].pids) >= 2
@@ -210,7 +216,7 @@ async def test_kept_messages_arrive_once_though_a_worker_and_redis_are_killed(
 
 
 async def test_clients_of_a_server_that_stops_under_load_miss_nothing(
-    start: Callable[..., Server],
+    start: Callable[..., Server], record_property: Callable[[str, object], None]
 ) -> None:
     stopped, other = start(DRAIN_SECONDS="1"), start(WEB_CONCURRENCY="1")
     clients = [Client("kept", stopped, other) for _ in range(12)]
@@ -221,6 +227,8 @@ async def test_clients_of_a_server_that_stops_under_load_miss_nothing(
             await send(other, http, number)
         await until(lambda: all(89 in client.numbers for client in clients))
         assert await asyncio.to_thread(stopped.process.wait, 15) == 0
+    received = sum(len(client.numbers) for client in clients)
+    record_property("sent, received", (90, received))
     for client in clients:
         assert (client.codes[0], client.others[:1]) == (1012, ["reconnect"])
         assert client.numbers == list(range(90))

@@ -1,5 +1,6 @@
 """What hostile and broken subscribers do to a delivery: nothing beyond its bounds."""
 
+import asyncio
 import ssl
 import time
 from collections.abc import Sequence
@@ -85,6 +86,12 @@ async def test_a_subscriber_that_hangs_is_given_up() -> None:
         outcome = await deliver(receiver.url, seconds=0.2)
     assert outcome.error == "no response in time"
     assert time.monotonic() - start < 3
+
+
+async def test_a_subscriber_that_answers_bit_by_bit_is_given_up() -> None:
+    async with running_receiver(action="trickle") as receiver, asyncio.timeout(30):
+        outcome = await deliver(receiver.url, seconds=0.5)
+    assert outcome.error == "no response in time"
 
 
 async def test_a_response_of_a_gigabyte_is_not_read() -> None:

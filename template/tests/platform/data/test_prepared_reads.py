@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -40,8 +42,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import INET, JSONB
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.util import greenlet_spawn
 
 from app.platform.base.errors import DatabaseUnavailable
+from app.platform.data import database
 from app.platform.data.database import Database, ReadSession, SessionDep, create_engine
 from app.settings import Settings
 from tests.conftest import client_for, open_connection, running_platform
@@ -84,14 +88,14 @@ VALUES: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    """An app with one connection."""
+@pytest.fixture(scope="module", params=[0, 30], ids=["tested before use", "used lately"])
+async def app(request: pytest.FixtureRequest, module_settings: Settings) -> AsyncIterator[FastAPI]:
+    """An app with one connection, which is tested before each use, or is not."""
     changes: dict[str, Any] = {
         "db_pool_size": 1,
         "db_max_overflow": 0,
         "db_statement_timeout": 0.6,
-        "db_ping_after_idle": 0,
+        "db_ping_after_idle": request.param,
     }
     async with running_platform(module_settings.model_copy(update=changes)) as app:
         yield app
@@ -235,16 +239,62 @@ async def test_a_server_that_does_not_answer_invalidates_the_pool(
     assert app.state.db.engine.pool.checkedout() == 0
 
 
-async def test_a_lost_connection_is_replaced(reads: ReadSession, module_settings: Settings) -> None:
+async def terminate(settings: Settings, pid: int) -> None:
+    async with open_connection(make_url(settings.database_url.get_secret_value())) as admin:
+        wait = text("SELECT pg_terminate_backend(:pid, 10000)")  # until it has ended
+        assert await admin.scalar(wait, {"pid": pid})
+
+
+async def test_a_lost_connection_is_replaced(
+    app: FastAPI, reads: ReadSession, module_settings: Settings
+) -> None:
+    used_lately = app.state.settings.db_ping_after_idle > 0
     await prepare(reads, pid := select(literal_column("pg_backend_pid()")))
     before = await reads.first(pid)
     assert before
-    async with open_connection(make_url(module_settings.database_url.get_secret_value())) as admin:
-        terminate = text("SELECT pg_terminate_backend(:pid, 10000)")  # waits until it has ended
-        assert await admin.scalar(terminate, {"pid": before[0]})
-    after = await reads.first(pid)  # pinged, since it was idle
+    await terminate(module_settings, before[0])
+    if used_lately:  # not pinged: whoever uses it finds out
+        with pytest.raises(DBAPIError, match="connection is closed"):
+            await reads.first(pid)
+    after = await reads.first(pid)
     assert after
     assert after != before
+
+
+async def test_a_connection_that_was_idle_is_tested(
+    reads: ReadSession, module_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(reads, pid := select(literal_column("pg_backend_pid()")))
+    before = await reads.first(pid)
+    assert before
+    await terminate(module_settings, before[0])
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 31)  # past DB_PING_AFTER_IDLE
+    monkeypatch.setattr(database, "time", later)
+    assert await reads.first(pid) != before
+
+
+async def test_a_connection_is_replaced_at_its_maximum_age(
+    reads: ReadSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(reads, pid := select(literal_column("pg_backend_pid()")))
+    before, now = await reads.first(pid), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1801)
+    assert await reads.first(pid) != before
+
+
+async def test_a_read_needs_a_greenlet_only_for_a_connection_that_may_be_tested(
+    app: FastAPI, reads: ReadSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(reads, pid := select(literal_column("pg_backend_pid()")))
+    before, used = await reads.first(pid), list[Any]()
+
+    async def spawn(*arguments: Any) -> Any:
+        used.append(arguments)
+        return await greenlet_spawn(*arguments)
+
+    monkeypatch.setattr(database, "greenlet_spawn", spawn)
+    assert await reads.first(pid) == before
+    assert len(used) == (0 if app.state.settings.db_ping_after_idle else 1)
 
 
 async def test_a_cancelled_read_returns_its_connection(app: FastAPI, reads: ReadSession) -> None:
@@ -286,9 +336,9 @@ async def test_the_log_shows_every_statement(
 
 async def test_nothing_is_prepared_through_pgbouncer(module_settings: Settings) -> None:
     engine = create_engine(module_settings.model_copy(update={"db_pgbouncer": True}))
-    database = Database(engine, max_connections=1, acquire_timeout=1)
+    pgbouncer = Database(engine, max_connections=1, acquire_timeout=1)
     statement = select(literal("anew"))
     for _ in range(3):
-        assert await ReadSession(database).first(statement) == ("anew",)
-    assert database.prepared_reads.get(statement, {}) is None
+        assert await ReadSession(pgbouncer).first(statement) == ("anew",)
+    assert pgbouncer.prepared_reads.get(statement, {}) is None
     await engine.dispose()

@@ -10,8 +10,9 @@ on, the reads of the same request, such as the lookup of its user, run in that t
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Annotated, Any, TypeVar, TypeVarTuple
@@ -25,15 +26,17 @@ from sqlalchemy import (
     Executable,
     MetaData,
     NullPool,
+    PoolProxiedConnection,
     Row,
     Select,
     event,
 )
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.orm.session import JoinTransactionMode
 from sqlalchemy.util import await_, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 from starlette.requests import HTTPConnection
 
 from app.platform import about
@@ -58,6 +61,9 @@ ROLLED_BACK = ("40001", "40P01")
 READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction: a write on a standby
 # Seconds after Postgres' own statement_timeout until the driver gives up on an unresponsive server.
 TIMEOUT_MARGIN = 1.0
+# A connection that was idle for less than this, in seconds, is used without a greenlet, in which
+# it could be tested; at most half of DB_PING_AFTER_IDLE.
+USED_LATELY = 5.0
 Columns = TypeVarTuple("Columns")
 T = TypeVar("T")
 Callback = Callable[[], Awaitable[None]]
@@ -107,7 +113,7 @@ class Database:
     """Access to Postgres through an engine, with at most ``max_connections`` at a time.
 
     ``acquire_timeout``: seconds to wait for a connection. ``used``: connections in use.
-    ``waiting``: requests and jobs that wait for one.
+    ``waiting``: requests and jobs that wait for one. ``used_lately``: see ``USED_LATELY``.
     """
 
     # Sessions control the transaction of the connection that they take.
@@ -119,6 +125,7 @@ class Database:
         max_connections: int,
         acquire_timeout: float,
         slow_statements: SlowStatements | None = None,
+        used_lately: float = 0,
     ) -> None:
         self.engine = engine
         self.max_connections = max_connections
@@ -128,6 +135,8 @@ class Database:
             enabled=not isinstance(engine.pool, NullPool), slow_statements=slow_statements
         )
         self._exhausted_since: float | None = None
+        self._used_lately = used_lately
+        self._uses = deque[float](maxlen=max_connections)  # the times of the last ones
         # FIFO: SQLAlchemy's pool alone could starve early waiters under load.
         self._slots = asyncio.Semaphore(max_connections)
         self._acquire_timeout = acquire_timeout
@@ -136,19 +145,13 @@ class Database:
     def connect(self, *, autocommit: bool = False) -> Iterator[Connection]:
         """A connection, for code in a greenlet; raises ``Unavailable`` if none is free in time."""
         await_(self._acquire())
-        self.used += 1
-        if self.exhausted and self._exhausted_since is None:
-            self._exhausted_since = time.monotonic()
         try:
             with self.engine.sync_engine.connect() as connection:
                 if autocommit:
                     connection.execution_options(isolation_level="AUTOCOMMIT")
                 yield connection
         finally:
-            self.used -= 1
-            self._slots.release()
-            if not self.exhausted:
-                self._exhausted_since = None
+            self._release()
 
     @property
     def exhausted(self) -> bool:
@@ -162,9 +165,23 @@ class Database:
         return 0.0 if since is None else time.monotonic() - since
 
     async def _acquire(self) -> None:
-        if not self.exhausted:
+        if self.exhausted:
+            await self._wait()
+        else:
             await self._slots.acquire()
-            return
+        now = time.monotonic()
+        self.used += 1
+        self._uses.append(now)
+        if self.exhausted and self._exhausted_since is None:
+            self._exhausted_since = now
+
+    def _release(self) -> None:
+        self.used -= 1
+        self._slots.release()
+        if not self.exhausted:
+            self._exhausted_since = None
+
+    async def _wait(self) -> None:
         self.waiting += 1
         try:
             # wait_for() would create a task in Python 3.11.
@@ -195,12 +212,15 @@ class Database:
             await callback()
 
     async def read(
-        self, run: Callable[[Connection], T], by_driver: Callable[[Connection], T] | None = None
+        self,
+        run: Callable[[Connection], T],
+        by_driver: Callable[[PoolProxiedConnection], Awaitable[T]] | None = None,
     ) -> T:
         """Result of ``run`` in the open transaction of this request, or else in autocommit.
 
         Autocommit saves BEGIN and ROLLBACK. Concurrent calls in one request run one by one.
-        ``by_driver`` takes the place of ``run`` in autocommit, and uses the driver's connection.
+        ``by_driver`` takes the place of ``run`` in autocommit, and uses the driver's connection,
+        unless somebody listens to the engine's statements.
         """
         # One greenlet switch in each direction; AsyncConnection needs three, and a task.
         if transaction := self._open_transaction():
@@ -208,9 +228,9 @@ class Database:
                 if transaction.taken and not transaction.ending:
                     return await greenlet_spawn(run, transaction.taken)
                 if not transaction.ending:
-                    return await greenlet_spawn(self._read, run, by_driver)
+                    return await self._read(run, by_driver)
         async with context.current().read_lock:
-            return await greenlet_spawn(self._read, run, by_driver)
+            return await self._read(run, by_driver)
 
     async def execute(self, statement: Executable) -> None:
         """Execute one statement in the open transaction of this request, or else in autocommit."""
@@ -218,7 +238,7 @@ class Database:
 
     async def autocommit(self, run: Callable[[Connection], T]) -> T:
         """Result of ``run`` on a connection in autocommit, also while a transaction is open."""
-        return await greenlet_spawn(self._read, run, None)
+        return await self._read(run, None)
 
     def _open_transaction(self) -> "_Transaction | None":
         """The transaction of this request that its reads join."""
@@ -228,14 +248,51 @@ class Database:
         # In a task or an app that the request has started, it is another request's.
         return transaction if transaction.request is context.current_or_none() else None
 
-    def _read(
-        self, run: Callable[[Connection], T], by_driver: Callable[[Connection], T] | None
+    async def _read(
+        self,
+        run: Callable[[Connection], T],
+        by_driver: Callable[[PoolProxiedConnection], Awaitable[T]] | None,
     ) -> T:
-        if by_driver and not is_observed(self.engine.sync_engine):
-            with self.connect() as connection:  # in autocommit until SQLAlchemy begins something
-                return by_driver(connection)
+        if by_driver is None or is_observed(self.engine.sync_engine):
+            return await greenlet_spawn(self._run, run)
+        await self._acquire()
+        try:
+            # In autocommit until SQLAlchemy begins something, so the pool has nothing to undo.
+            connection = self._ready()
+            if connection is None:
+                connection = await greenlet_spawn(self._check_out)
+            try:
+                return await by_driver(connection)
+            finally:
+                connection.close()
+        finally:
+            self._release()
+
+    def _run(self, run: Callable[[Connection], T]) -> T:
         with self.connect(autocommit=True) as connection:
             return run(connection)
+
+    def _check_out(self) -> PoolProxiedConnection:
+        """A connection of the pool, for code in a greenlet: it may have to be opened or tested."""
+        return self.engine.sync_engine.connect().connection
+
+    def _ready(self) -> PoolProxiedConnection | None:
+        """A connection that has to be neither opened nor tested; ``None`` if that is not certain.
+
+        The pool is first in, first out: after as many uses as it can have connections, none of
+        them has been idle since before the first of these. A greenlet costs as much CPU time as a
+        query does in Postgres.
+        """
+        uses = self._uses
+        if (
+            len(uses) < self.max_connections
+            or time.monotonic() - uses[0] >= self._used_lately
+            or not self.engine.pool.checkedin()  # type: ignore[attr-defined]  # of a queue
+        ):
+            return None
+        with suppress(MissingGreenlet):  # too old, or invalidated: the next one is opened anew
+            return self.engine.sync_engine.raw_connection()
+        return None
 
 
 class _Transaction(Session):
@@ -373,7 +430,7 @@ class ReadSession:
                 return result.all()
             return [row] if (row := result.first()) else []
 
-        by_driver = partial(prepared.execute, values, limit) if prepared else None
+        by_driver = partial(prepared.fetch, values, limit) if prepared else None
         try:
             return await self._database.read(run, by_driver)
         except (SchemaChanged, DBAPIError) as error:
@@ -489,6 +546,7 @@ def create_engine(settings: PlatformSettings, *, pooled: bool = True) -> AsyncEn
     )
     if pooled:
         _ping_after_idle(engine, settings.db_ping_after_idle)
+        _open_in_greenlets(engine)
     _invalidate_pool_on_failover(engine)
     follow_database_url(engine, settings)
     return engine
@@ -512,6 +570,15 @@ def _invalidate_pool_on_failover(engine: AsyncEngine) -> None:
             raise SchemaChanged from error
         if unresponsive:  # SQLAlchemy wraps the driver's own errors only
             raise DatabaseUnavailable from error
+
+
+def _open_in_greenlets(engine: AsyncEngine) -> None:
+    """Let a checkout without a greenlet fail before it opens a connection, not midway."""
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def do_connect(*_: Any) -> None:
+        if not in_greenlet():
+            raise MissingGreenlet
 
 
 def _is_stale_plan(error: BaseException | None) -> bool:
@@ -562,7 +629,13 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
             slow_statements.listen(engine)
         tracing.instrument_engine(engine)
         max_connections = settings.db_pool_size + settings.db_max_overflow
-        app.state.db = Database(engine, max_connections, settings.db_pool_timeout, slow_statements)
+        app.state.db = Database(
+            engine,
+            max_connections,
+            settings.db_pool_timeout,
+            slow_statements,
+            used_lately=min(USED_LATELY, settings.db_ping_after_idle / 2),
+        )
         app.state.read_session = ReadSession(app.state.db)
         try:
             yield

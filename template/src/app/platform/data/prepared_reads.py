@@ -8,12 +8,13 @@ events, or the log shows SQL.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from time import perf_counter
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import Connection, CursorResult, Engine, Row, Select
+from sqlalchemy import Connection, CursorResult, Engine, PoolProxiedConnection, Row, Select
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.util import await_
+from sqlalchemy.util import greenlet_spawn
 
 from app.platform.data.driver_errors import raise_driver_error
 from app.platform.data.slow_statements import SlowStatements
@@ -35,6 +36,7 @@ class PreparedRead:
 
     def __init__(self, compiled: SQLCompiler, result: CursorResult[*tuple[Any, ...]]) -> None:
         self.sql = compiled.string
+        self._engine = result.connection.engine
         self._parameters = list(_parameters(compiled))
         self._names = {parameter.name for parameter in self._parameters if parameter.name}
         self._make_rows: Callable[[Sequence[Any]], Rows] = result._row_getter[1]  # type: ignore[assignment]
@@ -43,17 +45,22 @@ class PreparedRead:
         """Whether ``values`` are all that the statement needs, and no others."""
         return self._names == values.keys()
 
-    def execute(self, values: Mapping[str, Any], limit: int | None, connection: Connection) -> Rows:
-        """The first ``limit`` rows; the errors are SQLAlchemy's. For code in a greenlet."""
-        driver: Any = connection.connection.driver_connection
-        dbapi: Any = connection.connection.dbapi_connection
+    async def fetch(
+        self, values: Mapping[str, Any], limit: int | None, connection: PoolProxiedConnection
+    ) -> Rows:
+        """The first ``limit`` rows; the errors are SQLAlchemy's."""
+        driver: Any = connection.driver_connection
         arguments = [parameter.value(values) for parameter in self._parameters]
         try:
-            with tracing.statement_span(connection.engine, self.sql):
-                records = await_(driver.fetch(self.sql, *arguments))
+            with tracing.statement_span(self._engine, self.sql):
+                records = await driver.fetch(self.sql, *arguments)
         except BaseException as error:  # noqa: BLE001 (raises it, and a cancellation too)
-            raise_driver_error(connection, dbapi, error, self.sql)
+            await greenlet_spawn(self._fail, connection, error)
         return self._make_rows(records[:limit])
+
+    def _fail(self, pooled: PoolProxiedConnection, error: BaseException) -> NoReturn:
+        with Connection(self._engine, pooled) as connection:
+            raise_driver_error(connection, pooled.dbapi_connection, error, self.sql)
 
 
 class TimedRead(PreparedRead):
@@ -68,9 +75,14 @@ class TimedRead(PreparedRead):
         super().__init__(compiled, result)
         self._slow_statements = slow_statements
 
-    def execute(self, values: Mapping[str, Any], limit: int | None, connection: Connection) -> Rows:
-        with self._slow_statements.timed(self.sql):
-            return super().execute(values, limit, connection)
+    async def fetch(
+        self, values: Mapping[str, Any], limit: int | None, connection: PoolProxiedConnection
+    ) -> Rows:
+        started = perf_counter()
+        try:
+            return await super().fetch(values, limit, connection)
+        finally:
+            self._slow_statements.finished(self.sql, started)
 
 
 class _Parameter:

@@ -1,8 +1,7 @@
 """The log of slow statements: text without values, duration, and the route or job."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,16 +23,8 @@ class SlowStatements:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
 
-    @contextmanager
-    def timed(self, statement: str) -> Iterator[None]:
-        """Time a block that executes ``statement``."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._finished(statement, started)
-
-    def _finished(self, statement: str, started: float) -> None:
+    def finished(self, statement: str, started: float) -> None:
+        """Log a statement that ``started`` then, in ``perf_counter()``, if it was slow."""
         seconds = time.perf_counter() - started
         if seconds >= self._threshold:
             SLOW_STATEMENTS.inc()
@@ -60,7 +51,7 @@ class SlowStatements:
             try:
                 commit(connection)
             finally:
-                self._finished("COMMIT", started)
+                self.finished("COMMIT", started)
 
         dialect.do_commit = do_commit
 
@@ -70,6 +61,6 @@ class SlowStatements:
             try:
                 execute(cursor, statement, values, context)
             finally:
-                self._finished(statement, started)
+                self.finished(statement, started)
 
         return timed

@@ -2,7 +2,7 @@
 # installed into .venv from constraints.txt, with hashes.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test combinations targets updates services live fire lint pythons everything constraints pictures rows tables release clean
+.PHONY: help demo test combinations targets updates services live fire lint pythons everything constraints costs pictures rows tables release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -59,6 +59,11 @@ constraints: .venv/complete ## Renew constraints.txt, the day that services reso
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --output-file constraints.txt
 	python -m tests.packages
+
+costs: .venv/complete ## What a request costs with each feature (some minutes; table of docs/performance.md)
+	rm -rf build/costs
+	copier copy --trust --defaults --quiet --vcs-ref HEAD -d preset=everything . build/costs
+	cd build/costs && uv sync --quiet && uv run python ../../docs/tables/costs.py | grep -v '^{'
 
 pictures: .venv/complete ## Regenerate the documentation's pictures; needs Prometheus
 	python docs/pictures/make.py

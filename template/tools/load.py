@@ -107,6 +107,9 @@ class Steps(LoadTestShape):
             problem = "no request was answered"
         elif errors > max_errors:
             problem = f"{errors:.2f} % errors are more than LOAD_ERRORS={max_errors:g}"
+            failures = self.runner.stats.errors.values()
+            if limited := sum(each.occurrences for each in failures if "429" in str(each.error)):
+                problem += f"; {limited} are 429: start the service with RATE_LIMIT=off"
         elif p99 > max_p99:
             problem = f"a p99 of {p99:.0f} ms is more than LOAD_P99_MS={max_p99:g}"
         self.runner.environment.process_exit_code = 1 if problem else 0

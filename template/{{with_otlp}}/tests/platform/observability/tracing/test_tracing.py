@@ -327,6 +327,30 @@ async def test_a_job_continues_the_trace_of_the_request_that_enqueued_it(
     assert attributes(broken)["error.type"] == "ValueError"
 
 
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+@pytest.mark.parametrize("in_trace", [True, False])
+async def test_a_job_has_the_baggage_of_the_request_that_enqueued_it(
+    settings: Settings, collector: Collector, ratio: float, in_trace: bool
+) -> None:
+    """Whether or not the request is recorded, and has a trace already; foreign hosts get none."""
+    headers = {"baggage": "plan=gold"}
+    if in_trace:
+        headers["traceparent"] = f"00-{TRACE}-{CALLER}-00"
+    foreign = collector.url.replace("127.0.0.1", "localhost")
+    changes = {"otel_traces_sampler_arg": ratio, "request_id_hosts": ["127.0.0.1"]}
+    async with traced(settings, collector.url, **changes) as app:
+        response = (await get(app, "/things/7", **headers)).json()
+        with tracing.job_span("orders.export", response["carrier"]) as span:
+            assert span.trace_id == response["trace_id"]
+            assert baggage.get_baggage("plan") == "gold"
+            sent = []
+            for url in (collector.url, foreign):
+                await app.state.http.get(f"{url}/peer")
+                sent.append(collector.headers[-1].get("baggage"))
+        assert baggage.get_baggage("plan") is None
+    assert sent == ["plan=gold", None]
+
+
 async def test_calls_outside_of_a_request_are_not_traced(
     settings: Settings, collector: Collector
 ) -> None:

@@ -113,13 +113,19 @@ class Tracing:
         self._threshold = threshold(ratio)
         self._follow_parent = follow_parent
 
-    def start(self, name: str, kind: SpanKind) -> IdsOnlySpan | RecordedSpan:
-        """Start a trace."""
+    def start(
+        self, name: str, kind: SpanKind, around: Context = NO_PARENT
+    ) -> IdsOnlySpan | RecordedSpan:
+        """Start a trace; ``around``: a context without a span, such as one with baggage."""
         trace_id = backend.new_trace_id()
         if self._is_sampled(trace_id):
             self._set_next_trace_id(trace_id)
-            return RecordedSpan(self.tracer.start_span(name, NO_PARENT, kind), NO_PARENT)
-        return IdsOnlySpan(f"{trace_id:032x}", f"{random.getrandbits(64):016x}")
+            return RecordedSpan(self.tracer.start_span(name, around, kind), around)
+        span_id = random.getrandbits(64)
+        if around:
+            ids = SpanContext(trace_id, span_id, is_remote=False)
+            return RecordedSpan(NonRecordingSpan(ids), around)
+        return IdsOnlySpan(f"{trace_id:032x}", f"{span_id:016x}")
 
     def continue_trace(
         self, name: str, kind: SpanKind, parent: Context
@@ -127,7 +133,7 @@ class Tracing:
         """Continue the trace of ``parent``, or start one if it has none."""
         remote = trace.get_current_span(parent).get_span_context()
         if not remote.is_valid:
-            return self.start(name, kind)
+            return self.start(name, kind, parent)
         follow = self._follow_parent
         if remote.trace_flags.sampled if follow else self._is_sampled(remote.trace_id):
             return RecordedSpan(self.tracer.start_span(name, parent, kind), parent)

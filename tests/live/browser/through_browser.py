@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, sync_playwright
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.accounts import PASSWORD
 from tests.conftest import ROOT
@@ -223,6 +226,8 @@ def test_the_pages_of_the_documentation_work_in_a_browser(site: Site, browser: A
         item = run(page, 'return (await post("/api/v1/items", { name: "Anchor" })).id;')
         follows_a_job(page)
         uploads_a_file(page, other, site, item)
+        assert opens_a_room(context, site, item, origin=site.url) == 101
+        assert opens_a_room(context, site, item, origin="https://evil.example") == 403
         watching, talking = entered(context, site), entered(context, site)
         events = snippet("event-streams.md", ("/orders/1", f"/items/{item}"), ("OrderPaid", "Note"))
         run(watching, events)
@@ -261,6 +266,17 @@ def follows_a_job(page: Page) -> None:
     run(page, started + code)
     statuses = [status for status, _ in shown(page, "all.some(([each]) => each === 'succeeded')")]
     assert statuses[-1] == "succeeded"
+
+
+def opens_a_room(context: BrowserContext, site: Site, item: str, origin: str) -> int:
+    """The status for a WebSocket with the browser's cookies, which a page of ``origin`` opens."""
+    cookies = "; ".join(f"{each['name']}={each['value']}" for each in context.cookies())
+    url = f"ws{site.url.removeprefix('http')}/api/v1/items/{item}/room"
+    try:
+        with connect(url, origin=Origin(origin), additional_headers={"Cookie": cookies}):
+            return 101
+    except InvalidStatus as refused:
+        return refused.response.status_code
 
 
 def uploads_a_file(page: Page, other: Page, site: Site, item: str) -> None:

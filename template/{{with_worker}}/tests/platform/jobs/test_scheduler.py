@@ -103,6 +103,20 @@ async def test_finished_jobs_are_deleted_after_their_retention(service: Service)
     assert [status.id for status in await service.statuses()] == [fresh.id]
 
 
+async def test_the_oldest_jobs_are_deleted_first(service: Service) -> None:
+    younger, older = [await service.enqueue(samples.note, text="old") for _ in range(2)]
+    for status, days in ((younger, 8), (older, 9)):
+        await service.run_until_finished(status.id)
+        finished = datetime.now(UTC) - timedelta(days=days)
+        async with service.app.state.db.transaction() as session:
+            of_job = update(store.Job).where(store.Job.id == status.id)
+            await session.execute(of_job.values(finished_at=finished))
+
+    async with service.app.state.db.transaction() as session:
+        assert await store.prune(session, 7, 30, limit=1) == 1
+    assert [status.id for status in await service.statuses()] == [younger.id]
+
+
 async def test_a_tick_that_no_scheduler_claims_shows_in_the_metric_of_its_alert(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

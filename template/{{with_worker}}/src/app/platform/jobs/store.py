@@ -355,8 +355,8 @@ async def prune(
         Job.finished_at < _from_now(-dead_retention_days * 86_400),
         (Job.status == "succeeded") & (Job.finished_at < _from_now(-retention_days * 86_400)),
     )
-    # In the order of the index, oldest first. Without it, Postgres reads the table from its start,
-    # past all that has been deleted before.
+    # In the order of the index, oldest first: a scan of the table would have to pass all rows that
+    # are kept, and all that have been deleted since the last vacuum.
     batch = select(Job.id).where(old, expired).order_by(Job.finished_at).limit(limit)
     ids = batch.with_for_update(skip_locked=True).scalar_subquery()
     return await _row_count(session, delete(Job).where(Job.id.in_(ids)))

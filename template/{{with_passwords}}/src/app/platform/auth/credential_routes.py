@@ -61,7 +61,7 @@ class EmailChange(RequestModel):
 class Accepted(ResponseModel):
     """The same for every address, so that it tells nobody who has an account."""
 
-    detail: str = "If this address can get such a mail, it is on its way."
+    detail: str = "If this address is eligible, a mail with a link is on its way."
 
 
 @router.post("/verify-email/send", status_code=202, responses=responses(TooManyRequests))

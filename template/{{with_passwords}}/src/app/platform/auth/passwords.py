@@ -20,12 +20,12 @@ def _storable(password: SecretStr) -> SecretStr:
 
 
 class CommonPassword(BadRequest):
-    """A new password is among the first that others would try."""
+    """A new password is a common one."""
 
     code = "common_password"
 
     def __init__(self) -> None:
-        super().__init__("This password is among the first that others would try; choose another.")
+        super().__init__("This password is too common; choose another.")
 
 
 # Length and a list of breached ones instead of composition rules (NIST SP 800-63B). The upper bound

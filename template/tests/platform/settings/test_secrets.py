@@ -77,6 +77,13 @@ def test_a_guessable_key_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -
     assert fallback.startswith("  SECRET_KEY_FALLBACKS: has a key that ")
 
 
+def test_a_random_key_that_is_short_or_has_a_placeholder_is_refused() -> None:
+    key = secrets.token_hex(16)
+    assert key_weakness(key) is None
+    assert key_weakness(key[:-1]) == "must be 32 random characters or more"
+    assert key_weakness(f"change-me-{key}") == "is an example value"
+
+
 @pytest.mark.parametrize("password", WEAK_PASSWORDS)
 @pytest.mark.parametrize("name", [name for name in SECRETS if name.endswith("_url")])
 def test_a_guessable_password_in_a_url_is_refused_in_production(

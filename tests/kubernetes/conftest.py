@@ -71,7 +71,7 @@ def _variants(folder: Path) -> Iterator[tuple[str, list[str]]]:
     for overlay in sorted((folder / "overlays").iterdir()):
         yield f"overlays/{overlay.name}", []
         yield f"setup/{overlay.name}", []
-    yield "overlays/production", ["external-secrets"]
+    yield "overlays/production", ["external-secrets", "outgoing-https"]
 
 
 def objects(text: str) -> list[Json]:

@@ -248,6 +248,22 @@ def test_the_account_that_releases_may_do_what_a_release_does(
         assert ("", "secrets") not in allowed
 
 
+def test_pods_call_other_services_over_https_only_with_the_component(
+    builds: dict[str, list[Json]],
+) -> None:
+    name = "production-external-secrets-outgoing-https"
+    for file, found in builds.items():
+        open_to = [
+            rule["to"]
+            for each in found
+            if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "to-https"
+            for rule in each["spec"]["egress"]
+            if {"port": 443, "protocol": "TCP"} in rule["ports"]
+        ]
+        block = {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}
+        assert open_to == ([[{"ipBlock": block}]] if file.endswith(name) else []), file
+
+
 def test_what_an_option_calls_and_keeps_secret_is_in_the_manifests(tmp_path: Path) -> None:
     root = generator.copy_of_template(tmp_path / "extended")
     generator.manifest(

@@ -172,6 +172,7 @@ async def use(client: httpx2.AsyncClient, item: str) -> None:
         picture = b"\x89PNG\r\n\x1a\n" + os.urandom(2000)
         await client.post(f"{item}/attachments", params={"name": "a.png"}, content=picture)
         await client.post(f"{item}/notes", json={"text": "Sold."})
+        await client.post(f"{item}/copies", headers={"Idempotency-Key": "one-copy"})
         await asyncio.sleep(0.2 + 0.15 * math.sin(time.monotonic() / 12))  # in waves
 
 

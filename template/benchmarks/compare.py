@@ -46,6 +46,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import asyncpg
+from dotenv import dotenv_values
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, select
@@ -325,20 +326,29 @@ def environment() -> Iterator[dict[str, str]]:
     with services() as urls, collector() as endpoint:
         asyncio.run(_fill(urls["DATABASE_URL"].replace("+asyncpg", "")))
         inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        variables = {
-            **inherited,
-            **urls,
-            "ENVIRONMENT": "production",
-            "SECRET_KEY": secrets.token_hex(32),
-            "DRAIN_SECONDS": "0",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-            "OTEL_TRACES_SAMPLER_ARG": "0.1",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")]),
-            "RATE_LIMIT": "100000/second",  # counted, and never reached
-        }
+        variables = {**inherited, **urls, **production(endpoint)}
         migrate = [sys.executable, "-m", "app", "migrate"]
         subprocess.run(migrate, cwd=ROOT, env=variables, check=True, stdout=subprocess.DEVNULL)
         yield variables
+
+
+def production(endpoint: str) -> dict[str, str]:
+    """The variables of production; a feature adds those without which it does not start, in *.env.
+
+    ``endpoint``: of a collector of traces.
+    """
+    variables = {
+        "ENVIRONMENT": "production",
+        "SECRET_KEY": secrets.token_hex(32),
+        "DRAIN_SECONDS": "0",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_TRACES_SAMPLER_ARG": "0.1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")]),
+        "RATE_LIMIT": "100000/second",  # counted, and never reached
+    }
+    for file in sorted((ROOT / "benchmarks").glob("*.env")):
+        variables |= {name: value or "" for name, value in dotenv_values(file).items()}
+    return variables
 
 
 def compile_all() -> None:

@@ -1,4 +1,4 @@
-"""The benchmark's app starts, and the server finds in it what it reads from the service."""
+"""The benchmark starts as in production; the server finds in its app what it reads from ours."""
 
 import os
 import subprocess
@@ -8,9 +8,12 @@ from tests.conftest import ROOT
 
 CODE = """
 import asyncio
+import os
+
 import compare
 
 async def main():
+    os.environ |= compare.production("http://127.0.0.1:9")
     app = compare.service()
     async with app.router.lifespan_context(app) as state:
         assert state["settings"] is app.state.settings

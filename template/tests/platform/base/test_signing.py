@@ -1,5 +1,6 @@
 """Signatures, and the rotation of the keys that make them."""
 
+import base64
 import secrets
 
 import pytest
@@ -27,6 +28,11 @@ def test_a_signature_is_valid_for_its_purpose_and_payload_only(settings: Setting
             verify(keys, other if other != signed else "")
     with pytest.raises(ValueError, match="invalid"):
         verify(derive_keys(settings, "another purpose"), signed)
+
+
+def test_a_signature_has_128_bits(settings: Settings) -> None:
+    signed = sign(derive_keys(settings, "a purpose"), b"")
+    assert len(base64.urlsafe_b64decode(signed + "==")) * 8 == 128
 
 
 @pytest.mark.parametrize("length", range(4))

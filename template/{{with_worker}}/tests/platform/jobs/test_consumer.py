@@ -1,6 +1,7 @@
 """The consumer of a worker: one wake-up, all due jobs, and never more than its concurrency."""
 
 import asyncio
+from uuid import UUID
 
 from app.platform.jobs.consumer import Consumer
 from tests.platform.jobs import samples
@@ -19,6 +20,26 @@ async def test_one_wake_up_runs_every_due_job(service: Service) -> None:
     await consumer.finish()
     assert {(await service.status(job.id)).status for job in jobs} == {"succeeded"}
     assert (await service.status(later.id)).status == "queued"
+
+
+async def test_a_worker_with_more_jobs_than_it_can_start_wakes_another_one_once(
+    service: Service,
+) -> None:
+    woken: list[UUID] = []
+
+    async def wake_another(job_id: UUID) -> None:
+        woken.append(job_id)
+
+    service.app.state.wake_another = wake_another
+    consumer = consumer_of(service, concurrency=2)
+    await service.enqueue(samples.note, text="alone")
+    await consumer.drain()
+    assert woken == []
+    for number in range(5):
+        await service.enqueue(samples.note, text=str(number))
+    await consumer.drain()
+    await consumer.finish()
+    assert len(woken) == 1
 
 
 async def test_concurrent_wake_ups_run_at_most_the_concurrency(service: Service) -> None:

@@ -379,16 +379,17 @@ class Options(ContextHook):
         super().__init__(environment)
         # Copier renders each part of each path, and calls the hook each time.
         self._of: dict[str, Answers] = {}
+        self._available = load()
+        questions = {SEVERAL.get(o.question, o.question) for o in self._available}
+        facts = {o.choice for o in self._available if o.question == FACT}
+        self._names = sorted({"preset", *questions, *facts})
         self._began = False
 
     def hook(self, context: Answers) -> None:
-        available = load()
-        questions = {SEVERAL.get(o.question, o.question) for o in available}
-        facts = {o.choice for o in available if o.question == FACT}
-        given = {name: context.get(name) for name in sorted({"preset", *questions, *facts})}
+        given = {name: context.get(name) for name in self._names}
         key = json.dumps(given, default=str)
         if key not in self._of:
-            self._of[key] = _facts(available, given)
+            self._of[key] = _facts(self._available, given)
         context.update(self._of[key])
         if context["_copier_phase"] == "render" and not self._began:
             self._began = True

@@ -32,6 +32,18 @@ def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> It
     patch.undo()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_git_process_for_each_file() -> Iterator[None]:
+    """Copier asks Git about every file that it writes, for checkouts without executable bits.
+
+    That is 40 % of a render, and the tests have no such checkout. Those of updates run `copier`.
+    """
+    patch = pytest.MonkeyPatch()
+    patch.setattr("copier._main.is_git_available", lambda: False)
+    yield
+    patch.undo()
+
+
 @pytest.fixture(autouse=True)
 def _no_options_of_another_test() -> Iterator[None]:
     options.load.cache_clear()

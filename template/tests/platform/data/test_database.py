@@ -24,7 +24,7 @@ PID = select(literal_column("pg_backend_pid()"))
 @pytest.fixture
 async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with at most two connections and an empty table ``notes``."""
-    changes = {"db_pool_size": 1, "db_max_overflow": 1, "db_pool_timeout": 0.2}
+    changes = {"db_pool_size": 1, "db_max_overflow": 1}
     async with running_platform(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.transaction() as session:
             await session.execute(text("CREATE TABLE notes (body text UNIQUE DEFERRABLE)"))
@@ -125,8 +125,17 @@ async def wait_until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_an_exhausted_pool_queues_requests_and_then_raises_unavailable(app: FastAPI) -> None:
-    database: Database = app.state.db
+@pytest.fixture
+async def database(module_settings: Settings) -> AsyncIterator[Database]:
+    """A database with at most two connections, for one of which a request waits for a second."""
+    changes = {"db_pool_size": 1, "db_max_overflow": 1, "db_pool_timeout": 1.0}
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
+        yield app.state.db
+
+
+async def test_an_exhausted_pool_queues_requests_and_then_raises_unavailable(
+    database: Database,
+) -> None:
     ends = [asyncio.Event(), asyncio.Event()]
 
     async def hold(end: asyncio.Event) -> None:

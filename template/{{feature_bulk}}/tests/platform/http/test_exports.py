@@ -42,7 +42,7 @@ async def send_failing(exports: ExportsDep, count: int) -> StreamingResponse:
 @pytest.fixture
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with one connection that sends one export at a time."""
-    changes = {"db_pool_size": 1, "db_max_overflow": 0, "db_pool_timeout": 0.1, "export_limit": 1}
+    changes = {"db_pool_size": 1, "db_max_overflow": 0, "db_pool_timeout": 1.0, "export_limit": 1}
     async with running_platform(module_settings.model_copy(update=changes)) as app:
         app.add_api_route("/numbers", send, response_model=None)
         app.add_api_route("/failing", send_failing, response_model=None)

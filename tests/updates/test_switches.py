@@ -113,7 +113,9 @@ def test_every_answer_becomes_another_and_nothing_is_lost(
     tests = WALKS[name] | (features if name == "jobs" else {})
     answers = {question: service.answers().get(question, False) for question in tests}
     tried: set[tuple[str, Any]] = set()
-    for number, step in enumerate(steps(choices, answers, half)):
+    # First the answer for the example that was deleted by hand: together with another auth style,
+    # both sides change the same line of api.py.
+    for number, step in enumerate([answers, *steps(choices, answers, half)]):
         done = service.update("--vcs-ref", ":current:", **_given(step))
         assert done.returncode == 0, done.stdout
         assert "changed the same lines" not in done.stdout, done.stdout

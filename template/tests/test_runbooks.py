@@ -121,7 +121,7 @@ async def test_the_service_reports_the_metrics_of_a_page(
             continue
         if grep := re.search(r"/metrics\" \| grep '?([^']+)", span):
             assert grep[1] in reported, span
-        for word in re.findall(r"(?<!\w)[a-z]+(?:_[a-z]+)+(?!\w)", span):
+        for word in re.findall(r"(?<![\w.])[a-z]+(?:_[a-z]+)+(?!\w)", span):
             metric = re.sub(r"_(count|sum|bucket|total)$", "", word)
             if word.partition("_")[0] in topics:
                 assert any(name.startswith(metric) for name in names), word

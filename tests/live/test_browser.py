@@ -28,6 +28,7 @@ def chromium() -> str:
     return found
 
 
+@pytest.mark.rotates("slow live tests", shares=2)
 def test_the_pages_of_the_documentation_work_in_a_browser(
     chromium: str, template: Path, tmp_path: Path
 ) -> None:

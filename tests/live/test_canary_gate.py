@@ -21,6 +21,7 @@ def prometheus() -> None:
     apt.install("prometheus")
 
 
+@pytest.mark.rotates("slow live tests", shares=2)
 @pytest.mark.usefixtures("prometheus")
 def test_the_gate_sees_what_a_version_does(template: Path, tmp_path: Path) -> None:
     service = generator.render(template, tmp_path / "service", deploy="kubernetes")

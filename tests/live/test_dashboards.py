@@ -21,6 +21,7 @@ def prometheus() -> None:
     apt.install("prometheus")
 
 
+@pytest.mark.rotates("slow live tests", shares=2)
 @pytest.mark.usefixtures("prometheus")
 def test_every_panel_has_data(template: Path, tmp_path: Path) -> None:
     given = {"preset": "everything", "queue": "postgres", "tracing": "tempo"}

@@ -21,6 +21,7 @@ def nginx() -> None:
     apt.install("nginx-light")
 
 
+@pytest.mark.rotates("slow live tests", shares=2)
 @pytest.mark.usefixtures("nginx")
 def test_a_service_works_behind_nginx(template: Path, tmp_path: Path) -> None:
     service = generator.render(template, tmp_path / "service")

@@ -4,9 +4,12 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from .engine import Engine
 
 
+@pytest.mark.rotates("slow live tests", shares=2)
 def test_a_fault_fires_its_alert_and_the_runbooks_step_resolves_it(
     docker: Engine, project: Path, image: str
 ) -> None:

@@ -1,7 +1,8 @@
 """Runs inside a generated service: the queries of its dashboards, asked of a real Prometheus.
 
-The service and its worker run as in production, with one route more, which fails. A Prometheus
-with the service's own rules collects from both while everything that the panels show happens.
+The service and its worker run as in production, with two routes more: one fails, and one is what a
+CDN would be. A Prometheus with the service's own rules collects from both while everything that
+the panels show happens.
 """
 
 import asyncio
@@ -38,6 +39,8 @@ def create_app():
     async def broken() -> None:
         raise ZeroDivisionError
     app.add_api_route("/test/broken", broken)
+    async def purge() -> None: ...
+    app.add_api_route("/test/purge", purge, methods=["POST"])
     routing.install_index(app)
     return app
 """
@@ -115,6 +118,8 @@ async def prometheus(
         "RATE_LIMIT": "100000/minute",
         "OTEL_TRACES_SAMPLER_ARG": "1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody listens
+        "CDN_PURGE_URL": f"http://127.0.0.1:{api}/test/purge",
+        "CDN_PURGE_TOKEN": "of-a-test",
         "PYTHONPATH": str(tmp_path),
     }
     app = str(Path(sys.executable).with_name("app"))
@@ -173,6 +178,7 @@ async def use(client: httpx2.AsyncClient, item: str) -> None:
         await client.post(f"{item}/attachments", params={"name": "a.png"}, content=picture)
         await client.post(f"{item}/notes", json={"text": "Sold."})
         await client.post(f"{item}/copies", headers={"Idempotency-Key": "one-copy"})
+        await client.post(f"{ITEMS}/shelf", json={"name": "Anchor"})
         await asyncio.sleep(0.2 + 0.15 * math.sin(time.monotonic() / 12))  # in waves
 
 

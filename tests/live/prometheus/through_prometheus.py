@@ -109,7 +109,7 @@ async def ask(fresh_settings: Settings, tmp_path: Path) -> AsyncIterator[Ask]:
         prometheus = subprocess.Popen(command)
         try:
             end = time.monotonic() + PATIENCE
-            while await _rates(query) < 2:
+            while await _rates(query) < 3:
                 assert time.monotonic() < end, "Prometheus saw no requests"
                 await _requests(client, ports)
             yield query
@@ -129,9 +129,10 @@ async def _requests(client: httpx2.AsyncClient, ports: dict[str, int]) -> None:
 
 
 async def _rates(query: Ask) -> int:
-    """Return of how many versions Prometheus can tell the rate of requests that were answered."""
+    """The number of rates that Prometheus knows: of good and failed requests, by version."""
     seen = (
-        'sum by (pod) (rate(http_server_request_duration_seconds_count{route!~"/health/.*"}[2m]))'
+        'sum by (pod, status) (rate(http_server_request_duration_seconds_count{route!~"/health/.*"}'
+        "[2m]))"
     )
     try:
         return sum(rate > 0 for rate in await asyncio.to_thread(query, seen))

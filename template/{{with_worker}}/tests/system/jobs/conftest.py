@@ -57,6 +57,12 @@ class Process:
     async def wait(self) -> int:
         return await asyncio.to_thread(self._process.wait, TIMEOUT)
 
+    async def wait_for_event(self, event: str) -> None:
+        """Wait for a line of its log; a process that has only begun to start dies of a signal."""
+        async with asyncio.timeout(TIMEOUT):
+            while event not in [line["event"] for line in self.log_lines()]:  # noqa: ASYNC110 (a file)
+                await asyncio.sleep(0.05)
+
     def stop(self) -> None:
         self.kill()
         self._process.wait()

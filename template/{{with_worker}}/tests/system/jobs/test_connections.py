@@ -32,6 +32,7 @@ async def test_background_processes_survive_an_outage(
     after = await service.enqueue(samples.note, text="after")
     for job in (interrupted, during, after):
         await service.wait_for_status(job.id, "succeeded")
+    await processes[1].wait_for_event("scheduler started")
     for process in processes:
         process.terminate()
     assert [await process.wait() for process in processes] == [0, 0]

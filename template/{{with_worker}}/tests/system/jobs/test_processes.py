@@ -75,9 +75,7 @@ async def test_a_job_committed_without_redis_runs_later(
     scheduler = start("scheduler")
     start("worker", WORKER_SCHEDULER="false")
     await service.wait_for_status(JobStatus.model_validate(response.json()).id, "succeeded")
-    async with asyncio.timeout(TIMEOUT):  # without a broker, the worker does not wait for it
-        while "scheduler started" not in [line["event"] for line in scheduler.log_lines()]:  # noqa: ASYNC110 (a file)
-            await asyncio.sleep(0.05)
+    await scheduler.wait_for_event("scheduler started")  # no job needs it without a broker
     scheduler.terminate()
     assert await scheduler.wait() == 0
 
@@ -95,6 +93,7 @@ async def test_every_line_at_every_level_has_the_shape_of_the_log(
         await service.wait_for_start("open")
     await service.app.state.redis.set("open", 1)
     await service.wait_for_status(job.id, "succeeded")
+    await processes[1].wait_for_event("scheduler started")
     for process in processes:
         process.terminate()
         assert await process.wait() == 0

@@ -5,6 +5,7 @@ import gc
 import re
 import sys
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -208,6 +209,23 @@ async def test_a_component_adds_metrics_and_a_failing_source_affects_no_other(
     found = await scrape(client)
     assert found["queue_depth", frozenset()] == 7
     assert found["build_info", next(labels for name, labels in found if name == "build_info")] == 1
+
+
+async def test_a_source_is_asked_again_after_its_ttl(
+    client: httpx2.AsyncClient, service: FastAPI
+) -> None:
+    calls = dict.fromkeys(("always_asked", "asked_once"), 0)
+
+    async def count(name: str) -> Iterable[Metric]:
+        calls[name] += 1
+        return [GaugeMetricFamily(name, "Calls of the source.", value=calls[name])]
+
+    metrics.register(service, partial(count, "always_asked"))
+    metrics.register(service, partial(count, "asked_once"), ttl=3600)
+    await scrape(client)
+    found = await scrape(client)
+    assert found["always_asked", frozenset()] == 2
+    assert found["asked_once", frozenset()] == 1
 
 
 async def test_metrics_can_have_a_separate_port(settings: Settings) -> None:

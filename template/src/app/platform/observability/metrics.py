@@ -134,12 +134,27 @@ class CollectedMetrics:
         return self._metrics
 
 
-def register(app: FastAPI, source: MetricSource) -> None:
+def register(app: FastAPI, source: MetricSource, *, ttl: float = 0) -> None:
     """Add a source of metrics that no process knows alone, such as the depth of a queue.
 
-    It is called at each scrape. After 2 seconds, or on an error, the scrape continues without it.
+    It is called at each scrape, or at the first one ``ttl`` seconds after the last call. After 2
+    seconds, or on an error, the scrape continues without it.
     """
-    app.state.metric_sources.append(source)
+    app.state.metric_sources.append(_cached(source, ttl))
+
+
+def _cached(source: MetricSource, ttl: float) -> MetricSource:
+    metrics: Iterable[Metric] = ()
+    expires_at = 0.0
+
+    async def collect() -> Iterable[Metric]:
+        nonlocal metrics, expires_at
+        if time.monotonic() >= expires_at:
+            metrics = [*await source()]
+            expires_at = time.monotonic() + ttl
+        return metrics
+
+    return collect
 
 
 def on_sample(app: FastAPI, sample: Callable[[], None]) -> None:

@@ -9,8 +9,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy import select, update
 
-from app.platform.data import mail
-from app.platform.data.mail_metrics import MailMetrics
+from app.platform.data import mail, mail_metrics
 from app.settings import Settings
 from tests.mail import mails_to, plain
 from tests.required import REQUIRED
@@ -183,5 +182,5 @@ async def test_metrics_report_the_mails_that_wait_and_the_age_of_the_oldest(
 
 async def gauges(app: FastAPI) -> dict[str, int]:
     """The metrics of mails, in whole numbers."""
-    found = [*await MailMetrics(app).collect()]
+    found = [*await mail_metrics.collect(app)]
     return {metric.name: int(metric.samples[0].value) for metric in found}

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from email.message import EmailMessage
+from functools import partial
 from typing import Any
 
 import aiosmtplib
@@ -19,8 +20,8 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from app.platform.base.components import Lifespan
 from app.platform.base.tasks import cancel
+from app.platform.data import mail_metrics
 from app.platform.data.mail_messages import message_of
-from app.platform.data.mail_metrics import MailMetrics
 from app.platform.observability import metrics
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -221,7 +222,7 @@ async def announce() -> None:
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
-    metrics.register(app, MailMetrics(app).collect)
+    metrics.register(app, partial(mail_metrics.collect, app), ttl=mail_metrics.TTL)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -3,7 +3,6 @@
 Every process reports the same mails, counted in the database: aggregate with ``max``, not ``sum``.
 """
 
-import time
 from collections.abc import Iterable
 
 from fastapi import FastAPI
@@ -19,24 +18,14 @@ WAITING = select(func.count(), _age).where(
 )
 
 
-class MailMetrics:
-    """Mails that the mail server has not accepted, counted at most every ``TTL`` seconds."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-        self._metrics: list[Metric] = []
-        self._expires_at = 0.0
-
-    async def collect(self) -> Iterable[Metric]:
-        if time.monotonic() >= self._expires_at:
-            [(count, age)] = await self._app.state.read_session.all(WAITING)
-            self._metrics = [
-                GaugeMetricFamily("mails_waiting", "Mails that wait for delivery.", value=count),
-                GaugeMetricFamily(
-                    "mails_oldest_seconds",
-                    "Age of the oldest mail that waits for delivery.",
-                    value=float(age or 0),
-                ),
-            ]
-            self._expires_at = time.monotonic() + TTL
-        return self._metrics
+async def collect(app: FastAPI) -> Iterable[Metric]:
+    """Mails that the mail server has not accepted."""
+    [(count, age)] = await app.state.read_session.all(WAITING)
+    return (
+        GaugeMetricFamily("mails_waiting", "Mails that wait for delivery.", value=count),
+        GaugeMetricFamily(
+            "mails_oldest_seconds",
+            "Age of the oldest mail that waits for delivery.",
+            value=float(age or 0),
+        ),
+    )

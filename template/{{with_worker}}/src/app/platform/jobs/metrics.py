@@ -4,7 +4,6 @@ Every process reports the same backlog, counted in the jobs table: aggregate it 
 ``sum``. Attempts are counted by the worker that made them and served on ``WORKER_METRICS_PORT``.
 """
 
-import time
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -43,29 +42,14 @@ class AttemptMetrics:
         self._duration.labels(job).observe(seconds)
 
 
-class BacklogMetrics:
-    """Jobs in the jobs table, counted at most every ``BACKLOG_TTL`` seconds."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-        self._metrics: list[Metric] = []
-        self._expires_at = 0.0
-
-    async def collect(self) -> Iterable[Metric]:
-        if time.monotonic() >= self._expires_at:
-            rows = await self._app.state.read_session.all(store.select_backlog())
-            counts = {status: count for status, count, _, _ in rows}
-            due = sum(due for status, _, due, _ in rows if status != "dead")
-            waits = [float(wait) for status, _, _, wait in rows if status != "dead"]
-            ticks = await self._app.state.read_session.all(store.select_ticks())
-            self._metrics = [
-                _by_status(counts),
-                _due(due),
-                _longest_wait(max(waits, default=0)),
-                _lateness(ticks),
-            ]
-            self._expires_at = time.monotonic() + BACKLOG_TTL
-        return self._metrics
+async def collect_backlog(app: FastAPI) -> Iterable[Metric]:
+    """Jobs in the jobs table, and schedules that are late."""
+    rows = await app.state.read_session.all(store.select_backlog())
+    counts = {status: count for status, count, _, _ in rows}
+    due = sum(due for status, _, due, _ in rows if status != "dead")
+    waits = [float(wait) for status, _, _, wait in rows if status != "dead"]
+    ticks = await app.state.read_session.all(store.select_ticks())
+    return _by_status(counts), _due(due), _longest_wait(max(waits, default=0)), _lateness(ticks)
 
 
 def _by_status(counts: dict[str, int]) -> Metric:

@@ -23,7 +23,7 @@ from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry, schedules, store
 from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.context import JobContext, JobQueue
-from app.platform.jobs.metrics import AttemptMetrics, BacklogMetrics
+from app.platform.jobs.metrics import BACKLOG_TTL, AttemptMetrics, collect_backlog
 from app.platform.jobs.publishing import pass_on, publish_new
 from app.platform.jobs.scheduler import SchedulerThread
 from app.platform.jobs.status import JobStatus
@@ -131,7 +131,7 @@ async def find_status(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatu
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     registry.discover()
     schedules.validate(registry.scheduled())
-    metrics.register(app, BacklogMetrics(app).collect)
+    metrics.register(app, partial(collect_backlog, app), ttl=BACKLOG_TTL)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

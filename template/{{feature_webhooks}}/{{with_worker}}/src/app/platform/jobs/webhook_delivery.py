@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from uuid import UUID
 
 from cryptography.fernet import InvalidToken
@@ -16,10 +17,11 @@ from app.platform.data.public_addresses import Guard
 from app.platform.data.webhook_deliveries import Outcome
 from app.platform.data.webhook_sender import headers, send
 from app.platform.data.webhook_subscriptions import AnyRow, Secrets
+from app.platform.jobs import webhook_metrics
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.registry import job
 from app.platform.jobs.webhook_commands import add_commands
-from app.platform.jobs.webhook_metrics import DELIVERIES, WebhookMetrics
+from app.platform.jobs.webhook_metrics import DELIVERIES
 from app.platform.observability import metrics
 from app.platform.settings import PlatformSettings
 
@@ -127,7 +129,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
         for delivery_id in ids:
             await queue.enqueue(deliver, delivery_id=delivery_id, attempt=0)
 
-    metrics.register(app, WebhookMetrics(app).collect)
+    metrics.register(app, partial(webhook_metrics.collect, app), ttl=webhook_metrics.TTL)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -4,7 +4,6 @@ Outcomes are counted by the worker that made the attempt. Every process reports 
 the tables: aggregate them with ``max``, not ``sum``.
 """
 
-import time
 from collections.abc import Iterable
 
 from fastapi import FastAPI
@@ -13,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from app.platform.data import webhook_deliveries, webhook_subscriptions
 from app.platform.observability.telemetry import counter
 
-COUNTS_TTL = 5.0  # seconds; each scrape of each process would count otherwise
+TTL = 5.0  # seconds; each scrape of each process would count otherwise
 
 DELIVERIES = counter(
     "webhook_deliveries_total",
@@ -22,25 +21,12 @@ DELIVERIES = counter(
 )
 
 
-class WebhookMetrics:
-    """Waiting deliveries and disabled subscriptions, counted every ``COUNTS_TTL`` seconds."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-        self._metrics: list[Metric] = []
-        self._expires_at = 0.0
-
-    async def collect(self) -> Iterable[Metric]:
-        if time.monotonic() >= self._expires_at:
-            session = self._app.state.read_session
-            [late] = await session.all(webhook_deliveries.select_lateness())
-            [disabled] = await session.all(webhook_subscriptions.select_disabled())
-            self._metrics = [
-                _oldest_due(float(late.seconds or 0)),
-                _disabled(disabled.subscriptions),
-            ]
-            self._expires_at = time.monotonic() + COUNTS_TTL
-        return self._metrics
+async def collect(app: FastAPI) -> Iterable[Metric]:
+    """Deliveries that are due, and disabled subscriptions."""
+    session = app.state.read_session
+    [late] = await session.all(webhook_deliveries.select_lateness())
+    [disabled] = await session.all(webhook_subscriptions.select_disabled())
+    return _oldest_due(float(late.seconds or 0)), _disabled(disabled.subscriptions)
 
 
 def _oldest_due(seconds: float) -> Metric:

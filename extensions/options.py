@@ -11,6 +11,7 @@ those that have both; its ``option.yml`` may be missing.
 
 import ast
 import json
+import os
 import re
 import sys
 from collections import defaultdict
@@ -397,15 +398,25 @@ class Options(ContextHook):
 
 
 def _refuse_half_a_copy(configuration: Any, chosen: list[Option]) -> None:
-    """Raise ``UserMessageError`` if files are in the way, and nobody can be asked about them.
+    """Raise ``UserMessageError`` if something in the way would end the copy in the middle.
 
-    Copier asks before it replaces a file; without a terminal it would end there, with half of the
-    files written.
+    A folder where the service has a file, or a file where it has a folder, ends a copy and an
+    update. So does any other file if nobody can be asked: Copier asks before it replaces one.
     """
-    if configuration["overwrite"] or configuration["pretend"] or sys.stdin.isatty():
+    if configuration["pretend"]:
         return
-    folder = Path(configuration["dst_path"])
-    there = sorted(path for path in written(chosen) if (folder / path).is_file())
+    folder, paths = Path(configuration["dst_path"]), written(chosen)
+    folders = {parent for path in paths for parent in map(str, Path(path).parents)}
+    stuck = {path for path in paths if (folder / path).is_dir()}
+    stuck |= {p for p in folders if os.path.lexists(folder / p) and not (folder / p).is_dir()}
+    if stuck:
+        raise UserMessageError(
+            f"Nothing was written: {', '.join(sorted(stuck))} in {folder} is a file where the "
+            "service has a folder, or a folder where it has a file. Move it elsewhere."
+        )
+    if configuration["overwrite"] or sys.stdin.isatty():
+        return
+    there = sorted(path for path in paths if os.path.lexists(folder / path))
     if there:
         more = f" and {len(there) - 3} more files" if there[3:] else ""
         raise UserMessageError(

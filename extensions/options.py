@@ -451,6 +451,7 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "required_variables": gather(chosen, "required_variables"),
         "server_imports": [_import(module) for module in gather(chosen, "servers")],
         "rooms": lambda: rooms(chosen),
+        "parts": lambda path: parts(chosen, path),
         "texts": lambda folder, suffix: texts(chosen, folder, suffix),
         "server_names": [f"{_leaf(module)}.SERVER," for module in gather(chosen, "servers")],
     }
@@ -467,6 +468,12 @@ def rooms(chosen: list[Option]) -> dict[str, dict[str, str]]:
                 folder = path.parent.relative_to(app).as_posix()
                 found[folder][name] = _summary(path)
     return {folder: dict(sorted(found[folder].items())) for folder in sorted(found)}
+
+
+def parts(chosen: list[Option], path: str) -> list[str]:
+    """The templates at that path of the chosen options, which other templates import."""
+    folders = [option.folder for option in chosen if (TEMPLATE / option.folder / path).is_file()]
+    return [f"{TEMPLATE.name}/{folder}/{path}" for folder in folders]
 
 
 def texts(chosen: list[Option], folder: str, suffix: str) -> dict[str, str]:

@@ -450,14 +450,14 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "settings_names": [f"{_leaf(name)}," for name in gather(chosen, "settings")],
         "required_variables": gather(chosen, "required_variables"),
         "server_imports": [_import(module) for module in gather(chosen, "servers")],
-        "rooms": lambda: rooms(chosen),
+        "packages": lambda: packages(chosen),
         "parts": lambda path: parts(chosen, path),
         "texts": lambda folder, suffix: texts(chosen, folder, suffix),
         "server_names": [f"{_leaf(module)}.SERVER," for module in gather(chosen, "servers")],
     }
 
 
-def rooms(chosen: list[Option]) -> dict[str, dict[str, str]]:
+def packages(chosen: list[Option]) -> dict[str, dict[str, str]]:
     """The modules of ``src/app`` by their folder, with the first sentence of each docstring."""
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for root in (TEMPLATE, *(TEMPLATE / option.folder for option in chosen)):

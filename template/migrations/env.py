@@ -7,14 +7,12 @@ heads of all other branches at the time of writing.
 
 import asyncio
 import time
-from functools import partial
 from typing import Any
 
 import click
 from alembic import context
 from alembic.migration import MigrationContext
 from alembic.operations.ops import MigrationScript
-from alembic.runtime.migration import MigrationInfo
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
@@ -67,13 +65,7 @@ def ignore_removed_branches(migrations: MigrationContext) -> None:
     migrations.get_current_heads = lambda: without_removed_branches(heads(), context.script)
 
 
-def report(*, step: MigrationInfo, **_: Any) -> None:
-    """Print the migration that was applied."""
-    for script in step.up_revisions:
-        click.echo(f"Applied {script.revision}: {script.doc}", err=True)
-
-
-def run(connection: Connection, **options: Any) -> None:
+def run(connection: Connection) -> None:
     """Apply pending migrations, retrying when a lock is not available."""
     connection.execute(text(f"SET application_name = '{about.NAME} migrate'"))
     acquire_advisory_lock(connection)
@@ -81,7 +73,7 @@ def run(connection: Connection, **options: Any) -> None:
     connection.commit()
     for delay in RETRY_DELAYS:
         try:
-            return run_once(connection, **options)
+            return run_once(connection)
         except DBAPIError as error:
             reason = RETRYABLE.get(getattr(error.orig, "sqlstate", ""))
             if not reason:
@@ -89,12 +81,12 @@ def run(connection: Connection, **options: Any) -> None:
             connection.rollback()
             click.echo(f"Retrying the migration in {delay} s: {reason}.", err=True)
         time.sleep(delay)
-    return run_once(connection, **options)
+    return run_once(connection)
 
 
-def run_once(connection: Connection, **options: Any) -> None:
+def run_once(connection: Connection) -> None:
     """Apply pending migrations, each in its own transaction."""
-    configure(connection=connection, **options)
+    configure(connection=connection)
     ignore_removed_branches(context.get_context())
     with context.begin_transaction():
         context.run_migrations()
@@ -102,8 +94,7 @@ def run_once(connection: Connection, **options: Any) -> None:
 
 async def online() -> None:
     async with migration_connection(get_settings()) as connection:
-        await connection.run_sync(partial(run, on_version_apply=report))
-    click.echo("All migrations are applied.", err=True)
+        await connection.run_sync(run)
 
 
 def offline() -> None:

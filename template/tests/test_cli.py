@@ -36,6 +36,22 @@ def test_check_names_the_failed_check(
     assert f"failed  {failed}" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("processes", "variables", "message"),
+    [
+        ("500", {}, "500 processes x 10 connections = 5000, but Postgres allows"),
+        ("2", {"MAX_REPLICAS": "50"}, "50 replicas x 2 processes x 10 connections = 1000, but"),
+        ("1", {"DB_RESERVED_CONNECTIONS": "999"}, "of which DB_RESERVED_CONNECTIONS=999 are"),
+    ],
+)
+def test_check_explains_more_connections_than_postgres_allows(
+    environment: dict[str, str], processes: str, variables: dict[str, str], message: str
+) -> None:
+    result = run_command("check", env={**environment, "WEB_CONCURRENCY": processes, **variables})
+    assert result.returncode == 1
+    assert message in result.stdout
+
+
 @pytest.mark.skipif(
     not any((ROOT / "migrations" / "versions").glob("*.py")), reason="there are no migrations yet"
 )
@@ -61,6 +77,12 @@ def test_an_impossible_port_is_refused(port: str) -> None:
     result = run_command("dev", "--port", port, env={})
     assert result.returncode == 2
     assert "Invalid value for '--port'" in result.stderr
+
+
+def test_a_migration_has_to_say_what_it_does() -> None:
+    refused = run_command("migration", " ", env={})
+    assert refused.returncode == 2
+    assert "Give a message that says what it does" in refused.stderr
 
 
 def test_a_component_can_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:

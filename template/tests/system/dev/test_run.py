@@ -39,7 +39,7 @@ print(f"{sys.argv[1]} is process {os.getpid()}")
 match sys.argv[1]:
     case "dev":
         from app.platform.dev.run import run
-        sys.exit(run(port=int(sys.argv[2]), background=[[name] for name in sys.argv[3:]]))
+        sys.exit(run(port=int(sys.argv[2]), companions=[[name] for name in sys.argv[3:]]))
     case "migrate":
         print("key", os.environ["SECRET_KEY"])
         sys.exit(os.environ["ENVIRONMENT"] == "test")
@@ -120,7 +120,8 @@ def port() -> int:
 def project(tmp_path: Path) -> Path:
     package = tmp_path / "src" / "app"
     platform = package / "platform"
-    shutil.copytree(Path(app.platform.dev.__file__).parent, platform / "dev")
+    ignored = shutil.ignore_patterns("__pycache__")  # other processes are writing to it
+    shutil.copytree(Path(app.platform.dev.__file__).parent, platform / "dev", ignore=ignored)
     for folder in (package, platform, platform / "server", platform / "settings"):
         folder.mkdir(exist_ok=True)
         (folder / "__init__.py").touch()

@@ -39,10 +39,9 @@ def resources(kind: str) -> dict[str, Resource]:
 
 
 def containers() -> dict[str, Resource]:
-    """Return the service's own container of every task, by name: a task's first one."""
+    """Return every container of every task, by name."""
     tasks = resources("AWS::ECS::TaskDefinition").values()
-    own = [task["ContainerDefinitions"][0] for task in tasks]
-    return {container["Name"]: container for container in own}
+    return {each["Name"]: each for task in tasks for each in task["ContainerDefinitions"]}
 
 
 def environment(container: Resource) -> dict[str, str]:

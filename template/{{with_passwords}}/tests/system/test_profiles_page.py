@@ -11,7 +11,6 @@ from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/accounts.md").read_text()
 FILES = dict(re.findall(r"(?ms)^```python\n# (src/\S+)\n(.*?)^```$", PAGE))
-COPIED = ("src", "migrations", "pyproject.toml", "gunicorn.conf.py", ".squawk.toml")
 USE = """
 import asyncio, httpx2
 from sqlalchemy import text
@@ -52,9 +51,11 @@ asyncio.run(main())
 def test_the_feature_of_the_page_exports_and_deletes_its_data_with_the_account(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    for name in COPIED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
+    ignored = shutil.ignore_patterns("__pycache__")  # other processes are writing to it
+    for folder in ("src", "migrations"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    for name in ("pyproject.toml", "gunicorn.conf.py", ".squawk.toml"):
+        shutil.copy(ROOT / name, tmp_path)
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)

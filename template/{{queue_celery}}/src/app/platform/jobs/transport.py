@@ -17,9 +17,7 @@ from app.platform.settings import PlatformSettings
 
 
 class Transport:
-    """Publishes job ids from an event loop. ``full``: the queue was, at the last look."""
-
-    full = False
+    """Publishes job ids from an event loop."""
 
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis

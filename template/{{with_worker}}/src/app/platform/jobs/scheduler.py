@@ -141,13 +141,13 @@ async def _loop(
     app: FastAPI,
     settings: PlatformSettings,
     stop: asyncio.Event,
-    touch: Callable[[], None] = lambda: None,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     scheduler = Scheduler(app, settings)
     logger.info("scheduler started", jobs=[each.name for each in registry.scheduled()])
     interval = delay = settings.jobs_poll_interval
     while not stop.is_set():
-        touch()
+        beat()
         try:
             await scheduler.step()
             delay = interval

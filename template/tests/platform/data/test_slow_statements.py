@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from app.platform.base import context
 from app.platform.data.database import Database, ReadSession, SessionDep, create_engine
 from app.platform.data.prepared_reads import PreparedRead, TimedRead
-from app.platform.data.slow_statements import SlowStatements
+from app.platform.data.slow_statements import MAX_LENGTH, SlowStatements
 from app.platform.http import routing
 from app.settings import Settings
 from tests.conftest import client_for, running_platform
@@ -80,6 +80,19 @@ async def test_a_statement_that_fails_slowly_is_logged(
     with pytest.raises(DBAPIError):
         await service.state.db.execute(failing)
     assert [line["statement"] for line in lines(capfd)] == [str(failing)]
+
+
+async def test_a_long_statement_is_cut(
+    module_settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = create_engine(module_settings)
+    SlowStatements(threshold=0).listen(engine)
+    capfd.readouterr()
+    long = f"SELECT 1 -- {'x' * MAX_LENGTH}"
+    async with Database(engine, 1, 5).transaction() as session:
+        await session.execute(text(long))
+    await engine.dispose()
+    assert long[:MAX_LENGTH] in [line["statement"] for line in lines(capfd)]
 
 
 async def test_many_rows_in_one_call_and_commits_are_timed(

@@ -275,6 +275,18 @@ async def test_old_ids_are_deleted_by_later_messages(
         assert await received_webhooks.sweep(session, 3600, 10) == 1
 
 
+async def test_a_sweep_does_not_wait_for_another_one(shared: FastAPI) -> None:
+    db = shared.state.db
+    async with db.transaction() as session:
+        values = "SELECT 'billing', n, now() - interval '1 day' FROM generate_series(1, 3) n"
+        await session.execute(text("DELETE FROM received_webhooks"))
+        await session.execute(text(f"INSERT INTO received_webhooks {values}"))
+    async with db.engine.begin() as other, db.transaction() as session:
+        await other.execute(text("SELECT FROM received_webhooks LIMIT 1 FOR UPDATE"))
+        await session.execute(text("SET LOCAL lock_timeout = '1s'"))
+        assert await received_webhooks.sweep(session, 3600, 10) == 2
+
+
 @pytest.mark.parametrize(
     ("pairs", "reason"),
     [

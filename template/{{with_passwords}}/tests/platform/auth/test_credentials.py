@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
+from app.platform.auth import account_tokens
 from app.platform.auth.models import Account, AccountToken
 from app.settings import Settings
 from tests.accounts import AUTH, PASSWORD, log_in, post, register
@@ -262,6 +263,18 @@ async def test_a_token_expires_and_old_ones_are_deleted(
 
     assert answer.status_code == 400
     assert left == 1
+
+
+async def test_a_request_for_a_link_waits_for_no_other_one(fresh_settings: Settings) -> None:
+    """Each deletes tokens that have expired."""
+    async with running_app(fresh_settings) as app:
+        db = app.state.db
+        async with db.transaction() as session:
+            await account_tokens.issue(session, None, "reset_password", ADA, -10)
+        async with db.engine.begin() as other, db.transaction() as session:
+            await other.execute(select(AccountToken.id).with_for_update())
+            await session.execute(text("SET LOCAL lock_timeout = '1s'"))
+            await account_tokens.issue(session, None, "reset_password", ADA, 100)
 
 
 @pytest.mark.parametrize("change", ["password", "address"])

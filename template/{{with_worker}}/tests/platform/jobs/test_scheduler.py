@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, text, update
 
 from app.platform.jobs import job, registry, schedules, store
 from app.platform.jobs.metrics import collect_backlog
@@ -115,6 +115,17 @@ async def test_the_oldest_jobs_are_deleted_first(service: Service) -> None:
     async with service.app.state.db.transaction() as session:
         assert await store.prune(session, 7, 30, limit=1) == 1
     assert [status.id for status in await service.statuses()] == [younger.id]
+
+
+async def test_the_clean_up_leaves_a_job_that_another_transaction_holds(service: Service) -> None:
+    for _ in range(2):
+        await service.run_until_finished((await service.enqueue(samples.note, text="old")).id)
+    await service.backdate(store.Job.finished_at, 8 * 86_400)
+    db = service.app.state.db
+    async with db.engine.begin() as other, db.transaction() as session:
+        await other.execute(select(store.Job.id).limit(1).with_for_update())
+        await session.execute(text("SET LOCAL lock_timeout = '1s'"))
+        assert await store.prune(session, 7, 30, limit=10) == 1
 
 
 async def test_a_tick_that_no_scheduler_claims_shows_in_the_metric_of_its_alert(

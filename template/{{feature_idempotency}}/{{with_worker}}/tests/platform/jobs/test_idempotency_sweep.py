@@ -6,8 +6,11 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import func, select, text
 
+from app.platform.data import idempotency_keys
 from app.platform.data.idempotency_keys import IdempotencyKey
 from app.platform.jobs import idempotency_sweep, registry
+from app.settings import Settings
+from tests.conftest import running_platform
 
 
 class Context:
@@ -30,6 +33,21 @@ async def test_the_job_deletes_all_expired_keys_in_batches(
     assert await idempotency_sweep.sweep(cast("Any", Context(app))) == 5
     [remaining] = await app.state.read_session.first(select(func.count(IdempotencyKey.key)))
     assert remaining == 4
+
+
+async def test_a_key_that_a_request_holds_is_left_for_the_next_sweep(
+    fresh_settings: Settings,
+) -> None:
+    async with running_platform(fresh_settings) as app:
+        db = app.state.db
+        async with db.transaction() as session:
+            columns = "(caller, key, fingerprint, expires_at)"
+            values = "SELECT 'ada', n, '', now() FROM generate_series(1, 3) n"
+            await session.execute(text(f"INSERT INTO idempotency_keys {columns} {values}"))
+        async with db.engine.begin() as request, db.transaction() as session:
+            await request.execute(text("SELECT FROM idempotency_keys LIMIT 1 FOR UPDATE"))
+            await session.execute(text("SET LOCAL lock_timeout = '1s'"))
+            assert await idempotency_keys.sweep(session, 10) == 2
 
 
 def test_the_job_is_scheduled() -> None:

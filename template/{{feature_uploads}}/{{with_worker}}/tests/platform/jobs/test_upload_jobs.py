@@ -11,8 +11,10 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
+from sqlalchemy import text
 
 from app.platform.base import clamav
+from app.platform.data import uploads
 from app.platform.jobs import registry, upload_jobs
 from app.platform.observability.logs import get_logger
 from app.settings import Settings
@@ -162,6 +164,18 @@ async def test_an_answer_that_is_no_result_is_no_clean_file(reply: bytes) -> Non
     with pytest.raises(clamav.ScanFailed):
         await clamav.find_malware(address, parts())
     server.close()
+
+
+async def test_the_clean_up_leaves_an_upload_that_a_request_holds(
+    client: httpx2.AsyncClient, app: FastAPI
+) -> None:
+    for _ in range(2):
+        await upload(client, PNG)
+    db = app.state.db
+    async with db.engine.begin() as request, db.transaction() as session:
+        await request.execute(text("SELECT FROM uploads LIMIT 1 FOR UPDATE"))
+        await session.execute(text("SET LOCAL lock_timeout = '1s'"))
+        assert await uploads.expire(session, ttl=0, limit=10) == 1
 
 
 async def test_the_clean_up_is_a_scheduled_job(client: httpx2.AsyncClient, app: FastAPI) -> None:

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -13,7 +14,7 @@ from standardwebhooks import Webhook
 
 from app.platform.base.errors import Conflict
 from app.platform.data import webhook_deliveries, webhook_subscriptions
-from app.platform.data.webhook_deliveries import JITTER, RETRY_DELAYS, retry_delay
+from app.platform.data.webhook_deliveries import JITTER, RETRY_DELAYS, Outcome, retry_delay
 from app.platform.data.webhook_subscriptions import InvalidWebhookUrl, Secrets, check_url
 from app.platform.data.webhook_tables import (
     WebhookAttempt,
@@ -427,3 +428,48 @@ async def test_the_sweep_finds_lost_deliveries_and_deletes_old_events(
     async with sender.db.transaction() as session:
         attempts = select(func.count()).select_from(WebhookAttempt)
         assert (await session.execute(attempts)).scalar_one() == 1
+
+
+async def test_the_sweep_leaves_rows_that_another_transaction_holds(
+    sender: Sender, receiver: Receiver
+) -> None:
+    await sender.subscribe(receiver.url)
+    for _ in range(2):
+        await sender.publish()
+    async with sender.db.transaction() as session:
+        earlier = WebhookDelivery.next_attempt_at - timedelta(days=40)
+        await session.execute(update(WebhookDelivery).values(next_attempt_at=earlier))
+    async with sender.db.engine.begin() as other, sender.db.transaction() as session:
+        await other.execute(select(WebhookDelivery.id).limit(1).with_for_update())
+        await session.execute(text("SET LOCAL lock_timeout = '1s'"))
+        assert len(await webhook_deliveries.overdue(session, 10)) == 1
+    await sender.run()
+    async with sender.db.transaction() as session:
+        earlier = WebhookEvent.created_at - timedelta(days=40)
+        await session.execute(update(WebhookEvent).values(created_at=earlier))
+    async with sender.db.engine.begin() as other, sender.db.transaction() as session:
+        await other.execute(select(WebhookEvent.id).limit(1).with_for_update())
+        await session.execute(text("SET LOCAL lock_timeout = '1s'"))
+        assert await webhook_deliveries.sweep(session, 30, 10) == 1
+
+
+async def test_the_result_of_an_attempt_that_is_not_the_deliverys_last_changes_nothing(
+    sender: Sender, receiver: Receiver
+) -> None:
+    """Another worker made it as well: its subscription may be disabled by now, or deleted."""
+    await sender.subscribe(receiver.url)
+    await sender.publish()
+    await sender.run()
+    [before] = await sender.deliveries()
+    gone = Outcome(datetime.now(UTC), 0.1, status_code=410, error="410 Gone")
+    async with sender.db.transaction() as session:
+        due = SimpleNamespace(id=before.id, subscription_id=before.subscription_id)
+        late = await webhook_deliveries.record(
+            session, sender.service.settings, cast("Any", due), 0, gone
+        )
+        [enabled] = (await session.scalars(select(WebhookSubscription.disabled_at))).all()
+        attempts = select(func.count()).select_from(WebhookAttempt)
+        assert (await session.execute(attempts)).scalar_one() == 1
+    assert (late, enabled) == (None, None)
+    [after] = await sender.deliveries()
+    assert after.status == before.status == "delivered"

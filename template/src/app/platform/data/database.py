@@ -200,14 +200,16 @@ class Database:
         request holds one for another transaction.
         """
         outer = _innermost.get()
-        async with _AsyncTransaction(database=self, outer=outer) as session:
-            _innermost.set(session.sync_session)
-            try:
-                yield session
-                await session.finish_reads()
-                await _commit(session)
-            finally:
-                _innermost.set(outer)
+        session = _AsyncTransaction(database=self, outer=outer)
+        _innermost.set(session.sync_session)
+        try:
+            yield session
+            await session.finish_reads()
+            await _commit(session)
+        finally:
+            _innermost.set(outer)
+            if not session.sync_session.ended:
+                await asyncio.shield(asyncio.create_task(session.close()))
         for callback in session.info.pop(AFTER_COMMIT, ()):
             await callback()
 
@@ -345,6 +347,12 @@ class _Transaction(Session):
             raise TransactionEnded
         return super()._autobegin_t(begin)
 
+    def commit_and_close(self) -> None:
+        """In one greenlet: another one would cost as much CPU time as a query."""
+        self.commit()
+        self.ended = True
+        self.close()
+
     def close(self) -> None:
         try:
             super().close()
@@ -446,10 +454,10 @@ def _sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 
 
-async def _commit(session: AsyncSession) -> None:
+async def _commit(session: _AsyncTransaction) -> None:
     """Commit; raise ``OutcomeUnknown`` if the connection is lost before Postgres answers."""
     try:
-        await session.commit()
+        await greenlet_spawn(session.sync_session.commit_and_close)
     except DatabaseUnavailable as error:
         raise OutcomeUnknown from error
     except DBAPIError as error:

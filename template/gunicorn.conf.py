@@ -16,7 +16,7 @@ from app.platform.base.cpus import available_cpus
 from app.platform.data.preload import import_before_fork
 from app.platform.observability import logs
 from app.platform.server.checks import refuse_too_many_connections
-from app.platform.server.gunicorn_worker import metrics_folder
+from app.platform.server.gunicorn_worker import metrics_folder, take_over_signals
 from app.settings import get_settings
 
 settings = get_settings()
@@ -70,7 +70,8 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Pass the slot and the folder of metrics to the worker."""
+    """Pass the slot and the folder of metrics to the worker, which now handles its own signals."""
+    take_over_signals(server)
     os.environ["WORKER_SLOT"] = str(worker.slot)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder
 

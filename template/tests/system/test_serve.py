@@ -12,6 +12,25 @@ import pytest
 
 from tests.system.serving import Serve, Server, free_port, load
 
+# The second worker waits just after the fork.
+PAUSED = """
+import os, time
+from pathlib import Path
+from service_under_test import create_app
+
+gates = Path(os.environ["GATES"])
+
+def pause():
+    try:
+        (gates / "first-forked").touch(exist_ok=False)
+    except FileExistsError:
+        (gates / "second-forked").touch()
+        while not (gates / "signalled").exists():
+            time.sleep(0.02)
+
+os.register_at_fork(after_in_child=pause)
+"""
+
 
 def test_two_workers_serve_and_all_log_lines_share_their_fields(serve: Serve) -> None:
     server = serve()
@@ -87,6 +106,18 @@ def test_an_endless_stream_does_not_prevent_a_clean_shutdown(serve: Serve) -> No
     events = [line["event"] for line in server.lines()]
     assert events.count("Application shutdown complete.") == 2
     assert not [event for event in events if "SIGKILL" in str(event)]
+
+
+def test_a_worker_that_was_only_just_forked_does_not_delay_shutdown(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "paused.py").write_text(PAUSED)
+    server = serve("gunicorn", "paused:create_app()")
+    server.until((tmp_path / "second-forked").exists)
+    server.process.send_signal(signal.SIGTERM)
+    server.until(lambda: "Worker exiting" in server.log.read_text())  # both have had the signal
+    (tmp_path / "signalled").touch()
+    assert server.process.wait(20) == 0
 
 
 @pytest.mark.parametrize("route", ["thread", "sync"])

@@ -46,6 +46,20 @@ def metrics_folder(parent: str | None) -> str:
     return tempfile.mkdtemp(prefix="metrics-", dir=parent)
 
 
+def take_over_signals(arbiter: Any) -> None:
+    """End this forked worker if it has been told to stop; from now on, a signal to stop ends it.
+
+    Until then it has the handlers of Gunicorn's arbiter, which only queue a signal: without this, a
+    worker that is stopped just after the fork would continue until it is killed.
+    """
+    stopping = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+    for number in stopping:
+        signal.signal(number, signal.SIG_DFL)
+    while not arbiter.SIG_QUEUE.empty():
+        if arbiter.SIG_QUEUE.get() in stopping:
+            raise SystemExit
+
+
 def drain_seconds(settings: PlatformSettings) -> float:
     """Seconds between SIGTERM and the end of accepting, for load balancers to stop routing here."""
     if settings.drain_seconds is not None:

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Deploys an image to Cloud Run: migrations, then the new version; rolled back on failure.
+# Deploys an image to Cloud Run: migrations, then a tenth of the requests, then all; rolled back on failure.
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh registry/name@sha256:...
 #   DEPLOY_TARGET=<service> sh deploy/ci.sh --back registry/name@sha256:...   without migrations
 # Credentials: those of `gcloud`, or GOOGLE_TOKEN_FILE in a pipeline. deploy/parameters has the other
-# values of deploy/run.yaml, one NAME=value per line; DEPLOY_PARAMETERS names another file. RELEASE_TIMEOUT: seconds until ready. An image of
-# another registry needs Docker, logged in there unless the image is public.
+# values of deploy/run.yaml, one NAME=value per line; DEPLOY_PARAMETERS names another file. RELEASE_TIMEOUT: seconds until ready (120).
+# CANARY_SECONDS: how long the new version has a tenth of the requests (300); 0: all at once. RELEASE_POLL: seconds
+# between two looks at them (15). An image of another registry needs Docker, logged in there unless the image is public.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -39,7 +40,8 @@ if [ -n "${GOOGLE_TOKEN_FILE:-}" ]; then
     export CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE="$credentials"
 fi
 
-# Fill in the documents for an image, one file each.
+# Fill in the documents for an image, one file each. With a revision, that one keeps all requests, and
+# the new one has an address of its own.
 documents() {
     rm -f "$files"/*
     {
@@ -51,19 +53,26 @@ documents() {
             value=$(parameter $name) || exit 2
             echo "s|\${$name}|$value|g"
         done
+        [ -z "${2:-}" ] ||
+            echo "s|^  traffic:.*|  traffic: [{revisionName: $2, percent: 100}, {latestRevision: true, tag: next}]|"
     } >"$files/values"
     sed -f "$files/values" deploy/run.yaml |
         awk -v folder="$files" 'BEGIN { n = 1 } /^---$/ { n++; next } { print > (folder "/" n ".yaml") }'
 }
 
-# Apply the documents of the service and the worker pools.
+# Apply the documents of the service and the worker pools; of one kind, if it is named.
 replace() {
     for file in "$files"/*.yaml; do
-        case $(sed -n 's/^kind: //p' "$file") in
-        Service) gcloud run services replace "$file" || return 1 ;;
-        WorkerPool) gcloud run worker-pools replace "$file" || return 1 ;;
+        kind=$(sed -n 's/^kind: //p' "$file")
+        case ${1:-$kind}:$kind in
+        Service:Service) gcloud run services replace "$file" || return 1 ;;
+        WorkerPool:WorkerPool) gcloud run worker-pools replace "$file" || return 1 ;;
         esac
     done
+}
+
+of_service() {
+    gcloud run services describe "$DEPLOY_TARGET" "$@" 2>/dev/null
 }
 
 migrate() {
@@ -96,9 +105,10 @@ in_artifact_registry() {
     echo "$copy"
 }
 
-# Request readiness from outside, as clients do.
+# Request readiness from outside, as clients do; with a tag, from the revision that has it.
 ready() {
-    url=$(gcloud run services describe "$DEPLOY_TARGET" --format 'value(status.url)')
+    url=$(of_service --format 'value(status.url)')
+    url=https://${1:+$1---}${url#https://}
     until=$(($(date +%s) + ${RELEASE_TIMEOUT:-120}))
     until curl --fail --silent --show-error --max-time 5 --output /dev/null "$url/health/ready"; do
         [ "$(date +%s)" -lt "$until" ] || return 1
@@ -106,22 +116,52 @@ ready() {
     done
 }
 
+# Fail if the new version answers ten requests with 5xx while it has a tenth of them.
+canary() {
+    gcloud run services update-traffic "$DEPLOY_TARGET" --to-tags next=10 || return 1
+    revision=$(of_service --format 'value(status.latestCreatedRevisionName)')
+    left=${CANARY_SECONDS:-300}
+    while [ "$left" -gt 0 ]; do
+        sleep "${RELEASE_POLL:-15}"
+        left=$((left - 15))
+        failed=$(gcloud logging read "resource.type=cloud_run_revision AND resource.labels.revision_name=$revision \
+            AND httpRequest.status>=500" --limit 10 --freshness 1h --format 'value(insertId)') || return 1
+        [ "$(echo "$failed" | grep -c .)" -lt 10 ] || return 1
+    done
+}
+
+# Move all requests back at once, and then what the documents describe.
 undo() {
     say "$image did not get ready: $1"
     [ -n "$serving" ] || exit 1
+    gcloud run services update-traffic "$DEPLOY_TARGET" --to-revisions "$before=100" || true
     documents "$serving"
     replace || { say "$serving did not come back either"; exit 1; }
     say "$serving serves again"
     exit 1
 }
 
-serving=$(gcloud run services describe "$DEPLOY_TARGET" \
-    --format 'value(spec.template.spec.containers[0].image)' 2>/dev/null || true)
+# The revision that has most of the requests, whatever a release that was interrupted left behind.
+before=$(of_service --flatten 'status.traffic[]' --format 'value(status.traffic.percent,status.traffic.revisionName)' |
+    sort -rn | sed -n '1s/.*[[:space:]]//p')
+serving=
+[ -z "$before" ] ||
+    serving=$(gcloud run revisions describe "$before" --format 'value(spec.containers[0].image)')
 image=$(in_artifact_registry "$image")
 documents "$image"
-if [ "$back" = false ] && ! migrate; then
-    say "the migrations failed, so nothing else was changed: ${serving:-nothing} serves"
-    exit 1
+if [ "$back" = false ]; then
+    if ! migrate; then
+        say "the migrations failed, so nothing else was changed: ${serving:-nothing} serves"
+        exit 1
+    fi
+    if [ -n "$serving" ] && [ "${CANARY_SECONDS:-300}" -gt 0 ]; then
+        documents "$image" "$before"
+        replace Service || undo "Cloud Run says why, above"
+        ready next || undo "/health/ready of its own address does not answer with 200"
+        sh deploy/smoke.sh "$url" || undo "the smoke test of its own address failed"
+        canary || undo "too many of its first requests failed"
+        documents "$image"
+    fi
 fi
 replace || undo "Cloud Run says why, above"
 ready || undo "/health/ready does not answer with 200"

@@ -16,6 +16,7 @@ from tests.deploy.test_cloud_run import spec_of
 
 IMAGE = "europe-west1-docker.pkg.dev/project/images/service@sha256:feed"
 BEFORE = "europe-west1-docker.pkg.dev/project/images/service@sha256:beef"
+URL = "https://service-abc.a.run.app"
 PARAMETERS = """PROJECT=project
 REGION=europe-west1
 REPOSITORY=europe-west1-docker.pkg.dev/project/images
@@ -42,10 +43,14 @@ for words, output, code in json.load(open("rules")):
 Rule = tuple[list[str], str, int]
 GCLOUD: list[Rule] = [
     (["artifacts docker images describe"], "", 1),
-    (["describe", "status.url"], "https://service-abc.a.run.app", 0),
-    (["describe", "image"], BEFORE, 0),
-    (["logging read"], "a line of the migrations", 0),
+    (["describe", "status.url"], URL, 0),
+    # What a release left behind that was interrupted: the last revision is not the one that serves.
+    (["describe", "status.traffic"], "10\tservice-00003\n90\tservice-00002\n\tservice-00001", 0),
+    (["describe", "latestCreated"], "service-00004", 0),
+    (["revisions describe service-00002", "image"], BEFORE, 0),
+    (["logging read", "cloud_run_job"], "a line of the migrations", 0),
 ]
+NOTHING_SERVES: Rule = (["services describe"], "", 1)
 
 
 class Release:
@@ -66,6 +71,7 @@ class Release:
     def run(self, *arguments: str, rules: list[Rule] | None = None, **variables: str) -> int:
         (self.folder / "rules").write_text(json.dumps([*(rules or []), *GCLOUD]))
         given = {"DEPLOY_TARGET": "service", "RELEASE_TIMEOUT": "0"}
+        given |= {"CANARY_SECONDS": "15", "RELEASE_POLL": "0"}
         path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["sh", "deploy/ci.sh", *arguments],
@@ -88,6 +94,16 @@ class Release:
         """Return the calls that change something."""
         calls = [" ".join(call.split()[:4]) for call, *_ in self.calls()]
         return [call for call in calls if "describe" not in call and "logging" not in call]
+
+    def traffic(self) -> list[Any]:
+        """Return how the requests are distributed, in order: by a document, or by a call."""
+        found: list[Any] = []
+        for call, *passed in self.calls():
+            if "update-traffic" in call:
+                found.append(call.split("--to-")[1])
+            documents = map(yaml.safe_load, passed)
+            found += [each["spec"]["traffic"] for each in documents if "traffic" in each["spec"]]
+        return found
 
     def images(self) -> list[str]:
         """Return the images in the passed documents, in order."""
@@ -112,12 +128,52 @@ def test_migrations_come_before_the_new_version(release: Release) -> None:
         "gcloud run jobs replace",
         "gcloud run jobs execute",
         "gcloud run services replace",
+        "curl --fail --silent --show-error",
+        "curl smoke https://next---service-abc.a.run.app",
+        "gcloud run services update-traffic",
+        "gcloud run services replace",
         *pools,
         "curl --fail --silent --show-error",
-        "curl smoke https://service-abc.a.run.app",
+        f"curl smoke {URL}",
     ]
     assert set(release.images()) == {IMAGE}
-    assert "https://service-abc.a.run.app/health/ready" in release.calls()[-2][0]
+    assert f"{URL}/health/ready" in release.calls()[-2][0]
+
+
+ALL = [{"latestRevision": True, "percent": 100}]
+
+
+def test_a_new_version_has_no_requests_then_a_tenth_then_all(release: Release) -> None:
+    assert release.run(IMAGE) == 0, release.stderr
+    nothing = [
+        {"revisionName": "service-00002", "percent": 100},
+        {"latestRevision": True, "tag": "next"},
+    ]
+    assert release.traffic() == [nothing, "tags next=10", ALL]
+
+
+def test_a_version_that_fails_a_tenth_of_the_requests_gets_no_more(release: Release) -> None:
+    failures = (["logging read", "revision_name=service-00004"], "\n".join("abcdefghij"), 0)
+    assert release.run(IMAGE, rules=[failures]) == 1
+    assert release.traffic()[1:] == ["tags next=10", "revisions service-00002=100", ALL]
+    assert release.images()[-1] == BEFORE
+    assert "too many of its first requests failed" in release.stderr
+
+
+def test_failed_requests_that_cannot_be_counted_are_too_many(release: Release) -> None:
+    denied = (["logging read", "cloud_run_revision"], "", 1)
+    assert release.run(IMAGE, rules=[denied]) == 1
+    assert release.images()[-1] == BEFORE
+
+
+def test_a_few_failed_requests_stop_no_release(release: Release) -> None:
+    failures = (["logging read", "cloud_run_revision"], "\n".join("abcdefghi"), 0)
+    assert release.run(IMAGE, rules=[failures]) == 0, release.stderr
+
+
+def test_the_canary_can_be_left_out(release: Release) -> None:
+    assert release.run(IMAGE, CANARY_SECONDS="0") == 0, release.stderr
+    assert release.traffic() == [ALL]
 
 
 def test_passed_documents_are_complete(release: Release) -> None:
@@ -125,7 +181,7 @@ def test_passed_documents_are_complete(release: Release) -> None:
     passed = [yaml.safe_load(each) for _, *documents in release.calls() for each in documents]
     names = [document["metadata"]["name"] for document in passed]
     beside = [f"service-{name}" for name in jobs.BACKGROUND_PROCESSES]
-    assert names == ["service-migrate", "service", *sorted(beside, key=names.index)]
+    assert names == ["service-migrate", "service", "service", *sorted(beside, key=names.index)]
     assert "${" not in json.dumps(passed)
     assert "api.example.com,*.run.app" in json.dumps(passed)
     assert environments(passed) == {"production"}
@@ -151,24 +207,26 @@ def test_failed_migrations_change_nothing_and_are_shown(release: Release) -> Non
     assert f"nothing else was changed: {BEFORE} serves" in release.stderr
 
 
-@pytest.mark.parametrize("kind", ["services", "curl", "curl smoke"])
+@pytest.mark.parametrize("kind", ["services", "curl", "curl smoke", URL, f"smoke {URL}"])
 def test_a_version_that_does_not_become_ready_is_rolled_back(release: Release, kind: str) -> None:
-    words = [kind] if "curl" in kind else ["services replace", IMAGE]
+    words = ["services replace", IMAGE] if kind == "services" else ["curl", kind]
     assert release.run(IMAGE, rules=[(words, "", 1)]) == 1
     assert release.images()[-1] == BEFORE
+    assert release.traffic()[-2:] == ["revisions service-00002=100", ALL]
     assert f"{BEFORE} serves again" in release.stderr
 
 
 def test_the_first_version_cannot_be_rolled_back(release: Release) -> None:
-    rules: list[Rule] = [(["curl"], "", 22), (["describe", "image"], "", 1)]
-    assert release.run(IMAGE, rules=rules) == 1
+    assert release.run(IMAGE, rules=[NOTHING_SERVES, (["curl"], "", 22)]) == 1
     assert set(release.images()) == {IMAGE}
+    assert release.traffic() == [ALL]
 
 
 def test_a_rollback_runs_no_migrations(release: Release) -> None:
     assert release.run("--back", BEFORE) == 0, release.stderr
     assert not any("jobs" in step for step in release.steps())
     assert set(release.images()) == {BEFORE}
+    assert release.traffic() == [ALL]
 
 
 def test_an_image_from_another_registry_is_copied_first(release: Release) -> None:

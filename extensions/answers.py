@@ -9,6 +9,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def refusal(question: str, answer: object, choices: list[str] | None = None) -> 
     kind = questions()[question]["type"]
     if choices is not None:
         several = questions()[question].get("multiselect", False)
-        answer = yaml.safe_load(answer) if several and isinstance(answer, str) else answer
+        if several and isinstance(answer, str):
+            with suppress(yaml.YAMLError, ValueError):  # such as a date that does not exist
+                answer = yaml.safe_load(answer)
         given = answer if several and isinstance(answer, list) else [answer]
         wrong = [repr(each) for each in given if str(each) not in choices]
         if wrong and not choices:

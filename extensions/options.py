@@ -11,6 +11,7 @@ those that have both; its ``option.yml`` may be missing.
 
 import ast
 import json
+import os
 import re
 import sys
 from collections import defaultdict
@@ -397,15 +398,25 @@ class Options(ContextHook):
 
 
 def _refuse_half_a_copy(configuration: Any, chosen: list[Option]) -> None:
-    """Raise ``UserMessageError`` if files are in the way, and nobody can be asked about them.
+    """Raise ``UserMessageError`` if something in the way would end the copy in the middle.
 
-    Copier asks before it replaces a file; without a terminal it would end there, with half of the
-    files written.
+    A folder where the service has a file, or a file where it has a folder, ends a copy and an
+    update. So does any other file if nobody can be asked: Copier asks before it replaces one.
     """
-    if configuration["overwrite"] or configuration["pretend"] or sys.stdin.isatty():
+    if configuration["pretend"]:
         return
-    folder = Path(configuration["dst_path"])
-    there = sorted(path for path in written(chosen) if (folder / path).is_file())
+    folder, paths = Path(configuration["dst_path"]), written(chosen)
+    folders = {parent for path in paths for parent in map(str, Path(path).parents)}
+    stuck = {path for path in paths if (folder / path).is_dir()}
+    stuck |= {p for p in folders if os.path.lexists(folder / p) and not (folder / p).is_dir()}
+    if stuck:
+        raise UserMessageError(
+            f"Nothing was written: {', '.join(sorted(stuck))} in {folder} is a file where the "
+            "service has a folder, or a folder where it has a file. Move it elsewhere."
+        )
+    if configuration["overwrite"] or sys.stdin.isatty():
+        return
+    there = sorted(path for path in paths if os.path.lexists(folder / path))
     if there:
         more = f" and {len(there) - 3} more files" if there[3:] else ""
         raise UserMessageError(
@@ -439,13 +450,14 @@ def _facts(available: tuple[Option, ...], given: Answers) -> Answers:
         "settings_names": [f"{_leaf(name)}," for name in gather(chosen, "settings")],
         "required_variables": gather(chosen, "required_variables"),
         "server_imports": [_import(module) for module in gather(chosen, "servers")],
-        "rooms": lambda: rooms(chosen),
+        "packages": lambda: packages(chosen),
+        "parts": lambda path: parts(chosen, path),
         "texts": lambda folder, suffix: texts(chosen, folder, suffix),
         "server_names": [f"{_leaf(module)}.SERVER," for module in gather(chosen, "servers")],
     }
 
 
-def rooms(chosen: list[Option]) -> dict[str, dict[str, str]]:
+def packages(chosen: list[Option]) -> dict[str, dict[str, str]]:
     """The modules of ``src/app`` by their folder, with the first sentence of each docstring."""
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for root in (TEMPLATE, *(TEMPLATE / option.folder for option in chosen)):
@@ -456,6 +468,12 @@ def rooms(chosen: list[Option]) -> dict[str, dict[str, str]]:
                 folder = path.parent.relative_to(app).as_posix()
                 found[folder][name] = _summary(path)
     return {folder: dict(sorted(found[folder].items())) for folder in sorted(found)}
+
+
+def parts(chosen: list[Option], path: str) -> list[str]:
+    """The templates at that path of the chosen options, which other templates import."""
+    folders = [option.folder for option in chosen if (TEMPLATE / option.folder / path).is_file()]
+    return [f"{TEMPLATE.name}/{folder}/{path}" for folder in folders]
 
 
 def texts(chosen: list[Option], folder: str, suffix: str) -> dict[str, str]:

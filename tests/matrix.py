@@ -58,11 +58,16 @@ class Row:
 
     @property
     def given(self) -> Answers:
-        """The answers as Copier takes them: the features that are chosen as one list."""
-        plain = {name: answer for name, answer in self.answers.items() if FEATURE not in name}
-        chosen = [name.removeprefix(FEATURE) for name in self.answers if name not in plain]
-        features = [name for name in chosen if self.answers[FEATURE + name]]
-        return plain | ({"features": features} if chosen else {})
+        """The answers as Copier takes them."""
+        return given(self.answers)
+
+
+def given(row: Answers) -> Answers:
+    """Return the answers as Copier takes them: the features that are chosen as one list."""
+    plain = {name: answer for name, answer in row.items() if FEATURE not in name}
+    chosen = [name.removeprefix(FEATURE) for name in row if name not in plain]
+    features = [name for name in chosen if row[FEATURE + name]]
+    return plain | ({"features": features} if chosen else {})
 
 
 def matrix(template: Path = options.TEMPLATE) -> list[Row]:
@@ -71,17 +76,34 @@ def matrix(template: Path = options.TEMPLATE) -> list[Row]:
     presets = [proposed(template, preset, values) for preset in PRESETS]
     rows = covering_rows(values, [*presets, *alone(presets[1], values)])
     heavy = some_rows(rows, presets, besides=LIGHT)
-    some = some_rows(rows, heavy)
+    available = options.load(template)
+    some = some_rows(rows, heavy, lambda row: set(_meetings(row, available)))
     ordered = [*some, *(row for row in rows if row not in some)]
-    return [
-        Row(row.get("preset") or named(row), row, row in some, _new(row, ordered[:number]))
-        for number, row in enumerate(ordered)
-    ]
+    found, known = [], set[Any]()
+    for row in ordered:
+        questions = {item: {item[0]} for item in row.items()} | _meetings(row, available)
+        new = [names for item, names in questions.items() if item not in known]
+        name = row.get("preset") or named(row)
+        found.append(Row(name, row, row in some, frozenset().union(*new)))
+        known |= set(questions)
+    return found
 
 
-def _new(row: Answers, before: list[Answers]) -> frozenset[str]:
-    known = {item for other in before for item in other.items()}
-    return frozenset(name for name, answer in row.items() if (name, answer) not in known)
+def _meetings(row: Answers, available: tuple[options.Option, ...]) -> dict[str, set[str]]:
+    """Return the folders in a folder that a row has, each with the questions that meet in it."""
+    chosen = options.choose(available, given(row))
+    variables = {option.variable: {option.question} for option in chosen}
+    for option in chosen:
+        for fact in option.provides:
+            variables.setdefault(f"{options.FACT}_{fact}", set()).add(option.question)
+    return {
+        inner.name: {
+            question for name in inner.name.split("/") for question in variables.get(name, ())
+        }
+        & set(row)
+        for inner in chosen
+        if inner.outer
+    }
 
 
 def alone(minimal: Answers, values: dict[str, list[Any]]) -> list[Answers]:
@@ -98,18 +120,29 @@ def covering_rows(values: dict[str, list[Any]], first: list[Answers]) -> list[An
 
 
 def some_rows(
-    rows: list[Answers], first: list[Answers], besides: tuple[str, ...] = ()
+    rows: list[Answers],
+    first: list[Answers],
+    also: Callable[[Answers], set[Any]] = lambda _: set(),
+    besides: tuple[str, ...] = (),
 ) -> list[Answers]:
     """Return ``first``, and as few of ``rows`` as have every answer that those lack.
 
-    Answers to the questions of ``besides`` may be missing.
+    Answers to the questions of ``besides`` may be missing; ``also``: what else a row has that some
+    row must have.
     """
     some = list(first)
-    answers = {frozenset({item}) for row in rows for item in row.items() if item[0] not in besides}
-    while missing := answers - {part for row in some for part in _parts(row)}:
-        seen = {part for row in some for part in _parts(row)}
+    answers: set[Any] = {
+        frozenset({item}) for row in rows for item in row.items() if item[0] not in besides
+    }
+    answers |= {each for row in rows for each in also(row)}
+    parts = {id(row): _parts(row) | also(row) for row in rows}
+    while missing := answers - set[Any]().union(*(parts[id(row)] for row in some)):
+        seen = set[Any]().union(*(parts[id(row)] for row in some))
         some.append(
-            max(rows, key=lambda row: (len(_parts(row) & missing), len(_parts(row) - seen)))
+            max(
+                rows,
+                key=lambda row: (len(parts[id(row)] & missing), len(parts[id(row)] - seen)),
+            )
         )
     return some
 

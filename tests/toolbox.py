@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,19 +80,25 @@ def run(python: Path, project: Path, *arguments: str, **environment: str) -> str
     return "" if done.returncode == 0 else f"{done.stdout}{done.stderr}" or "failed"
 
 
-def make(python: Path, project: Path, target: str) -> str:
-    """Run the commands of a target of a project's Makefile; return what those say that fail."""
+def commands(project: Path, target: str) -> list[list[str]]:
+    """Return the commands of a target of a project's Makefile, without ``uv run``."""
     makefile = (project / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert recipe, f"there is no target {target}"
-    commands = [shlex.split(line)[2:] for line in recipe[1].splitlines()]  # without `uv run`
-    return "\n".join(filter(None, (run(python.with_name(c[0]), project, *c[1:]) for c in commands)))
+    return [shlex.split(line)[2:] for line in recipe[1].splitlines()]
 
 
-def hooks(python: Path, project: Path, folder: Path, skip: str) -> str:
+def make(python: Path, project: Path, target: str) -> str:
+    """Run the commands of a target of a project's Makefile; return what those say that fail."""
+    found = (run(python.with_name(c[0]), project, *c[1:]) for c in commands(project, target))
+    return "\n".join(filter(None, found))
+
+
+def hooks(python: Path, project: Path, folder: Path, skip: str, added: Mapping[str, str]) -> str:
     """Run the hooks of a project's commits on all of its files; return what they find, or nothing.
 
     They run on a copy in ``folder``, which is a Git repository. ``skip``: hooks to leave out.
+    ``added``: texts of more files, by their paths.
     """
     uv = folder / "bin" / "uv"
     uv.parent.mkdir()
@@ -101,10 +107,12 @@ def hooks(python: Path, project: Path, folder: Path, skip: str) -> str:
     )
     uv.chmod(0o755)
     copy = shutil.copytree(project, folder / "service")
+    for path, text in added.items():
+        (copy / path).write_text(text, encoding="utf-8")
     for command in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *command], cwd=copy, check=True)
-    path = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
-    return run(python.with_name("prek"), copy, "run", "--all-files", PATH=path, SKIP=skip)
+    search = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
+    return run(python.with_name("prek"), copy, "run", "--all-files", PATH=search, SKIP=skip)
 
 
 def pytest(python: Path, project: Path, *tests: str) -> str:

@@ -7,12 +7,14 @@ heads of all other branches at the time of writing.
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import click
 from alembic import context
 from alembic.migration import MigrationContext
 from alembic.operations.ops import MigrationScript
+from alembic.runtime.migration import MigrationInfo
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
@@ -65,7 +67,13 @@ def ignore_removed_branches(migrations: MigrationContext) -> None:
     migrations.get_current_heads = lambda: without_removed_branches(heads(), context.script)
 
 
-def run(connection: Connection) -> None:
+def report(*, step: MigrationInfo, **_: Any) -> None:
+    """Print the migration that was applied."""
+    for script in step.up_revisions:
+        click.echo(f"Applied {script.revision}: {script.doc}", err=True)
+
+
+def run(connection: Connection, **options: Any) -> None:
     """Apply pending migrations, retrying when a lock is not available."""
     connection.execute(text(f"SET application_name = '{about.NAME} migrate'"))
     acquire_advisory_lock(connection)
@@ -73,7 +81,7 @@ def run(connection: Connection) -> None:
     connection.commit()
     for delay in RETRY_DELAYS:
         try:
-            return run_once(connection)
+            return run_once(connection, **options)
         except DBAPIError as error:
             reason = RETRYABLE.get(getattr(error.orig, "sqlstate", ""))
             if not reason:
@@ -81,12 +89,12 @@ def run(connection: Connection) -> None:
             connection.rollback()
             click.echo(f"Retrying the migration in {delay} s: {reason}.", err=True)
         time.sleep(delay)
-    return run_once(connection)
+    return run_once(connection, **options)
 
 
-def run_once(connection: Connection) -> None:
+def run_once(connection: Connection, **options: Any) -> None:
     """Apply pending migrations, each in its own transaction."""
-    configure(connection=connection)
+    configure(connection=connection, **options)
     ignore_removed_branches(context.get_context())
     with context.begin_transaction():
         context.run_migrations()
@@ -94,7 +102,8 @@ def run_once(connection: Connection) -> None:
 
 async def online() -> None:
     async with migration_connection(get_settings()) as connection:
-        await connection.run_sync(run)
+        await connection.run_sync(partial(run, on_version_apply=report))
+    click.echo("All migrations are applied.", err=True)
 
 
 def offline() -> None:

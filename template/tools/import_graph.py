@@ -1,10 +1,10 @@
-"""The import graph of ``src/app``: code lines by room, cycles, and imports that go up a level.
+"""The import graph of ``src/app``: code lines by package, cycles, and imports that go up a level.
 
     uv run python tools/import_graph.py [PAGE]
 
-A room is a package of the platform, a feature, or a module beside them. Prints a table, and writes
-it with a diagram to PAGE, a Markdown file. Exits with 1 if there is a cycle or an import that goes
-up. The levels are those of ``.importlinter``.
+Packages are those of the platform, features, and the modules beside them. Prints a table, and
+writes it with a diagram to PAGE, a Markdown file. Exits with 1 if there is a cycle or an import
+that goes up. The levels are those of ``.importlinter``.
 """
 
 import ast
@@ -20,11 +20,11 @@ SRC = Path("src")
 FEATURES = "features"
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
-Arrow = tuple[str, str]  # between rooms: the importer, the imported
+Arrow = tuple[str, str]  # between packages: the importer, the imported
 
 
 def levels() -> dict[str, int]:
-    """The height of each room that ``.importlinter`` names, and that of all ``FEATURES``."""
+    """The height of each package that ``.importlinter`` names, and that of all ``FEATURES``."""
     config = configparser.ConfigParser()
     config.read(".importlinter")
     entry_points, platform = (
@@ -32,11 +32,11 @@ def levels() -> dict[str, int]:
         for contract in ("entry-points", "levels")
     )
     above = entry_points.index("auth")
-    rooms = [*entry_points[:above], FEATURES, *entry_points[above:-1]]
-    rooms += [*(f"platform.{name}" for name in platform), "platform"]
+    packages = [*entry_points[:above], FEATURES, *entry_points[above:-1]]
+    packages += [*(f"platform.{name}" for name in platform), "platform"]
     return {
         name.strip(" ()"): height
-        for height, level in enumerate(reversed(rooms))
+        for height, level in enumerate(reversed(packages))
         for name in level.split("|")
     }
 
@@ -44,18 +44,18 @@ def levels() -> dict[str, int]:
 LEVELS = levels()
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
     """``app.platform.http.cors`` -> ``platform.http``; ``app.orders.models`` -> ``orders``."""
     path = module.split(".")[1:]
     return ".".join(path[: 2 if path[0] == "platform" else 1])
 
 
-def level(room: str) -> int:
-    return LEVELS.get(room, LEVELS[FEATURES])
+def level(package: str) -> int:
+    return LEVELS.get(package, LEVELS[FEATURES])
 
 
-def from_the_top(rooms: set[str]) -> list[str]:
-    return sorted(rooms, key=lambda room: (-level(room), room))
+def from_the_top(packages: set[str]) -> list[str]:
+    return sorted(packages, key=lambda package: (-level(package), package))
 
 
 def code_lines(module: str) -> int:
@@ -85,7 +85,7 @@ def cycles(graph: grimp.ImportGraph) -> set[frozenset[str]]:
 def reduced(arrows: set[Arrow]) -> set[Arrow]:
     """``arrows`` without those that a longer way makes, too: few enough for a diagram."""
     reach = set(arrows)
-    for middle in {room for arrow in arrows for room in arrow}:
+    for middle in {package for arrow in arrows for package in arrow}:
         reach |= {(a, d) for a, b in reach if b == middle for c, d in reach if c == middle}
     detours = {(a, c) for a, b in arrows for x, c in reach if x == b}
     return arrows - detours
@@ -94,22 +94,22 @@ def reduced(arrows: set[Arrow]) -> set[Arrow]:
 def main() -> int:
     sys.path.insert(0, str(SRC))
     graph = grimp.build_graph("app", cache_dir=None)
-    modules = graph.modules - {"app"}  # the package itself holds nothing
+    modules = graph.modules - {"app"}  # `app/__init__.py` has no code
     lines: Counter[str] = Counter()
     for module in modules:
-        lines[room(module)] += code_lines(module)
+        lines[package(module)] += code_lines(module)
     arrows: Counter[Arrow] = Counter(
-        (room(module), room(other))
+        (package(module), package(other))
         for module in modules
         for other in graph.find_modules_directly_imported_by(module) & modules
-        if room(module) != room(other)
+        if package(module) != package(other)
     )
     up = {(a, b) for a, b in arrows if level(a) <= level(b)}
     circles = cycles(graph)
 
-    table = ["| room | modules | code lines | imports |", "|---|---:|---:|---|"]
+    table = ["| package | modules | code lines | imports |", "|---|---:|---:|---|"]
     for name in from_the_top(set(lines)):
-        count = sum(room(module) == name for module in modules)
+        count = sum(package(module) == name for module in modules)
         imported = ", ".join(from_the_top({b for a, b in arrows if a == name}))
         table.append(f"| {name} | {count} | {lines[name]} | {imported} |")
     platform = sum(lines[name] for name in lines if name.startswith("platform"))

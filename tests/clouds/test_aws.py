@@ -11,8 +11,8 @@ from tests.clouds import validators
 
 Check = Callable[[Path], str]
 TARGETS = [o.choice for o in options.load() if "fargate" in o.provides]
-# With and without processes beside the API; with and without traces.
-OTHERWISE = [{"queue": "celery", "tracing": "otlp"}, {"queue": "none", "tracing": "none"}]
+# With and without processes beside the API; with either collector beside each task.
+OTHERWISE = [{"queue": "celery", "tracing": "datadog"}, {"queue": "none", "tracing": "xray"}]
 CHECKS = [validators.cfn_lint, validators.checkov, validators.yamllint, validators.shellcheck]
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,38 @@ def test_files_that_are_not_in_the_way_stay(template: Path, folder: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert (folder / "LICENSE").read_text() == "Mine.\n"
     assert (folder / "pyproject.toml").exists()
+
+
+def put_a_folder(folder: Path) -> None:
+    (folder / "README.md").mkdir()
+
+
+def put_a_file(folder: Path) -> None:
+    (folder / "src").mkdir()
+    (folder / "src" / "app").write_text(MINE)
+
+
+def put_a_broken_link(folder: Path) -> None:
+    (folder / "README.md").symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("put", "options"),
+    [
+        (put_a_folder, ()),
+        (put_a_folder, ("--overwrite",)),
+        (put_a_file, ()),
+        (put_a_file, ("--overwrite",)),
+        (put_a_broken_link, ()),
+    ],
+)
+def test_whatever_is_in_the_way_ends_it_before_anything_is_written(
+    template: Path, folder: Path, put: Callable[[Path], None], options: tuple[str, ...]
+) -> None:
+    put(folder)
+    before = sorted(folder.rglob("*"))
+    done = copy(template, folder, *options)
+    assert done.returncode == 1
+    assert "Nothing was written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(folder.rglob("*")) == before

@@ -6,10 +6,12 @@ names: the rules hold for what an owner adds, with nothing to edit.
 
 import configparser
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import generator, toolbox
 
@@ -159,6 +161,15 @@ TESTED = [
 ]
 
 
+# As `app migration` writes it, but for a secret.
+MIGRATION = '''"""add orders"""
+
+revision: str = "547d5268e48c"
+down_revision: str | Sequence[str] | None = "8a05f7c3d19e"
+key = "547d5268e48c0a1b2c3d4e5f60718293"
+'''
+
+
 def append(service: Path, path: str, text: str) -> None:
     target = service / "src/app" / path
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -232,3 +243,21 @@ def test_the_services_own_test_sees_the_rule_broken(
     append(broken, path, text)
     python = toolbox.python_for(service)
     assert said in toolbox.pytest(python, broken, f"tests/test_structure.py::{test}")
+
+
+def test_the_hook_for_secrets_finds_one_in_a_migration(service: Path, tmp_path: Path) -> None:
+    python = toolbox.python_for(service)
+    files = {"migrations/versions/20260101_add_orders.py": MIGRATION}
+    found = toolbox.hooks(python, service, tmp_path, "lint,format,openapi,lock,types", files)
+    assert re.findall(r"Location: .*", found) == [
+        "Location:    migrations/versions/20260101_add_orders.py:5"
+    ]
+
+
+@pytest.mark.parametrize("hook", ["imports", "dependencies", "dev-dependencies", "types"])
+def test_a_hook_runs_a_command_of_the_makefile(service: Path, hook: str) -> None:
+    """What `make lint types` passes, the first commit and the first pipeline pass, too."""
+    [repository] = yaml.safe_load((service / ".pre-commit-config.yaml").read_text())["repos"]
+    [entry] = [each["entry"] for each in repository["hooks"] if each["id"] == hook]
+    commands = toolbox.commands(service, "lint") + toolbox.commands(service, "types")
+    assert shlex.split(entry.removeprefix("uv run --quiet ")) in commands

@@ -1,6 +1,7 @@
 """An update is the same in every repository, with every setting of Git, from every folder."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -105,6 +106,24 @@ def test_a_checkout_on_windows_has_the_line_ends_of_the_template(
     windows = ("-c", "core.autocrlf=true", "-c", "core.eol=crlf")
     world.git(tmp_path, *windows, "clone", "--quiet", str(made.folder), str(clone))
     assert world.Service(clone).tree() == made.tree()
+
+
+@pytest.mark.parametrize("path", ["Makefile", "benchmarks"])
+def test_a_file_and_a_folder_of_one_name_refuse_the_update(
+    service: world.Service, path: str
+) -> None:
+    """Copier itself ends in a traceback, with half of the files updated."""
+    if path == "Makefile":
+        (service.folder / path).unlink()
+        service.write("Makefile/targets.mk", "all:\n")
+    else:
+        shutil.rmtree(service.folder / path)
+        service.write(path, "Mine.\n")
+    world.commit(service.folder)
+    done = service.update()
+    assert done.returncode == 1, done.stdout
+    assert f"Nothing was written: {path} in" in done.stdout
+    assert service.status() == []
 
 
 def test_a_service_whose_version_is_gone_is_copied_anew(service: world.Service) -> None:

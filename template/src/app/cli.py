@@ -35,7 +35,7 @@ def dev(port: int) -> None:
     """
     from app.platform.dev.run import run  # noqa: PLC0415 (needs the dev dependencies)
 
-    sys.exit(run(port=port, companions=[[name] for name in BACKGROUND_PROCESSES]))
+    sys.exit(run(port=port, background=[[name] for name in BACKGROUND_PROCESSES]))
 
 
 @cli.command()
@@ -92,6 +92,8 @@ def migration(message: str, empty: bool, merge: bool) -> None:
         click.echo(f"{agree}: there is nothing to write.")
     elif found := dev.lint(written):
         click.echo(f"{found}It would block traffic: change it before it runs.", err=True)
+    else:
+        click.echo("Read it, and apply it: restart `app dev`, or run `app migrate`.")
 
 
 @cli.command()

@@ -44,9 +44,10 @@ def test_commands_work_from_another_folder(
     (tmp_path / "pyproject.toml").write_text('[tool.alembic]\nscript_location = "elsewhere"\n')
     (tmp_path / ".env").write_text("LOG_LEVEL=nonsense")
     url = create_database().render_as_string(hide_password=False)
-    for command in ("migrate", "check"):
+    for command, said in (("migrate", "\nAll migrations are applied."), ("check", "")):
         result = run(command, env={**environment, "DATABASE_URL": url}, cwd=tmp_path)
         assert result.returncode == 0, result.stdout + result.stderr
+        assert said in f"\n{result.stderr}"
 
 
 def test_concurrent_migrations_run_once(

@@ -39,7 +39,7 @@ print(f"{sys.argv[1]} is process {os.getpid()}")
 match sys.argv[1]:
     case "dev":
         from app.platform.dev.run import run
-        sys.exit(run(port=int(sys.argv[2]), companions=[[name] for name in sys.argv[3:]]))
+        sys.exit(run(port=int(sys.argv[2]), background=[[name] for name in sys.argv[3:]]))
     case "migrate":
         print("key", os.environ["SECRET_KEY"])
         sys.exit(os.environ["ENVIRONMENT"] == "test")

@@ -3,10 +3,12 @@
 from fastapi import FastAPI
 
 from app.items import service
+from app.items.jobs import count_items, export_items
 from app.items.models import Item
 from app.platform.data.listing import ListQuery
 from app.platform.jobs import BACKGROUND_PROCESSES, registry
 from tests.items.factories import ItemFactory
+from tests.jobs import run_job
 
 
 async def insert(app: FastAPI, *items: Item) -> None:
@@ -34,9 +36,15 @@ async def test_a_page_continues_among_items_of_the_same_time(app: FastAPI) -> No
     assert len({item.id for item in (*first, *rest)}) == 7
 
 
-async def test_all_items_are_counted_every_night(app: FastAPI) -> None:
-    before = await service.count_items(app.state.read_session)
+async def test_an_export_has_a_line_for_each_item_of_its_owner(app: FastAPI) -> None:
     await insert(app, *ItemFactory.batch(3, owner="ada"), *ItemFactory.batch(2, owner="bob"))
-    assert await service.count_items(app.state.read_session) == before + 5
+    export = await run_job(app, export_items, owner="ada")
+    assert export["items"] == len(export["lines"].splitlines()) == 3
+
+
+async def test_all_items_are_counted_every_night(app: FastAPI) -> None:
+    before = await run_job(app, count_items)
+    await insert(app, *ItemFactory.batch(3, owner="ada"), *ItemFactory.batch(2, owner="bob"))
+    assert await run_job(app, count_items) == before + 5
     scheduled = {each.name for each in registry.scheduled()}
     assert ("items.count_items" in scheduled) == ("worker" in BACKGROUND_PROCESSES)

@@ -39,9 +39,10 @@ def resources(kind: str) -> dict[str, Resource]:
 
 
 def containers() -> dict[str, Resource]:
-    """Return every container of every task, by name."""
+    """Return the service's own container of every task, by name: a task's first one."""
     tasks = resources("AWS::ECS::TaskDefinition").values()
-    return {each["Name"]: each for task in tasks for each in task["ContainerDefinitions"]}
+    own = [task["ContainerDefinitions"][0] for task in tasks]
+    return {container["Name"]: container for container in own}
 
 
 def environment(container: Resource) -> dict[str, str]:

@@ -26,7 +26,7 @@ async def _client(request: Request) -> Redis:
 
 
 RedisDep = Annotated[Redis, Depends(_client)]
-# What a command raises when Redis is away, too slow, or refuses.
+# What a command raises when Redis is unavailable, too slow, or refuses it.
 REDIS_ERRORS = (exceptions.RedisError, OSError, TimeoutError)
 
 

@@ -31,7 +31,7 @@ SERVER_CHECK_INTERVAL = 0.5  # seconds
 COLOURS = (36, 35, 33, 34, 32)
 
 
-def run(*, port: int = 8000, companions: Sequence[Sequence[str]] = ()) -> int:
+def run(*, port: int = 8000, background: Sequence[Sequence[str]] = ()) -> int:
     """Serve the API on `port`, with `python -m app <companion>` beside it; return the exit code.
 
     Ctrl-C and SIGTERM are how it is meant to end, so they give 0; everything else gives 1.
@@ -43,7 +43,7 @@ def run(*, port: int = 8000, companions: Sequence[Sequence[str]] = ()) -> int:
         with services(LOCAL) as urls:
             environment = _environment(port, urls)
             with _environment_file(environment):
-                asyncio.run(_run(port, companions, environment, urls))
+                asyncio.run(_run(port, background, environment, urls))
     except (DevError, ServerError) as error:
         sys.stderr.write(f"app dev: {error}\n")
         return 1
@@ -107,7 +107,7 @@ def _secret_key() -> str:
 
 async def _run(
     port: int,
-    companions: Sequence[Sequence[str]],
+    background: Sequence[Sequence[str]],
     environment: dict[str, str],
     servers: ServerUrls,
 ) -> None:
@@ -117,7 +117,7 @@ async def _run(
     """
     _cancel_on(signal.SIGINT, signal.SIGTERM)
     commands = {"migrate": _app("migrate"), "api": _api(port)}
-    commands |= {words[0]: _app(*words) for words in companions}
+    commands |= {words[0]: _app(*words) for words in background}
     migrate, api, *workers = _children(commands, environment)
     if code := await migrate.run():
         raise DevError(f"the migrations failed with exit code {code}: see above")

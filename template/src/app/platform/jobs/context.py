@@ -81,8 +81,8 @@ class JobContext:
         negative number or a message of over 200 characters.
         """
         progress = Progress(done=done, total=total, message=message)
-        now, (last, said) = time.monotonic(), self._reported
-        if now - last >= PROGRESS_INTERVAL or message != said or done == total:
+        now, (last, last_message) = time.monotonic(), self._reported
+        if now - last >= PROGRESS_INTERVAL or message != last_message or done == total:
             self._reported = (now, message)
             await self._store_progress(progress)
 

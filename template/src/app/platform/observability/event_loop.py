@@ -58,7 +58,7 @@ class Detector:
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._closing.set()
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""Metrics and spans of your own: declared once, in any module, right under several workers.
+"""Metrics and spans of your own: declared once, in any module, correct with several workers.
 
 A metric exists from its declaration, and counts while the service runs; in a command or a test
 without the service its methods do nothing.

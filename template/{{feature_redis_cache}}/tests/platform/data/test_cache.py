@@ -342,7 +342,7 @@ async def test_without_redis_values_are_loaded_within_the_limit_of_loads(
 async def test_an_invalidation_during_an_outage_takes_effect_after_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AWAY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "RETRY_INTERVAL", 0.05)
     with servers.redis() as url:
         own = settings.model_copy(update={"redis_url": SecretStr(url), "cache_timeout": 30})
         kind, source = prices(), Source()
@@ -353,7 +353,7 @@ async def test_an_invalidation_during_an_outage_takes_effect_after_it(
             await cache.invalidate(kind, 1)
             assert await cache.get(kind, 1, source.load) == Price(amount=2)
             await admin.config_set("min-replicas-to-write", 0)
-            await until(lambda: not cache._pending and not cache._is_away())
+            await until(lambda: not cache._pending and not cache._is_unavailable())
             assert await cache.get(kind, 1, source.load) == Price(amount=2)
 
 

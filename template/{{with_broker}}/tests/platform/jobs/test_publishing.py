@@ -18,6 +18,10 @@ async def test_requests_stop_publishing_at_the_queue_limit(service: Service) -> 
         publisher.publish([uuid4() for _ in range(4)])
         await publisher.flush()
     assert await transport.depth() == 10
+    await service.app.state.redis.flushdb()  # as if workers had taken them all
+    publisher.publish([uuid4()])
+    await publisher.flush()
+    assert await transport.depth() == 1
 
 
 async def test_the_jobs_of_a_transaction_are_one_message(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""Purges: a CDN forgets the responses that were made of what a transaction has changed.
+"""Purges of a CDN: the responses that contain what a transaction has changed.
 
 The keys of committed changes wait in this process, and are sent in batches by one task, which tries
 again while the CDN fails. So no request waits for the CDN, or fails because of it.

@@ -10,7 +10,7 @@ from app.platform.settings.http import is_host
 
 
 class CdnSettings(BaseSettings):
-    """Which CDN it is, and how it is told to forget responses."""
+    """The CDN, and access to its purge API."""
 
     cdn_provider: Literal["fastly", "cloudflare"] = Field(
         "fastly", description="The CDN, whose header and purge API are used: fastly or cloudflare"

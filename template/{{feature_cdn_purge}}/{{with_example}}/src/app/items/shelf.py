@@ -1,4 +1,4 @@
-"""The shelf, which everybody may see: a CDN stores its size until an item is put on it."""
+"""The public shelf: a CDN stores the number of its items until one is added."""
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -33,6 +33,6 @@ async def read_shelf(session: ReadSessionDep) -> Shelf:
 async def put_on_shelf(
     data: ItemCreate, user: CurrentUser, session: SessionDep, cdn: CdnDep
 ) -> ItemRead:
-    """Create an item, and let the CDN forget how many there were."""
+    """Create an item, and purge the number of items from the CDN."""
     cdn.purge_on_commit(session, SHELF)
     return await service.create_item(session, user.id, data)

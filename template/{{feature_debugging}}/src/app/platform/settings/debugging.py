@@ -1,12 +1,12 @@
-"""Settings of looking inside running processes."""
+"""Settings of the inspection of running processes."""
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
 
 class DebuggingSettings(BaseSettings):
-    """Whether processes can be looked into."""
+    """Access of `app debug` to running processes."""
 
     debug_socket: bool = Field(
-        True, description="Whether `app debug` of the same user can look inside running processes"
+        True, description="Whether `app debug` of the same user can inspect running processes"
     )

@@ -1,4 +1,4 @@
-"""Notes on an item, as an event stream: everybody who watches the item receives them."""
+"""Notes on an item, sent to everybody who has its event stream open."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -22,7 +22,7 @@ router = APIRouter(
 
 
 class Note(RequestModel):
-    """A note, which is sent and not kept."""
+    """A note: sent to the open streams, and not stored."""
 
     text: str = Field(min_length=1, max_length=1000, examples=["Sold."])
 
@@ -48,7 +48,7 @@ async def open_stream(
 async def send_note(
     item_id: UUID, note: Note, user: CurrentUser, session: ReadSessionDep, streams: EventStreamsDep
 ) -> None:
-    """Send a note to everybody who watches the item."""
+    """Send a note to everybody who has the item's event stream open."""
     await service.get_item(session, user.id, item_id)
     await streams.publish(topic(item_id), note)
 

@@ -1,4 +1,4 @@
-"""Offers for an item: all shops are asked at once, and those that answer in time are listed."""
+"""Offers for an item: concurrent calls to all shops, and those that answered in time."""
 
 from functools import partial
 from uuid import UUID
@@ -43,7 +43,7 @@ class Offers(ResponseModel):
 async def list_offers(
     item_id: UUID, user: CurrentUser, session: ReadSessionDep, http: HttpClientDep
 ) -> Offers:
-    """What shops ask for an item."""
+    """The price of an item in each shop."""
     item = await service.get_item(session, user.id, item_id)
     outcomes = await fan_out(partial(ask, http, item.name), SHOPS, timeout=TIMEOUT, limit=5)
     return Offers(

@@ -1,4 +1,4 @@
-"""Labels to print, in a new layout for those who have the flag `short-labels`."""
+"""Labels to print, in a new layout for users with the flag `short-labels`."""
 
 from uuid import UUID
 

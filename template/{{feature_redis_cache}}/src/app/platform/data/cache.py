@@ -2,7 +2,7 @@
 
 A load holds a lock in Redis, with an owner and an expiry, and stores its value only if it still
 holds it. An invalidation deletes the value **and the lock**, so that a load which began before the
-commit can't store what it read after it. While Redis is away or slow, the value is loaded.
+commit can't store what it read after it. While Redis is unavailable or slow, the value is loaded.
 """
 
 import asyncio
@@ -60,8 +60,8 @@ if ARGV[3] ~= '0' then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1
 """
 JITTER = 0.1  # values that were stored together expire over this share of their TTL
-POLL_INTERVALS = (0.01, 0.1)  # seconds between two looks at a value that another process loads
-AWAY_SECONDS = 1.0  # without Redis after an error; also between attempts to invalidate
+POLL_INTERVALS = (0.01, 0.1)  # seconds between two lookups of a value that another process loads
+RETRY_INTERVAL = 1.0  # without Redis after an error; also between attempts to invalidate
 MAX_PENDING = 10_000  # invalidations that wait for Redis
 
 
@@ -158,7 +158,7 @@ class Cache:
         self._local: OrderedDict[Key, tuple[float, str]] = OrderedDict()
         self._tasks = set[asyncio.Task[Any]]()
         self._pending: dict[Key, float] = {}  # invalidations, and when their values have expired
-        self._away_until = 0.0
+        self._unavailable_until = 0.0
 
     async def get(self, kind: Cached[T], key: object, load: Load[T]) -> T | None:
         """The value of ``key``, from the cache or by ``load``, which returns ``None`` for none.
@@ -192,8 +192,8 @@ class Cache:
     def invalidate_on_commit(self, session: AsyncSession, kind: Cached[Any], *keys: object) -> None:
         """Invalidate ``keys`` once the transaction has committed; not if it is rolled back.
 
-        Loads that began before are not stored. While Redis is away, this process tries again until
-        the values have expired.
+        Loads that began before are not stored. While Redis is unavailable, this process tries again
+        until the values have expired.
         """
         on_commit(session, partial(self.invalidate, kind, *keys))
 
@@ -203,7 +203,7 @@ class Cache:
         for key in keys:
             name = (kind.prefix, str(key))
             self._forget(name)
-            deleted = not self._is_away() and await self._delete(name)
+            deleted = not self._is_unavailable() and await self._delete(name)
             self._forget(name)  # what was read before the deletion
             if not deleted:
                 self._retry_later(kind, name, expired)
@@ -217,7 +217,7 @@ class Cache:
     async def retry_invalidations(self) -> None:
         """Try the invalidations that failed, until their values have expired by themselves."""
         while True:
-            await asyncio.sleep(AWAY_SECONDS)
+            await asyncio.sleep(RETRY_INTERVAL)
             for name, expired in list(self._pending.items()):
                 if time.monotonic() < expired and not await self._delete(name):
                     break
@@ -229,7 +229,7 @@ class Cache:
 
     def _start_flight(self, kind: Cached[T], name: Key, load: Load[T]) -> asyncio.Task[str]:
         """Look the value up and load it if necessary, for all callers of this process at once."""
-        flight = self._spawn(self._fly(kind, name, load))
+        flight = self._spawn(self._look_up_or_load(kind, name, load))
         self._flights[name] = flight
 
         def done(task: asyncio.Task[str]) -> None:
@@ -250,9 +250,9 @@ class Cache:
         if not task.cancelled():
             task.exception()  # the callers got it, if any are left
 
-    async def _fly(self, kind: Cached[T], name: Key, load: Load[T]) -> str:
+    async def _look_up_or_load(self, kind: Cached[T], name: Key, load: Load[T]) -> str:
         owner = uuid4().hex
-        give_up = time.monotonic() + self._lock_seconds(kind)
+        deadline = time.monotonic() + self._lock_seconds(kind)
         first, last = POLL_INTERVALS
         interval = first
         while True:
@@ -271,7 +271,7 @@ class Cache:
                 return text
             if owns:
                 return await self._load_and_store(kind, name, owner, load)
-            if time.monotonic() >= give_up:
+            if time.monotonic() >= deadline:
                 return await self._load(kind, load)
             if interval == first:
                 self._metrics.waits.labels(kind.name).inc()
@@ -320,7 +320,7 @@ class Cache:
     ) -> tuple[str | None, int, bool] | None:
         """Value, milliseconds that it is fresh, whether to load it; ``None`` without Redis."""
         # A value whose invalidation waits for Redis is not read.
-        if name in self._pending or self._is_away():
+        if name in self._pending or self._is_unavailable():
             return None
         lock = int(self._lock_seconds(kind) * 1000)
         arguments: list[str | int] = [owner, lock, int(kind.stale * 1000)]
@@ -353,13 +353,13 @@ class Cache:
 
     def _failed(self, operation: str, error: BaseException) -> None:
         self._metrics.errors.labels(operation).inc()
-        if not self._is_away():
+        if not self._is_unavailable():
             logger.warning("cache without Redis", operation=operation, error=type(error).__name__)
-        self._away_until = time.monotonic() + AWAY_SECONDS
+        self._unavailable_until = time.monotonic() + RETRY_INTERVAL
 
-    def _is_away(self) -> bool:
+    def _is_unavailable(self) -> bool:
         """Whether a use of Redis has failed within the last second."""
-        return time.monotonic() < self._away_until
+        return time.monotonic() < self._unavailable_until
 
     def _keys(self, name: Key) -> list[str]:
         """The keys of a value and of its lock, in one slot of a cluster."""

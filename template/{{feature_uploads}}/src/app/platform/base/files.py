@@ -83,8 +83,8 @@ def safe_name(name: str, media_type: str) -> str:
     stem, dot, extension = name.rpartition(".")
     if not (dot and f".{extension.lower()}" in extensions):
         stem, extension = name, extensions[0][1:]
-    room = MAX_NAME_BYTES - len(extension) - 1
-    stem = stem.encode()[:room].decode(errors="ignore").rstrip(". ")
+    limit = MAX_NAME_BYTES - len(extension) - 1
+    stem = stem.encode()[:limit].decode(errors="ignore").rstrip(". ")
     return f"{stem}.{extension}"
 
 

@@ -1,4 +1,4 @@
-"""The stock of an item, which the warehouse service knows: a call to an upstream."""
+"""The stock of an item: a call to an upstream, the warehouse service."""
 
 from typing import Annotated
 from uuid import UUID

@@ -1,8 +1,8 @@
 """Received webhooks: signed messages of other services, each of which takes effect once.
 
-https://www.standardwebhooks.com. The signature is checked before anything
-else is done with a message, on the bytes of its body. Then its id is inserted in the request's
-transaction (``SessionDep``). A stranger gets one 401 whatever is wrong; the log has the reason.
+https://www.standardwebhooks.com. The signature is verified first, on the bytes of the body. Then
+the id of the message is inserted in the request's transaction (``SessionDep``). Every refusal is
+the same 401; the log has the reason.
 """
 
 import hmac

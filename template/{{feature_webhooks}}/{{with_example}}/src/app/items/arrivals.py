@@ -1,4 +1,4 @@
-"""Items that arrive at the warehouse, which says so in a webhook."""
+"""Items that arrive at the warehouse, reported by its webhook."""
 
 from typing import Annotated, Literal
 

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 from app.platform.base.errors import Conflict
 from app.platform.data import webhook_deliveries, webhook_subscriptions
 from app.platform.data.webhook_deliveries import JITTER, RETRY_DELAYS, Outcome, retry_delay
-from app.platform.data.webhook_subscriptions import InvalidWebhookUrl, Secrets, check_url
+from app.platform.data.webhook_subscriptions import InvalidWebhookUrl, SecretCipher, check_url
 from app.platform.data.webhook_tables import (
     WebhookAttempt,
     WebhookDelivery,
@@ -356,7 +356,7 @@ async def test_secrets_are_encrypted_and_outlive_the_rotation_of_the_secret_key(
         assert await webhook_subscriptions.renew_secrets(session, rotated) == 1
         assert await webhook_subscriptions.renew_secrets(session, rotated) == 0
     without = rotated.model_copy(update={"secret_key_fallbacks": SecretStr("")})
-    assert Secrets(without).decrypt((await sender.subscription()).secret) == secret
+    assert SecretCipher(without).decrypt((await sender.subscription()).secret) == secret
 
 
 async def test_a_caller_has_so_many_subscriptions_and_no_more(

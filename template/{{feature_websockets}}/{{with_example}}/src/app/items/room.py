@@ -1,4 +1,4 @@
-"""The room of an item: those who look at it see each other, and what each of them says."""
+"""A WebSocket room for each item, with presence and messages."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -40,7 +40,7 @@ async def join_room(
     session: ReadSessionDep,
     rooms: RoomsDep,
 ) -> None:
-    """Talk about an item; what is said is kept for a while, for clients that reconnect."""
+    """Talk about an item; messages are kept for a while, for clients that reconnect."""
     room = Room(f"items:{item_id}", kept=True, presence=True)
 
     async def authorize() -> str:

@@ -21,7 +21,9 @@ MAX_CLOCK_SKEW = timedelta(days=1)
 
 
 class Transport:
-    """Publishes job ids from an event loop."""
+    """Publishes job ids from an event loop. ``full``: the queue was, at the last look."""
+
+    full = False
 
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis

@@ -103,14 +103,14 @@ class Child:
         """
         index = current_process().index
 
-        def beat() -> None:
+        def touch() -> None:
             self.heartbeats[index] = time.time()
 
         try:
             if self.settings.worker_metrics_port:
                 os.environ["WORKER_SLOT"] = str(index)
             app, settings = self.app, self.settings
-            self.runner = Runner(app, settings, beat)
+            self.runner = Runner(app, settings, touch)
             self.stack = ExitStack()
             # Never left: its end would wait for every thread, where the process just exits.
             self.entered = start_blocking_portal()

@@ -25,8 +25,12 @@ async def publish_new(
     transport: Transport, settings: PlatformSettings, ids: Sequence[UUID]
 ) -> None:
     """Wake a worker for new jobs, if the queue has room; raises if it is unavailable."""
-    if await transport.depth() < settings.jobs_queue_limit:
+    if transport.full:
+        transport.full = await transport.depth() >= settings.jobs_queue_limit
+    if not transport.full:
         await transport.publish(ids[0])
+        # Not before: it would be a round trip in the time from commit to start.
+        transport.full = await transport.depth() >= settings.jobs_queue_limit
 
 
 async def publish_due(app: FastAPI) -> None:

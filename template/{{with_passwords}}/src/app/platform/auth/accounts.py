@@ -95,7 +95,7 @@ class Accounts:
         await rate_limit.check_rate_limit(
             request, "registration", self._settings.registration_limit, client
         )
-        if self._secretive:
+        if self._hides_accounts:
             await account_limits.check_mail(request, email)
         account_id = uuid4()
         values = {"id": account_id, "email": email}
@@ -107,9 +107,9 @@ class Accounts:
                 await self._mails.send_link(
                     db,
                     *("verify_email", "verify_email", created, email),
-                    at_once=not self._secretive,
+                    at_once=not self._hides_accounts,
                 )
-            elif self._secretive:
+            elif self._hides_accounts:
                 owner = await db.execute(select(Account.id).where(*is_usable(email)))
                 await self._mails.send_link(
                     db,
@@ -120,12 +120,12 @@ class Accounts:
             audit.succeeded(request, "register", str(account_id))
             return account_id
         audit.refused(request, "register", "taken")
-        if not self._secretive:
+        if not self._hides_accounts:
             raise Conflict("An account with this e-mail address already exists.")
         return account_id
 
     @property
-    def _secretive(self) -> bool:
+    def _hides_accounts(self) -> bool:
         """Whether a registration hides who has an account."""
         return self._settings.email_verification == "required"
 
@@ -165,7 +165,7 @@ class Accounts:
             reason = "unknown" if row is None else "disabled" if right else "password"
             audit.refused(request, "login", reason, str(row.id) if row else None)
             raise Unauthorized(BAD_CREDENTIALS)
-        if self._secretive and row.verified_at is None:
+        if self._hides_accounts and row.verified_at is None:
             audit.refused(request, "login", "not verified", str(row.id))
             raise NotVerified
         if new_hash:

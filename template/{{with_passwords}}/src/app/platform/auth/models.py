@@ -51,9 +51,9 @@ class AccountToken(Base):
 class LoginSession(Base):
     """A login session: active until ``expires_at``, which use extends up to ``ends_at``.
 
-    ``client_hash``: a keyed hash of the address that logged in. ``user_agent``: what that program
-    called itself, for its owner. ``refreshed_at``: when
-    ``secret_hash`` was last replaced; ``None`` before the first refresh.
+    ``client_hash``: a keyed hash of the address that logged in. ``user_agent``: the header of that
+    login, shown to the owner. ``refreshed_at``: when ``secret_hash`` was last replaced; ``None``
+    before the first refresh.
     """
 
     __tablename__ = "sessions"

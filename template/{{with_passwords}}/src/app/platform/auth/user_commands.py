@@ -22,8 +22,8 @@ user_argument = click.argument("user")
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
-    """What the service provides: its roles, and the templates of its mails."""
+class AuthConfig:
+    """The roles of the service, and the templates of its mails."""
 
     roles: Roles
     templates: MailTemplates
@@ -35,7 +35,7 @@ class _RoleName(click.ParamType[str]):
     name = "role"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        names = sorted(_handed().roles)
+        names = sorted(_config().roles)
         if value not in names:
             self.fail(f"{value!r} is not one of {', '.join(names)}.", param, ctx)
         return value
@@ -48,9 +48,9 @@ class _NewUser(BaseModel):
 
 def add_commands(group: click.Group, roles: Roles, templates: MailTemplates) -> None:
     """Add ``users`` to the service's commands, for its ``roles`` and its mails' ``templates``."""
-    handed = {"obj": Handed(roles, templates)}
+    config = {"obj": AuthConfig(roles, templates)}
     commands = click.Group(
-        "users", commands=users.commands, help=users.help, context_settings=handed
+        "users", commands=users.commands, help=users.help, context_settings=config
     )
     group.add_command(commands)
 
@@ -75,7 +75,7 @@ def create(email: str, role: str | None, password: str) -> None:
         first = error.errors()[0]
         raise click.UsageError(f"{first['loc'][0]}: {first['msg']}.") from None
 
-    roles = _handed().roles
+    roles = _config().roles
     given = settings()
 
     async def add(db: AsyncSession) -> Any:
@@ -118,7 +118,7 @@ def show(user: str, events: int) -> None:
 @click.argument("role", type=_RoleName())
 def grant(user: str, role: str) -> None:
     """Give USER the role ROLE."""
-    _change(user, service.grant, role, _handed().roles)
+    _change(user, service.grant, role, _config().roles)
 
 
 @users.command()
@@ -147,7 +147,7 @@ def enable(user: str) -> None:
 @user_argument
 def reset_password(user: str) -> None:
     """End the sessions of USER, and send them a link to choose a new password."""
-    _change(user, service.reset_password, AccountMails(settings(), _handed().templates))
+    _change(user, service.reset_password, AccountMails(settings(), _config().templates))
 
 
 @users.command("end-sessions")
@@ -174,7 +174,7 @@ def _line(user: service.UserRow) -> str:
     return f"{user.id}  {user.email}  {roles}  {state}, sessions: {user.sessions}"
 
 
-def _handed() -> Handed:
-    handed = click.get_current_context().find_object(Handed)
-    assert handed
-    return handed
+def _config() -> AuthConfig:
+    config = click.get_current_context().find_object(AuthConfig)
+    assert config
+    return config

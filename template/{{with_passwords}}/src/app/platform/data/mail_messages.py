@@ -25,7 +25,7 @@ def message_of(row: Any, settings: PlatformSettings) -> EmailMessage:
     message["Subject"] = row.subject
     message["Date"] = formatdate(row.created_at.timestamp())
     message["Message-ID"] = f"<{row.id}@{domain or 'localhost'}>"
-    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office replies, please
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: suppresses out-of-office replies
     message.set_content(row.text.replace(SIGNED, signed))
     message.add_alternative(row.html.replace(SIGNED, signed), subtype="html")
     return message

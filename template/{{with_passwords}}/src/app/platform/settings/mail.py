@@ -52,7 +52,7 @@ class MailSettings(BaseSettings):
         5,
         ge=0.05,
         le=3600,
-        description="Seconds between two looks for mails whose time has come",
+        description="Seconds between two queries for mails that are due",
     )
     mail_locale: str = Field(
         "en",

@@ -141,13 +141,13 @@ async def _loop(
     app: FastAPI,
     settings: PlatformSettings,
     stop: asyncio.Event,
-    beat: Callable[[], None] = lambda: None,
+    touch: Callable[[], None] = lambda: None,
 ) -> None:
     scheduler = Scheduler(app, settings)
     logger.info("scheduler started", jobs=[each.name for each in registry.scheduled()])
     interval = delay = settings.jobs_poll_interval
     while not stop.is_set():
-        beat()
+        touch()
         try:
             await scheduler.step()
             delay = interval

@@ -104,7 +104,7 @@ class Watchdog:
         self._started.result()
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._own_loop.call_soon_threadsafe(self._closing.set)
         self._thread.join(CLOSE_TIMEOUT)
 

@@ -8,9 +8,8 @@ import json
 import os
 
 import httpx2
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
+
+from app.platform.base.role import signed
 
 SOURCE = "SECRETS_FROM"
 TIMEOUT = 3.0  # seconds; a function has ten to start
@@ -32,12 +31,17 @@ def _fetch(arn: str) -> dict[str, str]:
     region = os.environ["AWS_REGION"]
     standard = f"https://secretsmanager.{region}.amazonaws.com"
     url = os.environ.get("AWS_ENDPOINT_URL_SECRETS_MANAGER", standard)
-    request = _signed(url, region, json.dumps({"SecretId": arn}))
+    body = json.dumps({"SecretId": arn})
+    headers = {
+        "Content-Type": "application/x-amz-json-1.1",
+        "X-Amz-Target": "secretsmanager.GetSecretValue",
+    }
+    headers = signed("secretsmanager", region, url, body, headers)
     with httpx2.Client(
         timeout=TIMEOUT, transport=httpx2.HTTPTransport(retries=ATTEMPTS - 1)
     ) as client:
         try:
-            answer = client.post(url, content=request.body, headers=dict(request.headers.items()))
+            answer = client.post(url, content=body, headers=headers)
         except httpx2.HTTPError as error:
             reason = type(error).__name__
             raise SecretsError(f"Secrets Manager can't be reached: {reason}") from None
@@ -49,19 +53,3 @@ def _fetch(arn: str) -> dict[str, str]:
         return {str(name): str(value) for name, value in found.items()}
     except (KeyError, ValueError, AttributeError):
         raise SecretsError(f"{arn} would be JSON: a text for each name of a setting") from None
-
-
-def _signed(url: str, region: str, body: str) -> AWSRequest:
-    """Sign the request with the role of the function; the whole SDK would double the start."""
-    headers = {
-        "Content-Type": "application/x-amz-json-1.1",
-        "X-Amz-Target": "secretsmanager.GetSecretValue",
-    }
-    request = AWSRequest("POST", url, data=body, headers=headers)
-    role = Credentials(
-        os.environ["AWS_ACCESS_KEY_ID"],
-        os.environ["AWS_SECRET_ACCESS_KEY"],
-        os.environ.get("AWS_SESSION_TOKEN"),
-    )
-    SigV4Auth(role, "secretsmanager", region).add_auth(request)
-    return request

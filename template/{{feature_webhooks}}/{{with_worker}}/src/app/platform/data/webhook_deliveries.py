@@ -219,8 +219,8 @@ async def _record_health(
         await disable(session, due, f"no delivery has succeeded for {days:g} days")
 
 
-async def bury(session: AsyncSession, delivery_id: UUID) -> None:
-    """Give up a delivery whose subscription is disabled."""
+async def mark_dead(session: AsyncSession, delivery_id: UUID) -> None:
+    """Mark a delivery as dead, since its subscription is disabled."""
     statement = update(WebhookDelivery).where(WebhookDelivery.id == delivery_id)
     await session.execute(
         statement.values(status="dead", finished_at=func.now(), next_attempt_at=None)

@@ -50,7 +50,7 @@ class UnknownEventType(BadRequest):
     code = "webhook_event_type_unknown"
 
 
-class Secrets:
+class SecretCipher:
     """Encrypts the secrets of subscriptions with a key from ``SECRET_KEY``, or its fallbacks."""
 
     def __init__(self, settings: PlatformSettings) -> None:
@@ -125,7 +125,7 @@ async def create(
     if (await session.execute(count)).scalar_one() >= settings.webhook_subscriptions_per_caller:
         limit = settings.webhook_subscriptions_per_caller
         raise Conflict(f"There are {limit} subscriptions already; delete one.")
-    secret, stored = Secrets(settings).new()
+    secret, stored = SecretCipher(settings).new()
     subscription = WebhookSubscription(
         id=uuid4(),
         owner=owner,
@@ -205,7 +205,7 @@ async def rotate_secret(
     session: AsyncSession, settings: PlatformSettings, owner: str | None, subscription_id: UUID
 ) -> str:
     """A new secret; deliveries are signed with the old one, too, for a while."""
-    secret, stored = Secrets(settings).new()
+    secret, stored = SecretCipher(settings).new()
     overlap = timedelta(seconds=settings.webhook_secret_overlap)
     statement = (
         update(WebhookSubscription)
@@ -223,18 +223,18 @@ async def rotate_secret(
 
 async def renew_secrets(session: AsyncSession, settings: PlatformSettings) -> int:
     """Encrypt secrets with the ``SECRET_KEY`` of today, and forget those that were replaced."""
-    vault = Secrets(settings)
+    cipher = SecretCipher(settings)
     over = update(WebhookSubscription).where(
         WebhookSubscription.previous_secret_ends_at < func.now()
     )
     await session.execute(over.values(previous_secret=None, previous_secret_ends_at=None))
     renewed = 0
     for subscription in await session.scalars(select(WebhookSubscription).with_for_update()):
-        if vault.is_current(subscription.secret):
+        if cipher.is_current(subscription.secret):
             continue
-        subscription.secret = vault.renew(subscription.secret)
+        subscription.secret = cipher.renew(subscription.secret)
         if subscription.previous_secret:
-            subscription.previous_secret = vault.renew(subscription.previous_secret)
+            subscription.previous_secret = cipher.renew(subscription.previous_secret)
         renewed += 1
     await session.flush()
     return renewed

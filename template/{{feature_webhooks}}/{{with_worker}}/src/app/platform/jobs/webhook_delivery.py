@@ -16,7 +16,7 @@ from app.platform.data import received_webhooks, webhook_deliveries, webhook_sub
 from app.platform.data.public_addresses import Guard
 from app.platform.data.webhook_deliveries import Outcome
 from app.platform.data.webhook_sender import headers, send
-from app.platform.data.webhook_subscriptions import AnyRow, Secrets
+from app.platform.data.webhook_subscriptions import AnyRow, SecretCipher
 from app.platform.jobs import webhook_metrics
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.registry import job
@@ -45,7 +45,7 @@ async def deliver(context: JobContext, delivery_id: UUID, attempt: int) -> str:
         return "obsolete"
     if due.disabled_at is not None:
         async with context.transaction() as session:
-            await webhook_deliveries.bury(session, delivery_id)
+            await webhook_deliveries.mark_dead(session, delivery_id)
         DELIVERIES.inc(outcome="dead")
         return "disabled"
     if due.pause and due.pause > 0:
@@ -77,10 +77,10 @@ async def deliver(context: JobContext, delivery_id: UUID, attempt: int) -> str:
 
 
 async def _attempt(settings: PlatformSettings, due: AnyRow) -> Outcome:
-    vault = Secrets(settings)
+    cipher = SecretCipher(settings)
     stored = [due.secret, *([due.previous_secret] if due.overlap else [])]
     try:
-        secrets = [vault.decrypt(secret) for secret in stored]
+        secrets = [cipher.decrypt(secret) for secret in stored]
     except InvalidToken:
         raise RuntimeError(
             "The secret of the subscription was encrypted with a SECRET_KEY that is gone: add it to"

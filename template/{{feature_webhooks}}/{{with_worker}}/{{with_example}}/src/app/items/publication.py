@@ -1,4 +1,4 @@
-"""Publication of an item: its owner's webhooks say so."""
+"""Publication of an item, an event for the webhooks of its owner."""
 
 from uuid import UUID
 

@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+# Creates the session (of requests) that exports; set by a component, where they must be signed.
+create_session: Callable[[], Any] | None = None
 
 
 def span_processor_factory(
@@ -25,4 +29,9 @@ def span_processor_factory(
     )
 
     OTLPSpanExporter(headers=headers)  # the first one imports its HTTP client: before the fork
-    return lambda: BatchSpanProcessor(OTLPSpanExporter(headers=headers))
+
+    def create() -> SpanProcessor:
+        session = create_session() if create_session else None
+        return BatchSpanProcessor(OTLPSpanExporter(headers=headers, session=session))
+
+    return create

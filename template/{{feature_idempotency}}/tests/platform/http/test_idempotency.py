@@ -10,6 +10,7 @@ import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Form, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app.platform.base.errors import NotFound
 from app.platform.data import idempotency_keys
@@ -496,3 +497,13 @@ async def test_requests_are_counted_by_how_they_ended(
     after = counts()
     grown = {name: after[name] - before[name] for name in after}
     assert grown == {"new": 3, "replayed": 2, "reused": 1, "in_use": 1, "not_kept": 1}
+
+
+async def test_a_failure_of_the_database_is_not_taken_for_a_key_in_use(shared: FastAPI) -> None:
+    async def claim() -> None:
+        async with shared.state.db.transaction() as session:
+            await session.execute(text("SET TRANSACTION READ ONLY"))
+            await idempotency_keys.claim(session, "ada", "1", b"", ttl=60, wait=1)
+
+    with pytest.raises(DBAPIError, match="read-only"):
+        await claim()

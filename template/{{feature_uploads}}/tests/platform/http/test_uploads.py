@@ -222,6 +222,26 @@ async def test_the_head_of_a_file_is_sent_without_reading_it(
     assert (answer.status_code, answer.headers["Content-Length"]) == (200, str(len(PNG)))
 
 
+async def test_a_file_that_is_lost_is_not_found(client: httpx2.AsyncClient, folder: Path) -> None:
+    stored = await upload(client)
+    empty(folder)
+    answer = await client.get(f"{FILES}/{stored['id']}")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "The file is lost.")
+
+
+async def test_a_clean_up_begins_no_batch_after_its_time(
+    client: httpx2.AsyncClient, app: FastAPI
+) -> None:
+    await upload(client)
+    arguments = app.state.db, app.state.uploads.store, app.state.settings
+    for state in ("pending", "deleted"):
+        old = f"UPDATE uploads SET state = '{state}', changed_at = now() - interval '1 year'"
+        await execute(app, old)
+        cleaned = await upload_cleanup.clean(*arguments, seconds=0)
+        assert cleaned.uploads == 0
+        assert await execute(app, "SELECT state FROM uploads") == [(state,)]
+
+
 async def test_a_file_is_deleted_with_the_transaction(
     client: httpx2.AsyncClient, folder: Path, app: FastAPI
 ) -> None:

@@ -217,10 +217,10 @@ async def test_a_message_whose_request_failed_can_be_sent_again(
     assert await ids(shared, "received_webhooks") == []
 
 
+@pytest.mark.parametrize("body", [b'{"amount": "secret"}', b"secret, and no JSON"])
 async def test_a_signed_body_that_the_route_does_not_take_is_422_without_its_content(
-    shared: FastAPI, client: httpx2.AsyncClient
+    shared: FastAPI, client: httpx2.AsyncClient, body: bytes
 ) -> None:
-    body = b'{"amount": "secret"}'
     answer = await client.post("/hooks/pay", content=body, headers=signed(KEY, body))
     assert answer.status_code == 422
     assert "secret" not in answer.text

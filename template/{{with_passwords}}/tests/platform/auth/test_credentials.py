@@ -1,6 +1,7 @@
 """Addresses are confirmed; passwords and addresses are changed, by their owner alone."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -187,15 +188,19 @@ async def test_an_address_that_another_account_has_is_not_taken_over(
 
 @pytest.mark.parametrize("path", ["change-password", "change-email"])
 async def test_a_stolen_session_guesses_the_password_a_few_times_only(
-    app: FastAPI, client: httpx2.AsyncClient, ada: str, path: str
+    client: httpx2.AsyncClient, ada: str, path: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     headers = await sign_in(client, ADA)
+    capfd.readouterr()
     body = {"new_password": OTHER_PASSWORD} if path == "change-password" else {"email": NEW}
     answers = [await post(client, path, headers, password=f"guess {n}", **body) for n in range(11)]
     late = await post(client, path, headers, password=PASSWORD, **body)
 
     assert [answer.status_code for answer in answers] == [403] * 10 + [429]
     assert late.status_code == 429
+    logged = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    reasons = [each["reason"] for each in logged if each["event"] == "audit.reauthenticate"]
+    assert reasons == ["password"] * 10 + ["limited"] * 2
     assert (await log_in(client, ADA)).is_success  # the owner gets in meanwhile
 
 

@@ -89,6 +89,28 @@ async def test_mails_wait_for_a_server_that_is_away(
             assert [message["To"] for message in await back.receives()] == [ADA]
 
 
+async def test_each_outage_of_the_database_is_logged_once(
+    fresh_settings: Settings, server: MailServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rename = "ALTER TABLE {} RENAME TO {}"
+    written: list[str] = []
+
+    async def outages(count: int) -> bool:
+        written.extend(capfd.readouterr().out.splitlines())
+        return sum("mails not read" in line for line in written) == count
+
+    async with sending_app(fresh_settings, server.url) as app:
+        for outage in (1, 2):
+            async with app.state.db.transaction() as session:
+                await session.execute(text(rename.format("mails", "mails_away")))
+            await until(lambda count=outage: outages(count))
+            async with app.state.db.transaction() as session:
+                await session.execute(text(rename.format("mails_away", "mails")))
+            await send(app, ADA)
+            await server.receives(outage)
+            await until(lambda: _is_empty(app))
+
+
 async def _attempted(app: FastAPI, times: int) -> bool:
     return min((row.attempts for row in await rows(app)), default=0) >= times
 

@@ -220,7 +220,9 @@ async def test_a_subscriber_that_fails_gets_one_attempt_at_a_time_and_others_all
         await sender.run()
     assert len(failing.received) == webhook_deliveries.PAUSE_FROM
     assert len(receiver.received) == 6
-    waiting = [each for each in await sender.deliveries() if each.status == "pending"]
+    deliveries = await sender.deliveries()
+    waiting = [each for each in deliveries if each.status == "pending"]
+    assert [each for each in deliveries if each.next_attempt_at] == waiting
     assert sorted(each.attempts for each in waiting) == [0, 0, 0, 1, 1, 1]
     async with sender.db.transaction() as session:
         queued = select(func.count()).where(

@@ -1,5 +1,6 @@
 """The routes of subscriptions: each caller has their own, and sees nobody else's."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +34,10 @@ async def subscribe(client: httpx2.AsyncClient) -> dict[str, Any]:
     return made
 
 
-async def test_a_subscription_shows_its_secret_once(alice: httpx2.AsyncClient) -> None:
+async def test_a_subscription_shows_its_secret_once(
+    alice: httpx2.AsyncClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
     answer = await alice.post(URL, json=NEW)
     made = answer.json()
     assert made["secret"].startswith("whsec_")
@@ -43,6 +47,9 @@ async def test_a_subscription_shows_its_secret_once(alice: httpx2.AsyncClient) -
     assert (await alice.get(URL)).json() == [read]
     rotated = await alice.post(f"{URL}/{made['id']}/rotate-secret")
     assert rotated.json()["secret"] not in ("", made["secret"])
+    logged = [json.loads(line)["event"] for line in capfd.readouterr().out.splitlines()]
+    events = [event for event in logged if event.startswith("audit.webhook")]
+    assert events == ["audit.webhook_subscription_created", "audit.webhook_secret_rotated"]
 
 
 async def test_nobody_sees_or_changes_a_subscription_of_another_caller(

@@ -25,12 +25,16 @@ STAND_INS = {
     "postgres:18": "postgres",
     "valkey/valkey:9": "valkey",
     "prom/prometheus:v3.12.0": "prometheus",
+    "prom/alertmanager:v0.34.1": "alertmanager",
     "caddy:2": "caddy",
+    "mcr.microsoft.com/devcontainers/python:3.13": "devcontainer",
     "prom/blackbox-exporter:v0.28.0": "blackbox",
 }
 PACKAGES = {  # what a stand-in takes from Debian
     "prometheus": ("trixie", ["prometheus", "promtool"]),
+    "alertmanager": ("trixie", ["prometheus-alertmanager"]),
     "caddy": ("bookworm", ["caddy"]),
+    "devcontainer": ("trixie", ["git"]),
     "blackbox": ("trixie", ["prometheus-blackbox-exporter"]),
 }
 PUBLIC = [PYTHON, *STAND_INS]
@@ -65,20 +69,28 @@ def _stand_in(engine: Engine, folder: str, image: str, label: str) -> None:
 def build(engine: Engine, folder: Path, tag: str, *arguments: str) -> None:
     """Build ``folder`` as ``tag``, with what this machine needs to reach its Python index."""
     with tempfile.TemporaryDirectory() as secrets:
-        options = [*arguments, *_access(Path(secrets))]
+        options = list(arguments)
+        for name, path in _access(Path(secrets)).items():
+            options += ["--secret", f"id={name},src={path}"]
         if engine.own:
             options += ["--network", "host"]
         engine.docker("buildx", "build", "--tag", tag, *options, folder)
 
 
-def _access(folder: Path) -> list[str]:
-    """Return the build secrets: this machine's certificates and, if it has one, its own index."""
+def mounts(folder: Path) -> list[str]:
+    """Return the options with which a container reaches the index that this machine uses."""
+    places = {"ca": CERTIFICATES, "pip": "/etc/pip.conf", "uv": "/etc/uv/uv.toml"}
+    return [f"--volume={path}:{places[name]}:ro" for name, path in _access(folder).items()]
+
+
+def _access(folder: Path) -> dict[str, Path]:
+    """Return the files for it by name: certificates and, if the machine has one, its own index."""
     found = {"ca": CERTIFICATES} if CERTIFICATES.exists() else {}
     if index := _index():
         (folder / "pip.conf").write_text(f"[global]\nindex-url = {index}\n")
         (folder / "uv.toml").write_text(f'index-url = "{index}"\n')
         found |= {"pip": folder / "pip.conf", "uv": folder / "uv.toml"}
-    return [word for name, path in found.items() for word in ("--secret", f"id={name},src={path}")]
+    return found
 
 
 def _index() -> str:

@@ -1,6 +1,7 @@
-"""The profile ``monitoring``: Prometheus finds the service; the overview has data."""
+"""The profile ``monitoring``: Prometheus finds the service, and an alert reaches its receiver."""
 
 import json
+import re
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
@@ -14,13 +15,27 @@ from .service import Stack, free_port, until
 
 @pytest.fixture(scope="module")
 def prometheus(stack: Stack) -> Iterator[str]:
-    """The URL of a Prometheus that scrapes the stack every second instead of every 15."""
+    """The URL of a Prometheus that scrapes the stack every second, where alerts need not last."""
     config = stack.project / "compose/prometheus.yml"
-    config.write_text(config.read_text().replace("15s", "1s"))
+    often = "global:\n  evaluation_interval: 1s"
+    config.write_text(config.read_text().replace("15s", "1s").replace("global:", often))
+    for rules in (stack.project / "compose/rules").glob("*.yml"):
+        rules.write_text(re.sub(r"\bfor: \d+m", "for: 1s", rules.read_text()))
     port = str(free_port())
     stack.compose("up", "--no-build", "--wait", "prometheus", PROMETHEUS_PORT=port)
     yield f"http://127.0.0.1:{port}"
     stack.compose("rm", "--stop", "--force", "prometheus")
+
+
+@pytest.fixture
+def alertmanager(stack: Stack) -> Iterator[None]:
+    """An Alertmanager that sends pages to the stack's collector, a second after they fire."""
+    config = stack.project / "compose/alertmanager.yml"
+    config.write_text(re.sub(r"(group_\w+): \d+[ms]", r"\1: 1s", config.read_text()))
+    (stack.project / ".secrets/alert_page_url").write_text("http://collector:4318/page")
+    stack.compose("up", "--no-build", "--wait", "alertmanager", ALERTMANAGER_PORT=str(free_port()))
+    yield
+    stack.compose("rm", "--stop", "--force", "alertmanager")
 
 
 def query(prometheus: str, expression: str) -> list[Any]:
@@ -58,3 +73,18 @@ def test_prometheus_stores_the_links_to_traces_and_has_the_rules(prometheus: str
 
     assert "exemplar-storage" in ask("status/flags")["enable-feature"]
     assert {group["name"] for group in ask("rules")["groups"]} >= {"service", "jobs"}
+
+
+@pytest.mark.usefixtures("alertmanager")
+def test_an_alert_and_its_end_reach_the_receiver_of_pages(stack: Stack, prometheus: str) -> None:
+    until(partial(query, prometheus, 'up{job="worker"} == 1'), 30)
+
+    def told(status: str) -> bool:
+        lines = stack.compose("logs", "--no-log-prefix", "collector").splitlines()
+        return any("WorkerDown" in each and f'"status":"{status}"' in each for each in lines)
+
+    assert not told("firing")
+    stack.compose("stop", "worker")
+    until(partial(told, "firing"), 60)
+    stack.compose("up", "--no-build", "--no-recreate", "--wait", "worker")
+    until(partial(told, "resolved"), 60)

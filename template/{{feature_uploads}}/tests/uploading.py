@@ -15,14 +15,14 @@ from app.platform.base.errors import NotFound
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.http import routing
 from app.platform.http.problems import DEFAULT_RESPONSES
-from app.platform.http.uploads import (
+from app.platform.http.upload_schemas import (
     UPLOAD_BODY,
     DownloadLink,
     UploadCreate,
     UploadLink,
     UploadRead,
-    UploadsDep,
 )
+from app.platform.http.uploads import UploadsDep
 from app.settings import Settings
 from tests.conftest import running_app
 

@@ -3,7 +3,7 @@
 Two Gunicorn workers serve ``--connections`` clients. The clients are on the same machine, and take
 their share of its CPUs. Nothing is asserted.
 
-- deaf: large messages to a few clients, without and with one more that never reads.
+- stalled: large messages to a few clients, without and with one more that never reads.
 - memory: of all server processes, with and without the connections.
 - steady: one message a second to everybody; the time from its publication until a client has it.
 - burst: messages one after the other, as fast as they can be published.
@@ -90,7 +90,7 @@ class Clients:
         self._server = server
         self._host, _, self._port = server.url.removeprefix("http://").partition(":")
         self._request = request.replace("\n", "\r\n").encode()
-        self._deaf: list[socket.socket] = []
+        self._stalled: list[socket.socket] = []
         self.delays: list[float] = []
         self.all: list[Client] = []
 
@@ -120,13 +120,13 @@ class Clients:
             await asyncio.sleep(1)
         self.delays.clear()
 
-    def open_deaf(self) -> None:
+    def open_stalled(self) -> None:
         """One more, which never reads."""
-        deaf = socket.socket()
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.connect((self._host, int(self._port)))
-        deaf.sendall(self._request)
-        self._deaf.append(deaf)
+        stalled = socket.socket()
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect((self._host, int(self._port)))
+        stalled.sendall(self._request)
+        self._stalled.append(stalled)
 
     async def publish(self, padding: int = 0) -> None:
         body = json.dumps({"padding": "x" * padding}).encode()
@@ -160,7 +160,7 @@ async def _ended_as_slow(server: compare.Server, metric: str) -> float:
 
     started = time.monotonic()
     while f'{metric}{{reason="slow"}} 1.0' not in await asyncio.to_thread(read):
-        assert time.monotonic() < started + PATIENCE, "the deaf client is still there"
+        assert time.monotonic() < started + PATIENCE, "the stalled client is still there"
         await asyncio.sleep(0.5)
     return time.monotonic() - started
 
@@ -170,12 +170,12 @@ async def _measure(server: compare.Server, request: str, ended: str, count: int)
     clients = Clients(server, request)
     await clients.open(FEW)  # what the first ones cost is not theirs
     without = await clients.receive(LARGE, 0.05, PADDING)
-    clients.open_deaf()
+    clients.open_stalled()
     await asyncio.sleep(1)
-    deaf = await clients.receive(LARGE, 0.05, PADDING)
+    stalled = await clients.receive(LARGE, 0.05, PADDING)
     ended_after = await _ended_as_slow(server, ended)
     print(f"  {FEW} clients: {without[0]:.0f} ms median, {without[1]:.0f} ms p99;", end=" ")
-    print(f"beside a deaf one: {deaf[0]:.0f} ms median, {deaf[1]:.0f} ms p99;", end=" ")
+    print(f"beside a stalled one: {stalled[0]:.0f} ms median, {stalled[1]:.0f} ms p99;", end=" ")
     print(f"which was ended after {ended_after:.0f} s more")
     before = server.memory()
     await clients.open(count)

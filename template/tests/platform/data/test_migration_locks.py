@@ -8,7 +8,7 @@ from app.settings import Settings
 from tests.commands import run_command
 from tests.conftest import open_connection
 
-NOWHERE = "postgresql+asyncpg://nobody@127.0.0.1:1/nothing"
+NO_SERVER = "postgresql+asyncpg://nobody@127.0.0.1:1/nothing"
 
 
 def test_migrating_through_pgbouncer_is_refused(environment: dict[str, str]) -> None:
@@ -20,7 +20,7 @@ def test_migrating_through_pgbouncer_is_refused(environment: dict[str, str]) -> 
 
 def test_migrations_go_to_their_own_url(environment: dict[str, str]) -> None:
     direct = environment["DATABASE_URL"]
-    changes = {"DATABASE_URL": NOWHERE, "DB_PGBOUNCER": "true", "MIGRATION_DATABASE_URL": direct}
+    changes = {"DATABASE_URL": NO_SERVER, "DB_PGBOUNCER": "true", "MIGRATION_DATABASE_URL": direct}
     migrated = run_command("migrate", env={**environment, **changes})
     assert migrated.returncode == 0, migrated.stderr
     assert migrated.stderr == "All migrations are applied.\n"  # the database of a test has them
@@ -29,7 +29,7 @@ def test_migrations_go_to_their_own_url(environment: dict[str, str]) -> None:
 def test_a_database_that_refuses_the_connection_is_one_sentence(
     environment: dict[str, str],
 ) -> None:
-    failed = run_command("migrate", env={**environment, "DATABASE_URL": NOWHERE})
+    failed = run_command("migrate", env={**environment, "DATABASE_URL": NO_SERVER})
     assert failed.returncode == 1
     assert failed.stderr.startswith("Error: Can't connect to Postgres: ")
     assert len(failed.stderr.splitlines()) == 1

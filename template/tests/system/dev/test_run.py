@@ -55,13 +55,13 @@ match sys.argv[1]:
 class Dev:
     """A running `app dev`, and what it has written so far."""
 
-    def __init__(self, project: Path, port: int, *companions: str, **environment: str) -> None:
+    def __init__(self, project: Path, port: int, *background: str, **environment: str) -> None:
         given = {"DATABASE_URL": "postgresql+asyncpg://me:hidden@db/mine", "REDIS_URL": "redis://r"}
         self.port = port
         self.log = project / "output"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app", "dev", str(port), *companions],
+                [sys.executable, "-m", "app", "dev", str(port), *background],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=project,
@@ -137,8 +137,8 @@ def start(project: Path, port: int) -> Iterator[Callable[..., Dev]]:
     """Start `app dev`; its guards end what a failed test leaves."""
     started = []
 
-    def start(*companions: str, port: int = port, **environment: str) -> Dev:
-        started.append(Dev(project, port, *companions, **environment))
+    def start(*background: str, port: int = port, **environment: str) -> Dev:
+        started.append(Dev(project, port, *background, **environment))
         return started[-1]
 
     yield start
@@ -191,7 +191,9 @@ def test_other_commands_can_find_what_runs(start: Callable[..., Dev], project: P
     assert not file.exists()
 
 
-def test_edits_restart_the_api_and_its_companions(start: Callable[..., Dev], project: Path) -> None:
+def test_edits_restart_the_api_and_its_background_processes(
+    start: Callable[..., Dev], project: Path
+) -> None:
     package = project / "src" / "app"
     dev = start("worker")
     dev.wait_until_ready()

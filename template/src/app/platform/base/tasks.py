@@ -1,4 +1,4 @@
-"""Tasks that end when they are told to."""
+"""Cancellation of tasks that may ignore the first attempt."""
 
 import asyncio
 from typing import Any

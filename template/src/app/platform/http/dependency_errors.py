@@ -28,7 +28,7 @@ CONFLICTS = {
     "23P01": "exclusion violation",
 }
 # Text that Postgres can't store, such as NUL: it can only be the request's.
-UNSTORABLE = ("22021", "22P05")
+DATA_EXCEPTIONS = ("22021", "22P05")
 # Transient failures: connection exceptions, insufficient resources, operator intervention, system
 # errors, rollbacks (deadlocks, serialization failures), locks, read-only transactions (a standby).
 # Only the caller knows whether the request can be repeated; reads have been (`ReadSession`).
@@ -65,7 +65,7 @@ async def _database_error(_: Request, error: Exception) -> ProblemResponse:
     if state in CONFLICTS:
         _log_refusal(error, state)
         return problem(409, "conflict", "The request conflicts with the stored state.")
-    if state in UNSTORABLE:
+    if state in DATA_EXCEPTIONS:
         _log_refusal(error, state)
         return problem(422, "invalid", "A value of the request can't be stored.")
     if error.connection_invalidated or state.startswith(RETRYABLE):

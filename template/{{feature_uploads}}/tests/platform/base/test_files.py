@@ -1,4 +1,4 @@
-"""Types of files are told from their contents, and names are safe."""
+"""Types of files are recognized by their contents, and names are safe."""
 
 import pytest
 

@@ -404,11 +404,11 @@ def test_a_function_refuses_a_folder_that_is_lost_with_it(
         Settings(**{**values, "uploads_url": "file:///tmp/uploads"})
 
 
-def test_types_that_can_not_be_told_and_times_that_do_not_fit_are_refused(
+def test_types_that_can_not_be_recognized_and_times_that_do_not_fit_are_refused(
     module_settings: Settings,
 ) -> None:
     values = module_settings.model_dump()
-    with pytest.raises(ValidationError, match="text/html can't be told"):
+    with pytest.raises(ValidationError, match="text/html can't be recognized"):
         Settings(**{**values, "uploads_types": "image/png,text/html"})
     with pytest.raises(ValidationError, match="UPLOADS_PENDING_TTL must be longer"):
         Settings(**{**values, "uploads_pending_ttl": 60})

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.platform.base.errors import Forbidden
-from app.platform.data import topics
+from app.platform.data import room_state, topics
 from app.platform.http import rooms as rooms_module
 from app.platform.http.rooms import Ack, Message, Room, Rooms, RoomsDep
 from app.platform.settings.rates import Rate
@@ -377,7 +377,8 @@ async def test_a_client_that_answers_no_ping_leaves_its_room(
 async def test_members_of_a_room_see_who_comes_and_goes(
     two: tuple[Listener, Listener], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rooms_module, "PRESENCE_TTL", 0.3)
+    monkeypatch.setattr(room_state, "PRESENCE_TTL", 0.3)
+    lobby = Room("lobby", presence=True)
     one, other = two
     async with connect(url(one, "lobby")) as alice:
         assert await take(alice, 2) == [
@@ -389,9 +390,9 @@ async def test_members_of_a_room_see_who_comes_and_goes(
             (_, members) = await take(bob, 2)
             assert sorted(members["members"]) == ["alice", "bob"]
         await asyncio.sleep(0.3)  # the time to live, which Redis measures
-        await rooms_of(one)._show(Room("lobby", presence=True), ["alice"])
+        await rooms_of(one).state.add_members(lobby.channel, ["alice"])
         assert await take(alice) == [{"type": "left", "member": "bob"}]
-        assert await rooms_of(other).members(Room("lobby", presence=True)) == ["alice"]
+        assert await rooms_of(other).members(lobby) == ["alice"]
 
 
 async def test_a_message_of_a_transaction_is_sent_if_it_commits(

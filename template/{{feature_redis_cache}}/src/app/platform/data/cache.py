@@ -202,9 +202,9 @@ class Cache:
         expired = time.monotonic() + kind.ttl + kind.stale + kind.missing_ttl
         for key in keys:
             name = (kind.prefix, str(key))
-            self._forget(name)
+            self._drop_local(name)
             deleted = not self._is_unavailable() and await self._delete(name)
-            self._forget(name)  # what was read before the deletion
+            self._drop_local(name)  # what was read before the deletion
             if not deleted:
                 self._retry_later(kind, name, expired)
 
@@ -389,7 +389,7 @@ class Cache:
         if len(self._local) > self._max_local:
             self._local.popitem(last=False)
 
-    def _forget(self, name: Key) -> None:
+    def _drop_local(self, name: Key) -> None:
         """Drop what memory holds, and let later callers not join a load that has begun."""
         self._local.pop(name, None)
         self._flights.pop(name, None)

@@ -1,4 +1,4 @@
-"""Uploaded files: their types, told from their first bytes, and safe names for them."""
+"""Uploaded files: their types, recognized by their first bytes, and safe names for them."""
 
 import re
 import unicodedata

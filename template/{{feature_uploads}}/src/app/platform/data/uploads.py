@@ -5,7 +5,7 @@ All times are from the database's clock.
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
@@ -139,7 +139,7 @@ async def expire(session: AsyncSession, ttl: float, limit: int) -> int:
         select(Upload.id)
         .where(
             Upload.state.in_(("pending", "failed")),
-            Upload.changed_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, ttl),
+            Upload.changed_at < func.now() - timedelta(seconds=ttl),
         )
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -17,18 +17,16 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
 
-import click
 import prometheus_client
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field, field_validator
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.platform.base import context
-from app.platform.base.components import CommandContext, Lifespan
+from app.platform.base.components import Lifespan
 from app.platform.base.errors import (
     AppError,
     BadRequest,
@@ -39,19 +37,14 @@ from app.platform.base.errors import (
 from app.platform.base.files import HEAD_SIZE, content_disposition, safe_name, sniff
 from app.platform.data import upload_cleanup
 from app.platform.data import uploads as table
-from app.platform.data.database import Database, ReadSession, on_commit, open_database
+from app.platform.data.database import Database, ReadSession, on_commit
 from app.platform.data.object_store import Link, ObjectStore, storage_errors
 from app.platform.http.byte_ranges import byte_range
 from app.platform.http.conditional import ConditionalRequest
-from app.platform.http.schemas import NOT_BLANK, RequestModel, ResponseModel
+from app.platform.http.upload_commands import add_commands as add_commands
+from app.platform.http.upload_schemas import DownloadLink, UploadCreate, UploadLink, UploadRead
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
-
-CLEAN_SECONDS = 3600.0  # of the command
-# Examples.
-ID = "0b8f3f4e-7d5c-4a0e-9a53-1f9f2d1c7c11"
-TIME = "2026-01-31T12:00:00Z"
-URL = "https://bucket.s3.eu-central-1.amazonaws.com/uploads/0b8f3f4e7d5c4a0e9a531f9f2d1c7c11"
 
 logger = get_logger(__name__)
 
@@ -59,62 +52,6 @@ logger = get_logger(__name__)
 Authorize = Callable[[AsyncSession], Awaitable[object]]
 # Enqueues a scan of an upload in the transaction that records its arrival.
 Scan = Callable[[AsyncSession, UUID], Awaitable[object]]
-FileName = Annotated[str, NOT_BLANK, Field(max_length=1000)]
-
-# For `openapi_extra` of a route that receives a file.
-UPLOAD_BODY: dict[str, Any] = {
-    "x-file-body": True,  # for programs that read the document, such as contract tests
-    "requestBody": {
-        "required": True,
-        "content": {"application/octet-stream": {}},
-    },
-}
-
-
-class UploadRead(ResponseModel):
-    """A file. ``pending``: it has not arrived, or is being scanned; ``failed``: see ``reason``."""
-
-    id: UUID = Field(examples=[ID])
-    name: str = Field(examples=["anchor.png"])
-    state: table.State
-    media_type: str | None
-    size: int | None
-    sha256: str | None = Field(description="In hexadecimal")
-    reason: str | None
-    created_at: datetime = Field(examples=[TIME])
-
-    @field_validator("sha256", mode="before")
-    @classmethod
-    def _as_hex(cls, value: object) -> object:
-        return value.hex() if isinstance(value, bytes) else value
-
-
-class UploadCreate(RequestModel):
-    """A file that the client will send to the storage."""
-
-    name: FileName = Field(examples=["anchor.png"])
-    media_type: str = Field(max_length=100, examples=["image/png"])
-    size: int = Field(ge=1, description="In bytes", examples=[70])
-    sha256: str = Field(
-        pattern=r"^[0-9a-f]{64}$", description="In hexadecimal", examples=[sha256().hexdigest()]
-    )
-
-
-class UploadLink(ResponseModel):
-    """The request that sends a file to the storage, with exactly these headers."""
-
-    id: UUID = Field(examples=[ID])
-    method: str = Field(examples=["PUT"])
-    url: str = Field(examples=[URL])
-    headers: dict[str, str] = Field(examples=[{"Content-Type": "image/png"}])
-    expires_at: datetime = Field(examples=[TIME])
-
-
-class DownloadLink(ResponseModel):
-    """An address of the file in the storage, valid without credentials."""
-
-    url: str = Field(examples=[URL])
-    expires_at: datetime = Field(examples=[TIME])
 
 
 class UploadRefused(AppError):
@@ -167,6 +104,11 @@ class Uploads:
         database: Database = self._app.state.db
         return database
 
+    @property
+    def _read_session(self) -> ReadSession:
+        session: ReadSession = self._app.state.read_session
+        return session
+
     async def receive(
         self, request: Request, *, owner: str, record: str, name: str, authorize: Authorize
     ) -> UploadRead:
@@ -183,29 +125,21 @@ class Uploads:
         upload_id = await self._add(owner, record, name, authorize)
         try:
             received = await self._store_body(request, upload_id)
-            state: table.State = "pending" if self.scan else "stored"
-            async with self._database.transaction() as session:
-                await authorize(session)
-                arrived = await table.set_received(
-                    session,
-                    upload_id,
-                    state,
-                    name=safe_name(name, received.media_type),
-                    media_type=received.media_type,
-                    size=received.size,
-                    sha256=received.digest,
-                )
-                if not arrived:
-                    raise NotFound("The file was deleted while it arrived.")
-                if self.scan:
-                    await self.scan(session, upload_id)
+            await self._set_received(
+                upload_id,
+                authorize,
+                name=safe_name(name, received.media_type),
+                media_type=received.media_type,
+                size=received.size,
+                sha256=received.digest,
+            )
         except BaseException as error:
             await self._discard(upload_id, _reason(error))
             if isinstance(error, ClientDisconnect):
                 raise BadRequest("The body ended early.") from None
             raise
         self._count("stored", received.size)
-        return await self._find(owner, record, upload_id)
+        return await self.get(self._read_session, upload_id, owner=owner, record=record)
 
     async def _store_body(self, request: Request, upload_id: UUID) -> _Received:
         """Write the body to the storage, chunk by chunk; an exception leaves no object."""
@@ -282,7 +216,7 @@ class Uploads:
         there, ``UploadRefused`` if it is not the one that was announced.
         """
         context.current().deadline = time.monotonic() + self._settings.uploads_timeout
-        found = await self._row(owner, record, upload_id)
+        found = await _row(self._read_session, owner, record, upload_id)
         if found.received_at is not None:
             return UploadRead.model_validate(found)  # repeated
         if found.state != "pending" or found.sha256 is None:
@@ -293,16 +227,9 @@ class Uploads:
         if refusal := await self._difference(found, size):
             await self._discard(upload_id, refusal)
             raise UploadRefused(refusal)
-        async with self._database.transaction() as session:
-            await authorize(session)
-            if not await table.set_received(
-                session, upload_id, "pending" if self.scan else "stored"
-            ):
-                raise NotFound("The file was deleted, or completed by another request.")
-            if self.scan:
-                await self.scan(session, upload_id)
+        await self._set_received(upload_id, authorize)
         self._count("stored", size)
-        return await self._find(owner, record, upload_id)
+        return await self.get(self._read_session, upload_id, owner=owner, record=record)
 
     async def _difference(self, declared: Any, size: int) -> str | None:
         """How the object of an upload differs from what was declared."""
@@ -334,12 +261,7 @@ class Uploads:
         self, session: ReadSession, upload_id: UUID, *, owner: str, record: str
     ) -> UploadRead:
         """An upload. Raises ``NotFound`` also if it belongs to another owner or record."""
-        row = await session.first(
-            table.BY_ID, of_owner=owner, of_record=record, upload_id=upload_id
-        )
-        if row is None:
-            raise NotFound("There is no such file.")
-        return UploadRead.model_validate(row)
+        return UploadRead.model_validate(await _row(session, owner, record, upload_id))
 
     async def send(self, request: Request, upload: UploadRead) -> Response:
         """The response with a file, or the range of it that the request names.
@@ -420,16 +342,15 @@ class Uploads:
             raise Conflict(f"There are {maximum} files already; delete one first.")
         return upload_id
 
-    async def _row(self, owner: str, record: str, upload_id: UUID) -> Any:
-        session: ReadSession = self._app.state.read_session
-        values = {"of_owner": owner, "of_record": record, "upload_id": upload_id}
-        row = await session.first(table.BY_ID, **values)
-        if row is None:
-            raise NotFound("There is no such file.")
-        return row
-
-    async def _find(self, owner: str, record: str, upload_id: UUID) -> UploadRead:
-        return UploadRead.model_validate(await self._row(owner, record, upload_id))
+    async def _set_received(self, upload_id: UUID, authorize: Authorize, **values: Any) -> None:
+        """Record that the whole file has arrived, and enqueue its scan; set ``values``."""
+        async with self._database.transaction() as session:
+            await authorize(session)
+            state: table.State = "pending" if self.scan else "stored"
+            if not await table.set_received(session, upload_id, state, **values):
+                raise NotFound("The file was deleted, or completed by another request.")
+            if self.scan:
+                await self.scan(session, upload_id)
 
     async def _discard(self, upload_id: UUID, reason: str) -> None:
         """Record a failure, and delete the object; unless the file was recorded as arrived."""
@@ -447,11 +368,18 @@ class Uploads:
         self._bytes.inc(size)
 
 
+async def _row(session: ReadSession, owner: str, record: str, upload_id: UUID) -> Any:
+    row = await session.first(table.BY_ID, of_owner=owner, of_record=record, upload_id=upload_id)
+    if row is None:
+        raise NotFound("There is no such file.")
+    return row
+
+
 async def _raise_limits(request: Request, settings: PlatformSettings) -> None:
-    """Let this request have a larger body, and take longer, than others: the one place for both."""
+    """Raise the limits of this request's body and time above those of other requests."""
 
     async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-        """Nested in the core's, the middleware replaces its limit, and this is all it is to do."""
+        """Do nothing: the middleware, nested in the core's, replaces its limit."""
 
     limit = RequestBodyLimitMiddleware(nothing, settings.uploads_max_size)
     await limit(request.scope, request.receive, _send_nothing)
@@ -497,34 +425,6 @@ async def _uploads(request: Request) -> Uploads:
 
 
 UploadsDep = Annotated[Uploads, Depends(_uploads)]
-
-
-@click.group(name="uploads")
-def commands() -> None:
-    """Look after uploaded files."""
-
-
-@commands.command("clean")
-@click.pass_obj
-def clean_command(command: CommandContext) -> None:
-    """Delete stale uploads, and objects without one; the job uploads.clean does the same."""
-    settings = command.get_settings()
-
-    async def run() -> upload_cleanup.Cleaned:
-        async with open_database(settings) as database:
-            store = await asyncio.to_thread(ObjectStore, settings)
-            return await upload_cleanup.clean(database, store, settings, CLEAN_SECONDS)
-
-    cleaned = asyncio.run(run())
-    click.echo(
-        f"Deleted: {cleaned.uploads} uploads, {cleaned.objects} objects without one, and the parts"
-        f" of {cleaned.parts} that were never complete."
-    )
-
-
-def add_commands(cli: click.Group) -> None:
-    """Add ``uploads`` to ``cli``."""
-    cli.add_command(commands)
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 from app.platform.settings.core import DEPLOYED
 from app.platform.settings.sources import CommaSeparated
 
-# Types that can be told from a file's first bytes.
+# Types that can be recognized by a file's first bytes.
 MEDIA_TYPES = (
     "application/gzip",
     "application/pdf",
@@ -47,7 +47,7 @@ class UploadSettings(BaseSettings):
     )
     uploads_types: CommaSeparated = Field(
         ["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"],
-        description="Accepted types of files, comma-separated; told from their contents",
+        description="Accepted types of files, comma-separated; recognized by their contents",
     )
     uploads_per_record: int = Field(20, ge=1, le=10_000, description="Maximum files of one record")
     uploads_timeout: float = Field(
@@ -89,7 +89,9 @@ class UploadSettings(BaseSettings):
         for media_type in value:
             if media_type not in MEDIA_TYPES:
                 known = ", ".join(MEDIA_TYPES)
-                raise ValueError(f"{media_type} can't be told from contents; choose from {known}")
+                raise ValueError(
+                    f"{media_type} can't be recognized by contents; choose from {known}"
+                )
         return value
 
     @model_validator(mode="after")

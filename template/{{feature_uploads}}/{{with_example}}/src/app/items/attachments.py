@@ -22,15 +22,15 @@ from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.data.uploads import delete_with
 from app.platform.http.problems import responses
 from app.platform.http.rate_limit import limit
-from app.platform.http.uploads import (
+from app.platform.http.upload_schemas import (
     UPLOAD_BODY,
     DownloadLink,
     FileName,
     UploadCreate,
     UploadLink,
     UploadRead,
-    UploadsDep,
 )
+from app.platform.http.uploads import UploadsDep
 from app.platform.http.versioning import location
 
 router = APIRouter(

@@ -4,7 +4,7 @@ The id is inserted by the transaction of its request, so that both commit or nei
 whose request failed can be sent again. All times are from the database's clock.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b
 
 from sqlalchemy import BigInteger, DateTime, Index, Text, bindparam, delete, func, select, text
@@ -68,7 +68,7 @@ async def claim(session: AsyncSession, source: str, message_id: str) -> bool:
 
 async def sweep(session: AsyncSession, retention: float, limit: int) -> int:
     """Delete up to ``limit`` ids that are older than ``retention`` seconds; return how many."""
-    old = ReceivedWebhook.received_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, retention)
+    old = ReceivedWebhook.received_at < func.now() - timedelta(seconds=retention)
     key = row(ReceivedWebhook.source, ReceivedWebhook.id)
     chosen = select(ReceivedWebhook.source, ReceivedWebhook.id).where(old).limit(limit)
     statement = delete(ReceivedWebhook).where(key.in_(chosen.with_for_update(skip_locked=True)))

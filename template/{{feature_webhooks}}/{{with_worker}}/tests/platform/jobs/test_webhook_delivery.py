@@ -218,7 +218,7 @@ async def test_a_subscriber_that_fails_gets_one_attempt_at_a_time_and_others_all
             await sender.publish("ada")
             await sender.publish("bob")
         await sender.run()
-    assert len(failing.received) == webhook_deliveries.PAUSE_FROM
+    assert len(failing.received) == webhook_subscriptions.PAUSE_FROM
     assert len(receiver.received) == 6
     deliveries = await sender.deliveries()
     waiting = [each for each in deliveries if each.status == "pending"]

@@ -2,15 +2,15 @@
 
 A message is a Pydantic model with a field ``type``. A kept room numbers its messages and keeps them
 for a while, so that a client that reconnects gets those that it has missed; in other rooms it is
-told that it may have missed some. A message that cannot be handled is answered with one of type
-``error``, and the WebSocket stays open.
+sent a ``gap``. A message that cannot be handled is answered with one of type ``error``, and the
+WebSocket stays open.
 """
 
 import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from time import monotonic
@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import prometheus_client
 from fastapi import Depends, FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketState
@@ -29,6 +28,7 @@ from app.platform.base.errors import AppError, TooManyRequests, Unavailable
 from app.platform.base.tasks import cancel
 from app.platform.data.database import on_commit
 from app.platform.data.redis import REDIS_ERRORS
+from app.platform.data.room_state import RoomState
 from app.platform.data.topics import GAP, Event, Id, Listener, Topics, channel, format_id, parse_id
 from app.platform.http.draining import is_draining, when_draining
 from app.platform.observability.logs import get_logger
@@ -37,9 +37,8 @@ from app.platform.settings import PlatformSettings
 # Seconds until a client reconnects: spread, so that the clients of a process that has ended do not
 # all arrive at once.
 RECONNECT_AFTER = (1.0, 5.0)
-CLOSE_TIMEOUT = 5.0  # seconds for a client that does not read to make room for the close frame
-# Seconds between two signs of life of the members of a room, and until they count as gone.
-PRESENCE_INTERVAL, PRESENCE_TTL = 5.0, 15.0
+CLOSE_TIMEOUT = 5.0  # seconds until the close frame of a client that does not read is given up
+PRESENCE_INTERVAL = 5.0  # seconds between two heartbeats of the members of a room
 # Close codes (RFC 6455, section 7.4.1, and IANA's registry) by the reason of the end.
 CLOSE_CODES = {
     "handler": 1000,
@@ -49,38 +48,6 @@ CLOSE_CODES = {
     "shutdown": 1012,
     "slow": 1013,
 }
-# Members with the time at which they count as gone; whoever comes or goes is announced once.
-SHOW_PRESENCE = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function announce(kind, member)
-  local message = cjson.encode({type = kind, member = member})
-  redis.call('PUBLISH', KEYS[2], '\\n' .. kind .. '\\n' .. message)
-end
-for i = 2, #ARGV do
-  if redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[i]) == 1 then announce('joined', ARGV[i]) end
-end
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
-  redis.call('ZREM', KEYS[1], member)
-  announce('left', member)
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[1] * 2)
-"""
-# The last message that a client has acknowledged; an older one does not replace it.
-ACKNOWLEDGE = """
-local function parts(id)
-  return tonumber(string.match(id, '^%d+')), tonumber(string.match(id, '%d+$'))
-end
-local time, number = parts(ARGV[2])
-local before = redis.call('HGET', KEYS[1], ARGV[1])
-if before then
-  local old_time, old_number = parts(before)
-  if old_time > time or (old_time == time and old_number >= number) then return end
-end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-"""
-
 T = TypeVar("T")
 Authorize = Callable[[], Awaitable[str]]
 Handle = Callable[[str, T], Awaitable[None]]
@@ -99,6 +66,11 @@ class Room(NamedTuple):
     def topic(self) -> str:
         """The topic of its messages, which no event stream has."""
         return f"rooms:{self.name}"
+
+    @property
+    def channel(self) -> str:
+        """The channel of its messages in Redis."""
+        return channel(self.topic, self.kept)
 
 
 class Message(BaseModel):
@@ -127,8 +99,8 @@ class Rooms:
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._app = app
         self.settings = settings
-        self._redis: Redis = app.state.redis
-        self.topics = Topics(self._redis, settings)
+        self.topics = Topics(app.state.redis, settings)
+        self.state = RoomState(app.state.redis, settings.topic_retention)
         self.listeners: set[Listener] = set()
         self._of_caller: Counter[str] = Counter()
         self._of_room: Counter[Room] = Counter()
@@ -175,8 +147,7 @@ class Rooms:
 
     async def members(self, room: Room) -> list[str]:
         """The callers in a room with ``presence``; those that left may be among them for 20 s."""
-        members: Any = await self._redis.zrange(_members_key(room), 0, -1)
-        return list(members)
+        return await self.state.members(room.channel)
 
     async def serve(
         self,
@@ -189,7 +160,7 @@ class Rooms:
         """Keep a WebSocket in a room until it ends, and ``handle`` its messages, one at a time.
 
         ``messages`` checks them; ``handle`` gets the caller's id and a message. The WebSocket stays
-        open if it raises an ``AppError``, which the client is told.
+        open if it raises an ``AppError``, which is sent to the client.
 
         ``authorize`` returns the caller's id or raises an ``AppError``. It is called before the
         WebSocket joins, and every ``websocket_recheck`` seconds: an error below 500 ends it.
@@ -204,9 +175,9 @@ class Rooms:
                 self.listeners.add(listener)
                 try:
                     if room.presence:
-                        await self._show(room, [caller])
+                        await self.state.add_members(room.channel, [caller])
                         with suppress(*REDIS_ERRORS):
-                            member.tell({"type": "members", "members": await self.members(room)})
+                            member.send({"type": "members", "members": await self.members(room)})
                     await _until_ended(
                         listener,
                         member.write(),
@@ -218,13 +189,6 @@ class Rooms:
                     self._ended.labels(listener.ended or "error").inc()
             await member.close()
 
-    async def acknowledge(self, room: Room, client: str, message_id: str) -> None:
-        if parse_id(message_id):
-            run: Any = self._redis.eval  # typed differently by the versions of redis-py
-            with suppress(*REDIS_ERRORS):  # the next one counts for this one, too
-                retention = self.settings.topic_retention
-                await run(ACKNOWLEDGE, 1, _acks_key(room), client, message_id, retention)
-
     async def _resumed_after(self, websocket: WebSocket, room: Room, caller: str) -> Id | None:
         """The last message that the client has seen: it says so, or has acknowledged it."""
         if not room.kept:
@@ -232,9 +196,7 @@ class Rooms:
         if given := parse_id(websocket.query_params.get("after", "")):
             return given
         try:
-            client = client_key(websocket, caller)
-            acknowledged: Any = self._redis.hget(_acks_key(room), client)
-            return parse_id(await acknowledged or "")
+            return await self.state.acknowledged(room.topic, client_key(websocket, caller))
         except REDIS_ERRORS as error:
             raise Unavailable("Messages are not available.") from error
 
@@ -273,16 +235,9 @@ class Rooms:
                 await authorize()
             except AppError as error:
                 if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                    member.farewell = _error(error.code, error.detail)
+                    member.last_message = _error(error.code, error.detail)
                     member.listener.end("unauthorized")
                     return
-
-    async def _show(self, room: Room, callers: Iterable[str]) -> None:
-        """Say that these members are there."""
-        run: Any = self._redis.eval
-        keys = (_members_key(room), channel(room.topic, room.kept))
-        with suppress(*REDIS_ERRORS):
-            await run(SHOW_PRESENCE, len(keys), *keys, int(PRESENCE_TTL * 1000), *callers)
 
     @asynccontextmanager
     async def showing_presence(self) -> AsyncIterator[None]:
@@ -293,7 +248,7 @@ class Rooms:
                 await asyncio.sleep(PRESENCE_INTERVAL)
                 for room, present in list(self._present.items()):
                     if room.presence:
-                        await self._show(room, list(present))
+                        await self.state.add_members(room.channel, present)
 
         task = asyncio.create_task(show())
         try:
@@ -314,7 +269,7 @@ class _Member:
         self, rooms: Rooms, websocket: WebSocket, listener: Listener, room: Room, caller: str
     ) -> None:
         self.listener = listener
-        self.farewell: dict[str, Any] | None = None
+        self.last_message: dict[str, Any] | None = None
         self._rooms = rooms
         self._websocket = websocket
         self._room = room
@@ -322,7 +277,7 @@ class _Member:
         self._client = client_key(websocket, caller)
         self._allowed_at = 0.0  # when the sender would have no message left of its rate
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         """Send a message to this WebSocket only."""
         self.listener.put(Event(None, message["type"], json.dumps(message)))
 
@@ -351,15 +306,15 @@ class _Member:
                 errors = invalid.errors(
                     include_url=False, include_context=False, include_input=False
                 )
-                self.tell(_error("invalid", "The message is invalid; see `errors`.", errors=errors))
+                self.send(_error("invalid", "The message is invalid; see `errors`.", errors=errors))
                 continue
             try:
                 if isinstance(message, Ack):
-                    await self._rooms.acknowledge(self._room, self._client, message.id)
+                    await self._rooms.state.acknowledge(self._room.topic, self._client, message.id)
                 else:
                     await handle(self._caller, message)
             except AppError as error:
-                self.tell(_error(error.code, error.detail))
+                self.send(_error(error.code, error.detail))
 
     async def close(self) -> None:
         """Close the WebSocket with the code for the reason of its end, unless the client has."""
@@ -368,11 +323,11 @@ class _Member:
             return
         if reason == "shutdown":
             seconds = round(random.uniform(*RECONNECT_AFTER), 1)  # noqa: S311 (not a secret)
-            self.farewell = {"type": "reconnect", "after": seconds}
+            self.last_message = {"type": "reconnect", "after": seconds}
         with suppress(WebSocketDisconnect, TimeoutError, RuntimeError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                if self.farewell:
-                    await self._websocket.send_json(self.farewell)
+                if self.last_message:
+                    await self._websocket.send_json(self.last_message)
                 await self._websocket.close(CLOSE_CODES[reason], reason)
 
     async def _receive(self) -> str:
@@ -419,14 +374,6 @@ def _error(code: str, detail: str, **more: Any) -> dict[str, Any]:
 def client_key(connection: HTTPConnection, caller: str) -> str:
     """The key of a client, of which a caller may have several, each with its acknowledgements."""
     return f"{connection.query_params.get('client', '')[:64]}\n{caller}"
-
-
-def _members_key(room: Room) -> str:
-    return f"members:{channel(room.topic, room.kept)}"
-
-
-def _acks_key(room: Room) -> str:
-    return f"acks:{room.topic}"
 
 
 async def _rooms(connection: HTTPConnection) -> Rooms:

@@ -77,7 +77,7 @@ class AccountSettings(BaseSettings):
     )
 
     login_notices: bool = Field(
-        True, description="Whether owners are told by e-mail of a login from a new client"
+        True, description="Whether owners get an e-mail about a login from a new client"
     )
 
     session_lifetime: int = Field(

@@ -3,7 +3,7 @@
 The events of a topic are kept in a Redis Stream and announced to all processes by PUBLISH, both in
 one script. A process has one connection for all its topics and subscribes only to those that
 somebody listens to. When that connection breaks, it reads what it has missed from the streams.
-A topic that is not ``kept`` has no stream: its listeners are told that they may have missed events.
+A topic that is not ``kept`` has no stream: its listeners get ``GAP`` after an outage.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ CHECK_INTERVAL = 0.2  # seconds
 
 
 def is_draining(app: FastAPI) -> bool:
-    """Whether the process has been told to stop."""
+    """Whether the process is shutting down."""
     return getattr(app.state, "draining", False)
 
 

@@ -210,7 +210,7 @@ class Watchdog:
         return over if not blocked or len(over) == len(suspects) else []
 
     def _blocking(self) -> list[Running]:
-        """The job that blocks the event loop; all that are running if it can't be told."""
+        """The job that blocks the event loop; all that are running if it is not known."""
         running = list(self._running.values())
         task = asyncio.current_task(self._loop)
         return [each for each in running if each.task is task] or running

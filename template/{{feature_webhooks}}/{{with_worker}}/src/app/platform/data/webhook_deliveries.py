@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.base.errors import NotFound
-from app.platform.data.webhook_subscriptions import AnyRow, disable
+from app.platform.data.webhook_subscriptions import AnyRow, record_health
 from app.platform.data.webhook_tables import (
     WebhookAttempt,
     WebhookDelivery,
@@ -31,10 +31,6 @@ from app.platform.settings import PlatformSettings
 RETRY_DELAYS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 JITTER = 0.2  # each delay is longer or shorter by up to this share
 MAX_RETRY_AFTER = 3600  # seconds; of what a subscriber asks for
-# After so many failures in a row, a subscriber gets one attempt at a time: those that hang would
-# otherwise take the workers from all others.
-PAUSE_FROM = 3
-PAUSE, MAX_PAUSE = 10, 600  # seconds; doubles with each further failure
 PING = "webhook.ping"
 # A pending delivery whose attempt is so late has lost its job.
 OVERDUE = timedelta(hours=1)
@@ -154,7 +150,8 @@ async def record(
 ) -> float | None:
     """Store what came of an attempt; return the seconds until the next one, if there is one."""
     delay = None if outcome.succeeded else retry_delay(attempt, outcome.retry_after)
-    if outcome.status_code == HTTPStatus.GONE:
+    gone = outcome.status_code == HTTPStatus.GONE
+    if gone:
         delay = None
     status = "delivered" if outcome.succeeded else "dead" if delay is None else "pending"
     values: dict[str, Any] = {"status": status, "attempts": attempt + 1, "finished_at": None}
@@ -175,7 +172,7 @@ async def record(
         error=outcome.error,
     )
     await session.execute(log.on_conflict_do_nothing())
-    await _record_health(session, settings, due, outcome)
+    await record_health(session, settings, due, succeeded=outcome.succeeded, gone=gone)
     return delay
 
 
@@ -185,38 +182,6 @@ def retry_delay(attempt: int, retry_after: float = 0) -> float | None:
         return None
     delay = RETRY_DELAYS[attempt] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 (no secret)
     return max(delay, min(retry_after, MAX_RETRY_AFTER))
-
-
-def _subscription(due: AnyRow) -> Any:
-    return update(WebhookSubscription).where(WebhookSubscription.id == due.subscription_id)
-
-
-async def _record_health(
-    session: AsyncSession, settings: PlatformSettings, due: AnyRow, outcome: Outcome
-) -> None:
-    if outcome.succeeded:
-        healthy = {"failures": 0, "failing_since": None, "paused_until": None}
-        await session.execute(
-            _subscription(due).where(WebhookSubscription.failures > 0).values(healthy)
-        )
-        return
-    failing = {
-        "failures": WebhookSubscription.failures + 1,
-        "failing_since": func.coalesce(WebhookSubscription.failing_since, func.now()),
-    }
-    long = timedelta(days=settings.webhook_disable_after_days)
-    statement = _subscription(due).values(failing)
-    is_old = (WebhookSubscription.failing_since < func.now() - long).label("is_old")
-    row = (await session.execute(statement.returning(is_old, WebhookSubscription.failures))).first()
-    if row and row.failures >= PAUSE_FROM:
-        seconds = min(MAX_PAUSE, PAUSE * 2 ** min(row.failures - PAUSE_FROM, 10))
-        until = func.now() + timedelta(seconds=seconds)
-        await session.execute(_subscription(due).values(paused_until=until))
-    if outcome.status_code == HTTPStatus.GONE:
-        await disable(session, due, "410 Gone")
-    elif row and row.is_old:
-        days = settings.webhook_disable_after_days
-        await disable(session, due, f"no delivery has succeeded for {days:g} days")
 
 
 async def mark_dead(session: AsyncSession, delivery_id: UUID) -> None:

@@ -26,6 +26,10 @@ AnyRow = Row[*tuple[Any, ...]]
 SECRET_BYTES = 32
 MAX_URL_LENGTH = 2000
 UNPRIVILEGED = 1024  # ports below are those of mail, SSH and databases of old, but for HTTP
+# After so many failures in a row, a subscriber gets one attempt at a time: those that hang would
+# otherwise take the workers from all others.
+PAUSE_FROM = 3
+PAUSE, MAX_PAUSE = 10, 600  # seconds; doubles with each further failure
 READABLE: tuple[Any, ...] = (
     WebhookSubscription.id,
     WebhookSubscription.owner,
@@ -173,6 +177,37 @@ async def enable(session: AsyncSession, owner: str | None, subscription_id: UUID
         .returning(*READABLE)
     )
     return _found((await session.execute(statement)).first())
+
+
+async def record_health(
+    session: AsyncSession, settings: PlatformSettings, due: AnyRow, *, succeeded: bool, gone: bool
+) -> None:
+    """Record whether an attempt has succeeded: pause a subscription that fails, or disable it.
+
+    ``gone``: the subscriber has answered 410.
+    """
+    subscription = update(WebhookSubscription).where(WebhookSubscription.id == due.subscription_id)
+    if succeeded:
+        healthy = {"failures": 0, "failing_since": None, "paused_until": None}
+        await session.execute(subscription.where(WebhookSubscription.failures > 0).values(healthy))
+        return
+    failing = {
+        "failures": WebhookSubscription.failures + 1,
+        "failing_since": func.coalesce(WebhookSubscription.failing_since, func.now()),
+    }
+    days = settings.webhook_disable_after_days
+    is_old = WebhookSubscription.failing_since < func.now() - timedelta(days=days)
+    statement = subscription.values(failing)
+    returned = statement.returning(is_old.label("is_old"), WebhookSubscription.failures)
+    row = (await session.execute(returned)).first()
+    if row and row.failures >= PAUSE_FROM:
+        seconds = min(MAX_PAUSE, PAUSE * 2 ** min(row.failures - PAUSE_FROM, 10))
+        until = func.now() + timedelta(seconds=seconds)
+        await session.execute(subscription.values(paused_until=until))
+    if gone:
+        await disable(session, due, "410 Gone")
+    elif row and row.is_old:
+        await disable(session, due, f"no delivery has succeeded for {days:g} days")
 
 
 async def disable(session: AsyncSession, subscription: AnyRow, reason: str) -> None:

@@ -1,5 +1,6 @@
 """A release on one machine: nobody notices it, a bad one is taken back, and so is a good one."""
 
+import json
 import os
 import shutil
 import ssl
@@ -104,6 +105,18 @@ def test_from_nothing_to_deployed(machine: Machine, images: dict[str, str]) -> N
     assert machine.ask("/health/live") == 200
     assert machine.ask("/metrics") == 404
     assert f"https://localhost:{machine.port} is ready" in released.stderr
+
+
+def test_prometheus_watches_the_certificate_of_the_domain(machine: Machine) -> None:
+    port = free_port()
+    variables = {"PROMETHEUS_PORT": str(port)}
+    prometheus = ("up", "--wait", "--no-deps", "prometheus")
+    machine.engine.docker("compose", *prometheus, cwd=machine.folder, env=variables)
+    url = f"http://127.0.0.1:{port}/api/v1/targets?scrapePool=certificate"
+    with urllib.request.urlopen(url, timeout=5) as response:
+        [target] = json.load(response)["data"]["activeTargets"]
+    assert target["labels"]["instance"] == "https://localhost/health/live"
+    machine.engine.docker("compose", "rm", "-fs", "prometheus", cwd=machine.folder)
 
 
 def test_nobody_notices_a_release(machine: Machine, images: dict[str, str]) -> None:

@@ -237,7 +237,8 @@ class Load:
     server: Server
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: str = ""  # a POST, if there is one
+    body: str = ""
+    method: str = "POST"  # of a body
 
     def run(self, seconds: float) -> tuple[float, float]:
         """Requests per second, and microseconds of CPU time for each."""
@@ -249,7 +250,7 @@ class Load:
 def _wrk(load: Load, seconds: float) -> tuple[int, float]:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         if load.body:
-            script.write(f'wrk.method = "POST"\nwrk.body = [[{load.body}]]\n')
+            script.write(f'wrk.method = "{load.method}"\nwrk.body = [[{load.body}]]\n')
             script.flush()
         headers = [
             part for name, value in load.headers.items() for part in ("-H", f"{name}: {value}")
@@ -265,7 +266,7 @@ def _wrk(load: Load, seconds: float) -> tuple[int, float]:
 def _load_slowly(load: Load, seconds: float) -> tuple[int, float]:
     """Ask without wrk: costs as much as the server, so that ratios look better than they are."""
     host, _, port = load.server.url.removeprefix("http://").partition(":")
-    head = [f"{'POST' if load.body else 'GET'} {load.path} HTTP/1.1", f"Host: {host}"]
+    head = [f"{load.method if load.body else 'GET'} {load.path} HTTP/1.1", f"Host: {host}"]
     head += [f"{name}: {value}" for name, value in load.headers.items()]
     head += [f"Content-Length: {len(load.body)}"] if load.body else []
     request = "\r\n".join([*head, "", load.body]).encode()
@@ -480,7 +481,7 @@ async def _sign_in(url: URL, server: str, key: str) -> dict[str, dict[str, str]]
 
 def _send(load: Load) -> Any:
     request = urllib.request.Request(
-        load.server.url + load.path, load.body.encode(), dict(load.headers)
+        load.server.url + load.path, load.body.encode(), dict(load.headers), method=load.method
     )
     return json.load(urllib.request.urlopen(request, timeout=30))
 

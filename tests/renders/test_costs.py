@@ -9,7 +9,7 @@ from tests import generator, matrix
 
 # Where features are registered; their lines are imports, and entries of lists and of bases.
 REGISTERING = {"src/app/main.py", "src/app/api.py", "src/app/platform/settings/__init__.py"}
-IMPORT = re.compile(r"from [\w.]+ import .*|import [\w.]+")
+IMPORT = re.compile(r"from [\w.]+ import .*|import [\w.]+|\)")  # or the end of one
 ENTRY = re.compile(r" +[\w.]+(\(auth\.current_user\))?,")
 
 

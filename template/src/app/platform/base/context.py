@@ -17,11 +17,13 @@ class RequestContext:
     ``deadline`` is a time of ``time.monotonic``, in seconds. ``read_lock`` is held while the
     request or job reads from the database outside of a transaction. ``log_fields``: added to the
     log line of the whole request, WebSocket or job; ``None`` until something is added.
+    ``has_written``: whether it may have written to the database, so that it reads from the primary.
     """
 
     __slots__ = (
         "_name",
         "deadline",
+        "has_written",
         "log_fields",
         "read_lock",
         "request_id",
@@ -47,6 +49,7 @@ class RequestContext:
         self.deadline = deadline
         self.log_fields: dict[str, Any] | None = None
         self.read_lock = asyncio.Lock()
+        self.has_written = False
 
     @property
     def name(self) -> str:

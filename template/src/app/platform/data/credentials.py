@@ -1,4 +1,4 @@
-"""Rotated credentials: DATABASE_URL_FILE and REDIS_URL_FILE are read again for new connections.
+"""Rotated credentials: DATABASE_URL_FILE and its like are read again for new connections.
 
 Connections that are open stay open. While the file holds nothing that can be read, new connections
 use what they used before.
@@ -20,14 +20,16 @@ from app.platform.settings.sources import SecretFiles, read_secret_file
 
 
 def follow_database_url(engine: AsyncEngine, settings: PlatformSettings) -> None:
-    """Connect ``engine`` to the URL that DATABASE_URL_FILE holds, if its own came from there."""
+    """Connect ``engine`` to the URL that the file holds from which its own came, if one did."""
     own = make_url(settings.database_url.get_secret_value())
-    if own not in map(_database_url, SecretFiles.loaded.get("database_url", ())):
+    names = ("database_url", "database_replica_url")
+    files = (n for n in names if own in map(_database_url, SecretFiles.loaded.get(n, ())))
+    if not (name := next(files, None)):
         return
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def do_connect(dialect: Dialect, _record: object, _args: Any, options: dict[str, Any]) -> None:
-        if url := _database_url(read_secret_file("database_url")):
+        if url := _database_url(read_secret_file(name)):
             options.update(dialect.create_connect_args(url)[1])
 
 

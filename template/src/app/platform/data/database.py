@@ -58,6 +58,7 @@ from app.platform.settings import PlatformSettings
 AFTER_COMMIT = "after_commit"
 # SQLSTATEs serialization_failure (of a read: on a standby) and deadlock_detected.
 ROLLED_BACK = ("40001", "40P01")
+READS = ("GET", "HEAD")  # methods whose reads may come from a standby, see `replica`
 READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction: a write on a standby
 # Seconds after Postgres' own statement_timeout until the driver gives up on an unresponsive server.
 TIMEOUT_MARGIN = 1.0
@@ -236,6 +237,7 @@ class Database:
 
     async def execute(self, statement: Executable) -> None:
         """Execute one statement in the open transaction of this request, or else in autocommit."""
+        context.current().has_written = True
         await self.read(lambda connection: connection.execute(statement).close())
 
     async def autocommit(self, run: Callable[[Connection], T]) -> T:
@@ -340,6 +342,8 @@ class _Transaction(Session):
             if other.taken is not None and other.request is self.request:
                 raise SecondConnection
             other = other.outer
+        if self.request:
+            self.request.has_written = True
         return self._resources.enter_context(self.database.connect())
 
     def _autobegin_t(self, begin: bool = False) -> SessionTransaction:
@@ -442,7 +446,7 @@ class ReadSession:
         try:
             return await self._database.read(run, by_driver)
         except (SchemaChanged, DBAPIError) as error:
-            if isinstance(error, DBAPIError) and _sqlstate(error) not in ROLLED_BACK:
+            if isinstance(error, DBAPIError) and sqlstate(error) not in ROLLED_BACK:
                 raise
             try:  # a read can be repeated, unless a transaction has failed
                 return await self._database.read(run, by_driver)
@@ -450,7 +454,8 @@ class ReadSession:
                 raise error from None
 
 
-def _sqlstate(error: DBAPIError) -> str | None:
+def sqlstate(error: DBAPIError) -> str | None:
+    """The code of Postgres for ``error``."""
     return getattr(error.orig, "sqlstate", None)
 
 
@@ -494,8 +499,15 @@ async def _session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
 
 
 async def _read_session(connection: HTTPConnection) -> ReadSession:
-    read_session: ReadSession = connection.app.state.read_session
-    return read_session
+    state = connection.app.state
+    reads_only = connection.scope.get("method") in READS
+    reads: ReadSession = state.replica.reads if state.replica and reads_only else state.read_session
+    return reads
+
+
+async def _primary_read_session(connection: HTTPConnection) -> ReadSession:
+    reads: ReadSession = connection.app.state.read_session
+    return reads
 
 
 DatabaseDep = Annotated[Database, Depends(_database)]
@@ -503,6 +515,8 @@ DatabaseDep = Annotated[Database, Depends(_database)]
 # response.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
 ReadSessionDep = Annotated[ReadSession, Depends(_read_session)]
+# For reads that must not be late, with DATABASE_REPLICA_URL; without it, the same.
+PrimaryReadSessionDep = Annotated[ReadSession, Depends(_primary_read_session)]
 
 
 async def _connect(*args: Any, **options: Any) -> Any:
@@ -627,27 +641,33 @@ async def open_database(settings: PlatformSettings) -> AsyncIterator[Database]:
         await engine.dispose()
 
 
+def create_database(settings: PlatformSettings) -> Database:
+    """A ``Database`` with a pool, slow statements and spans."""
+    engine = create_engine(settings)
+    slow_statements = None
+    if settings.slow_statement_ms:
+        slow_statements = SlowStatements(settings.slow_statement_ms / 1000)
+        slow_statements.listen(engine)
+    tracing.instrument_engine(engine)
+    return Database(
+        engine,
+        settings.db_pool_size + settings.db_max_overflow,
+        settings.db_pool_timeout,
+        slow_statements,
+        used_lately=min(USED_LATELY, settings.db_ping_after_idle / 2),
+    )
+
+
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
+    app.state.replica = None
+
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        engine = create_engine(settings)
-        slow_statements = None
-        if settings.slow_statement_ms:
-            slow_statements = SlowStatements(settings.slow_statement_ms / 1000)
-            slow_statements.listen(engine)
-        tracing.instrument_engine(engine)
-        max_connections = settings.db_pool_size + settings.db_max_overflow
-        app.state.db = Database(
-            engine,
-            max_connections,
-            settings.db_pool_timeout,
-            slow_statements,
-            used_lately=min(USED_LATELY, settings.db_ping_after_idle / 2),
-        )
+        app.state.db = create_database(settings)
         app.state.read_session = ReadSession(app.state.db)
         try:
             yield
         finally:
-            await engine.dispose()
+            await app.state.db.engine.dispose()
 
     return lifespan

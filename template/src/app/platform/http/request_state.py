@@ -62,6 +62,7 @@ class RequestState(context.RequestContext):
         self.deadline = self.started + timeout
         self.log_fields = None
         self.read_lock = asyncio.Lock()
+        self.has_written = False
         self.scope = scope
         self.span = span
         self.status = 0

@@ -25,7 +25,7 @@ from app.platform.settings.renamed import rename_hints
 REDACTED = "[redacted]"
 SECRET_NAME = re.compile(
     r"passw|secret|token|authorization|cookie|api[-_]?key|credential|private[-_]?key|session[-_]?id"
-    r"|e[-_]?mail|phone|dsn|database_url|redis_url",
+    r"|e[-_]?mail|phone|dsn|database_(replica_)?url|redis_url",
     re.IGNORECASE,
 )
 # In free text, such as an exception's message: credentials in URLs, bearer tokens, JSON Web Tokens,

@@ -198,10 +198,11 @@ def _sample_gauges(app: FastAPI) -> None:
     state = app.state
     state.metrics.in_flight.set(len(state.in_flight))
     state.metrics.websockets.set(len(state.websockets))
-    state.metrics.pool_used.set(state.db.used)
-    state.metrics.pool_size.set(state.db.max_connections)
-    state.metrics.pool_waiting.set(state.db.waiting)
-    state.metrics.pool_exhausted.set(state.db.exhausted_seconds)
+    pools = [state.db, state.replica.database] if state.replica else [state.db]
+    state.metrics.pool_used.set(sum(pool.used for pool in pools))
+    state.metrics.pool_size.set(sum(pool.max_connections for pool in pools))
+    state.metrics.pool_waiting.set(sum(pool.waiting for pool in pools))
+    state.metrics.pool_exhausted.set(max(pool.exhausted_seconds for pool in pools))
     for sample in state.samplers:
         sample()
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import click
 from sqlalchemy import Connection, text
@@ -14,6 +14,7 @@ from app.platform.base.cpus import available_cpus
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import create_engine
 from app.platform.data.redis import create_client
+from app.platform.data.replica import CONNECTIONS, replica_settings
 from app.platform.jobs import background_connections
 from app.platform.settings import PlatformSettings, SettingsError
 from app.platform.settings.renamed import rename_hints
@@ -26,6 +27,7 @@ CONNECTION_LIMIT = text(
     "SELECT current_setting('max_connections')::int"
     " - current_setting('superuser_reserved_connections')::int"
 )
+IN_RECOVERY = text("SELECT pg_is_in_recovery()")
 
 
 class CheckFailed(Exception):
@@ -51,19 +53,40 @@ async def refuse_too_many_connections(settings: PlatformSettings, processes: int
 
 
 async def _connection_budget(settings: PlatformSettings, processes: int) -> str:
+    budget = await _budget(settings, processes, 0, *_reserved_connections(settings))
+    if settings.database_replica_url:
+        reserved = settings.db_reserved_connections
+        explanation = f"DB_RESERVED_CONNECTIONS={reserved}"
+        standby = replica_settings(settings)
+        with suppress(DatabaseUnavailable, TimeoutError):  # the service works without it
+            await _budget(standby, processes, CONNECTIONS, reserved, explanation, "the standby")
+    return budget
+
+
+async def _budget(
+    settings: PlatformSettings,
+    processes: int,
+    unpooled: int,
+    reserved: int,
+    explanation: str,
+    server: str = "Postgres",
+) -> str:
+    """The connections to one server; raises ``CheckFailed`` if it does not allow so many.
+
+    ``unpooled``: of a process, in addition to its pool.
+    """
     if settings.db_pgbouncer:
         return "pooled by PgBouncer"
     async with _connected(settings) as connection:
         limit = int((await connection.execute(CONNECTION_LIMIT)).scalar_one())
-    per_process = settings.db_pool_size + settings.db_max_overflow
+    per_process = settings.db_pool_size + settings.db_max_overflow + unpooled
     total = settings.max_replicas * processes * per_process
     budget = f"{processes} processes x {per_process} connections = {total}"
     if settings.max_replicas > 1:
         budget = f"{settings.max_replicas} replicas x {budget}"
-    reserved, explanation = _reserved_connections(settings)
     if total > limit - reserved:
         raise CheckFailed(
-            f"MAX_REPLICAS, WEB_CONCURRENCY, DB_POOL_SIZE, DB_MAX_OVERFLOW: {budget}, but Postgres"
+            f"MAX_REPLICAS, WEB_CONCURRENCY, DB_POOL_SIZE, DB_MAX_OVERFLOW: {budget}, but {server}"
             f" allows {limit}, of which {explanation} are reserved. Lower one of them, raise"
             " max_connections, or put PgBouncer in between and set DB_PGBOUNCER=true."
         )
@@ -100,6 +123,19 @@ async def _postgres(settings: PlatformSettings) -> str:
     async with _connected(settings) as connection:
         version = (await connection.execute(text("SHOW server_version"))).scalar_one()
     return f"Postgres {version}"
+
+
+async def _replica(settings: PlatformSettings) -> str:
+    if not settings.database_replica_url:
+        return "none"
+    try:
+        async with _connected(replica_settings(settings)) as connection:
+            is_standby = (await connection.execute(IN_RECOVERY)).scalar_one()
+    except (DatabaseUnavailable, TimeoutError):
+        raise CheckWarning("the standby does not answer, so reads go to the primary") from None
+    if not is_standby:
+        raise CheckWarning("DATABASE_REPLICA_URL is not a standby, so reads go to the primary")
+    return "a standby"
 
 
 async def _redis(settings: PlatformSettings) -> str:
@@ -155,6 +191,7 @@ CHECKS: dict[str, Callable[[PlatformSettings], Awaitable[str]]] = {
     "database": _postgres,
     "connections": _connections,
     "migrations": _migrations,
+    "replica": _replica,
     "redis": _redis,
     "hosts": _allowed_hosts,
     "timeouts": _timeouts,

@@ -67,6 +67,12 @@ class DataSettings(BaseSettings):
     migration_database_url: SecretStr | None = Field(
         None, description="URL of Postgres itself for migrations; unset: DATABASE_URL"
     )
+    database_replica_url: SecretStr | None = Field(
+        None, description="URL of a standby, for the reads of GET and HEAD; unset: DATABASE_URL"
+    )
+    db_replica_max_lag: float = Field(
+        10, ge=2, le=3600, description="Seconds by which reads from the standby may be late"
+    )
     db_pool_size: int = Field(
         10, ge=1, le=10_000, description="Database connections kept open per process"
     )
@@ -128,7 +134,7 @@ class DataSettings(BaseSettings):
                 raise ValueError(f"{host} is not a host; write it as api.internal or *.internal")
         return value
 
-    @field_validator("database_url", "migration_database_url")
+    @field_validator("database_url", "database_replica_url", "migration_database_url")
     @classmethod
     def _asyncpg(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr
 from sqlalchemy import text
 
 from app.main import create_app
+from app.platform.base import context
 from app.platform.base.errors import Unavailable
 from app.platform.data import cache as module
 from app.platform.data.cache import Cache, Cached, CacheMetrics, warm_at_start
@@ -109,6 +110,13 @@ async def test_keys_kinds_and_versions_are_apart(cache: Cache) -> None:
     for kind, key in ((first, 1), (first, 2), (second, 1)):
         await cache.get(kind, key, source.load)
     assert source.loads == 3
+
+
+async def test_a_load_reads_from_the_primary(cache: Cache) -> None:
+    async def load() -> Price:
+        return Price(amount=int(context.current().has_written))
+
+    assert await cache.get(prices(), "one", load) == Price(amount=1)
 
 
 async def test_a_missing_value_is_cached_for_its_own_time_only(cache: Cache) -> None:

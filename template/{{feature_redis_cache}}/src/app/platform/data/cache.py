@@ -402,10 +402,9 @@ def _own_context() -> Context:
     """A context with the ids of the request, but without its transaction, lock and deadline."""
     request = context.current()
     own = copy_context()
-    own.run(
-        context._request_context.set,
-        context.RequestContext(request.request_id, request.trace_id, request.span_id),
-    )
+    loading = context.RequestContext(request.request_id, request.trace_id, request.span_id)
+    loading.has_written = True  # a standby could give back what an invalidation has removed
+    own.run(context._request_context.set, loading)
     return own
 
 

@@ -1,0 +1,210 @@
+"""Which reads go to the standby; here it is another database, which says so."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from unittest.mock import patch
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+from sqlalchemy import literal_column, select, text
+from sqlalchemy.engine import URL
+
+from app.platform.base.errors import DatabaseUnavailable, Unavailable
+from app.platform.data.database import (
+    DatabaseDep,
+    PrimaryReadSessionDep,
+    ReadSession,
+    ReadSessionDep,
+    SessionDep,
+)
+from app.platform.data.replica import Replica
+from app.settings import Settings
+from tests.conftest import client_for, open_connection, running_platform
+
+SERVER = select(literal_column("name")).select_from(text("server"))
+ONLY_ON_PRIMARY = select(literal_column("1")).select_from(text("new_table"))
+SLEEP = select(literal_column("pg_sleep(1)"))
+WRITE = text("UPDATE server SET name = name")
+
+
+async def read(reads: ReadSessionDep) -> str:
+    return await server(reads)
+
+
+async def read_from_primary(reads: PrimaryReadSessionDep) -> str:
+    return await server(reads)
+
+
+async def read_in_transaction(session: SessionDep, reads: ReadSessionDep) -> list[str]:
+    before = await server(reads)
+    await session.execute(WRITE)
+    return [before, await server(reads)]
+
+
+async def read_after_transaction(database: DatabaseDep, reads: ReadSessionDep) -> str:
+    async with database.transaction() as session:
+        await session.execute(WRITE)
+    return await server(reads)
+
+
+async def read_after_statement(database: DatabaseDep, reads: ReadSessionDep) -> str:
+    await database.execute(WRITE)
+    return await server(reads)
+
+
+async def read_new_table(reads: ReadSessionDep) -> str:
+    return "primary" if await reads.first(ONLY_ON_PRIMARY) else ""
+
+
+async def read_slowly(reads: ReadSessionDep) -> None:
+    await reads.first(SLEEP)
+
+
+async def server(reads: ReadSession) -> str:
+    row = await reads.first(SERVER)
+    assert row
+    return str(row.name)
+
+
+ROUTES: tuple[Callable[..., Any], ...] = (
+    read,
+    read_from_primary,
+    read_in_transaction,
+    read_after_transaction,
+    read_after_statement,
+    read_new_table,
+    read_slowly,
+)
+
+
+@pytest.fixture(scope="module")
+async def both(
+    create_database: Callable[..., URL], module_settings: Settings
+) -> AsyncIterator[FastAPI]:
+    urls = create_database(), create_database()
+    for name, url in zip(("primary", "standby"), urls, strict=True):
+        async with open_connection(url, isolation_level="AUTOCOMMIT") as connection:
+            await connection.execute(text(f"CREATE TABLE server AS SELECT '{name}' AS name"))
+            if name == "primary":
+                await connection.execute(text("CREATE TABLE new_table AS SELECT 1"))
+    primary, standby = (SecretStr(url.render_as_string(hide_password=False)) for url in urls)
+    changes = {"database_url": primary, "database_replica_url": standby}
+    settings = module_settings.model_copy(update={**changes, "db_statement_timeout": 0.3})
+
+    async def follow(replica: Replica) -> None:
+        """Compare nothing: the other database is no standby."""
+
+    with patch.object(Replica, "_follow", follow):
+        async with running_platform(settings) as app:
+            for route in ROUTES:
+                app.add_api_route(f"/{route.__name__}", route, methods=["GET", "HEAD", "POST"])
+            yield app
+
+
+@pytest.fixture
+def app(both: FastAPI) -> FastAPI:
+    both.state.replica.current_at = float("inf")
+    return both
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_for(app) as client:
+        yield client
+
+
+async def ask(client: httpx2.AsyncClient, route: Callable[..., Any], method: str = "GET") -> Any:
+    response = await client.request(method, f"/{route.__name__}")
+    assert response.is_success, response.text
+    return response.json() if method != "HEAD" else None
+
+
+async def test_only_get_and_head_read_from_the_standby(
+    app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    assert await ask(client, read) == "standby"
+    assert await ask(client, read, "POST") == "primary"
+    before = app.state.db._uses.copy()
+    await ask(client, read, "HEAD")
+    assert app.state.db._uses == before
+
+
+@pytest.mark.parametrize("route", [read_after_transaction, read_after_statement])
+async def test_a_request_reads_what_it_wrote(
+    client: httpx2.AsyncClient, route: Callable[..., Any]
+) -> None:
+    assert await ask(client, route) == "primary"
+
+
+async def test_an_open_transaction_is_joined_once_it_has_executed_a_statement(
+    client: httpx2.AsyncClient,
+) -> None:
+    assert await ask(client, read_in_transaction) == ["standby", "primary"]
+
+
+async def test_a_route_may_read_from_the_primary(client: httpx2.AsyncClient) -> None:
+    assert await ask(client, read_from_primary) == "primary"
+
+
+async def test_lookups_of_callers_and_reads_of_jobs_use_the_primary(app: FastAPI) -> None:
+    assert await server(app.state.read_session) == "primary"
+
+
+async def test_a_standby_that_is_too_far_behind_is_not_read_from(
+    app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    app.state.replica.current_at = float("-inf")
+    assert await ask(client, read) == "primary"
+
+
+async def test_what_only_the_primary_has_is_read_there(
+    app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    assert await ask(client, read_new_table) == "primary"
+    assert await ask(client, read) == "standby"
+
+
+async def test_a_read_that_took_too_long_is_not_repeated(
+    app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    before = app.state.db._uses.copy()
+    response = await client.get("/read_slowly")
+    assert response.status_code == 503
+    assert app.state.db._uses == before
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable(), Unavailable("busy")])
+async def test_the_primary_takes_the_reads_of_a_lost_standby_and_not_of_a_busy_one(
+    app: FastAPI,
+    client: httpx2.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Unavailable,
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(app.state.replica.database, "read", fail)
+    response = await client.get("/read")
+    if isinstance(error, DatabaseUnavailable):
+        assert response.json() == "primary"
+        assert not app.state.replica.usable  # until the next comparison
+    else:
+        assert response.status_code == 503
+
+
+async def test_the_pools_of_both_servers_are_in_the_metrics(
+    app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    metrics = (await client.get("/metrics")).text
+    assert "db_pool_connections 20.0" in metrics
+    assert "db_replica_lag_seconds -Inf" in metrics
+
+
+async def test_without_a_standby_there_is_nothing_to_ask(module_settings: Settings) -> None:
+    async with running_platform(module_settings) as app:
+        assert app.state.replica is None
+        assert "replica" not in app.state.readiness.pings
+        async with client_for(app) as client:
+            assert "db_replica" not in (await client.get("/metrics")).text

@@ -149,6 +149,7 @@ async def test_each_change_is_in_the_audit_log_once(
 @pytest.mark.parametrize("change", [["revoke", ADA, "admin"], ["disable", ADA]])
 async def test_the_last_administrator_stays(environment: dict[str, str], change: list[str]) -> None:
     done(environment, "create", ADA, "--role", "admin", "--password", PASSWORD)
+    done(environment, "create", BOB, "--password", PASSWORD)
     refused = command(environment, *change)
 
     assert refused.returncode == 1

@@ -54,7 +54,7 @@ def main() -> None:
         parser.add_argument(f"--{peer}", metavar="PATH", type=Path)
     parser.add_argument("--python", default=sys.executable, help="the interpreter of all services")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--seconds", type=int, default=3)
     options = parser.parse_args()
     sources = {name: getattr(options, name.replace("-", "_")) for name in PEERS}
 

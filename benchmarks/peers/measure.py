@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("build", type=Path)
     parser.add_argument("peers", nargs="*")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--seconds", type=int)
     options = parser.parse_args()
     with ExitStack() as stack:
         variables = stack.enter_context(compare.environment())

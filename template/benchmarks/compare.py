@@ -558,7 +558,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("measurements", nargs="*", metavar="|".join(MEASUREMENTS))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--in-process", choices=["bare", "service"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.in_process:

@@ -1,6 +1,7 @@
 """Modification dates as validators: only once no later change can have the same one."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import httpx2
 import pytest
@@ -77,3 +78,8 @@ async def test_if_none_match_takes_precedence_over_the_date() -> None:
 def test_the_etag_of_a_list_depends_on_each_of_its_parts() -> None:
     tags = {digest(["a", 1], None), digest(["a", 2], None), digest(["a", 1], "next"), digest([])}
     assert len(tags) == 4
+
+
+def test_the_etag_of_a_list_has_parts_of_any_type() -> None:
+    parts = [UUID(int=1), UUID(int=2), b"\xfe", b"\xff", LONG_AGO, object(), object(), None, "None"]
+    assert len({digest(part) for part in parts}) == len(parts)

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
+from pydantic_core import to_json
 
 from app.platform.base.errors import PreconditionFailed
 from app.platform.http.cache_policy import POLICY_KEY
@@ -90,7 +91,8 @@ class ConditionalRequest:
 
 def digest(*parts: object) -> str:
     """An ETag for a list: ``digest([(item.id, item.version) for item in items], page.next)``."""
-    return blake2b(repr(parts).encode(), digest_size=12).hexdigest()
+    text = to_json(parts, bytes_mode="base64", fallback=repr)  # half the time of repr() for UUIDs
+    return blake2b(text, digest_size=12).hexdigest()
 
 
 def _matches(tags: Sequence[str], etag: str) -> bool:

@@ -7,6 +7,7 @@ ignored would return everything. A cursor is valid for one list, with one sort a
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from inspect import Parameter, Signature
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -44,17 +45,28 @@ class ListPaging:
 
     def page(self, rows: Rows, model: type[T]) -> Page[T]:
         """The page of the rows that ``listing.select(query)`` returns."""
-        shown, fields = rows[: self.query.limit], self.query.fields
-        if fields is None:
-            items = [model.model_validate(row) for row in shown]
-        else:
-            items = [
-                model.model_validate({name: getattr(row, name) for name in fields}) for row in shown
-            ]
+        shown = rows[: self.query.limit]
+        items = _items(shown, model, self.query.fields)
         if len(rows) <= self.query.limit:
             return Page(items=items, next=None)
         position = self._listing.position(self.query, shown[-1])
         return Page(items=items, next=sign(self._keys, to_json(position)))
+
+
+def _items(rows: Rows, model: type[T], fields: Collection[str] | None) -> list[T]:
+    """Pydantic reads dictionaries three times as fast as the attributes of rows."""
+    if fields is None:
+        names = rows[0]._fields if rows else ()
+        values = [dict(zip(names, row, strict=True)) for row in rows]
+    else:
+        values = [{name: getattr(row, name) for name in fields} for row in rows]
+    items: list[T] = _list_of(model).validate_python(values)
+    return items
+
+
+@cache
+def _list_of(model: type[BaseModel]) -> TypeAdapter[list[Any]]:
+    return TypeAdapter(list[model])  # type: ignore[valid-type]
 
 
 def list_paging(

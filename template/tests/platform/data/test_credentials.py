@@ -43,16 +43,18 @@ async def current_user(engine: AsyncEngine) -> str:
         return str(await connection.scalar(text("SELECT current_user")))
 
 
+@pytest.mark.parametrize("variable", ["DATABASE_URL_FILE", "DATABASE_REPLICA_URL_FILE"])
 async def test_new_connections_use_the_login_that_the_file_holds_now(
     module_settings: Settings,
     roles: tuple[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    variable: str,
 ) -> None:
     old, new = (url_of(module_settings, role) for role in roles)
     file = tmp_path / "url"
     file.write_text(old.replace("+asyncpg", ""))
-    monkeypatch.setenv("DATABASE_URL_FILE", str(file))
+    monkeypatch.setenv(variable, str(file))
     offline_settings(Settings)  # reads the file, as the start does
     async with open_engine(module_settings, database_url=SecretStr(old)) as engine:
         with pytest.raises(DatabaseUnavailable):

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import literal_column, select, text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from app.platform.base.errors import DatabaseUnavailable, Unavailable
 from app.platform.data.database import (
@@ -20,6 +20,7 @@ from app.platform.data.database import (
     SessionDep,
 )
 from app.platform.data.replica import Replica
+from app.platform.server import checks
 from app.settings import Settings
 from tests.conftest import client_for, open_connection, running_platform
 
@@ -208,3 +209,27 @@ async def test_without_a_standby_there_is_nothing_to_ask(module_settings: Settin
         assert "replica" not in app.state.readiness.pings
         async with client_for(app) as client:
             assert "db_replica" not in (await client.get("/metrics")).text
+
+
+async def test_the_connections_to_the_standby_are_counted(module_settings: Settings) -> None:
+    async with checks._connected(module_settings) as connection:
+        limit = int((await connection.execute(checks.CONNECTION_LIMIT)).scalar_one())
+    settings = module_settings.model_copy(update={"db_pool_size": 1})
+    processes = limit // 2 + 1  # each has one to the primary and two to the standby
+    await checks._connection_budget(settings, processes)
+    of_both = settings.model_copy(update={"database_replica_url": settings.database_url})
+    with pytest.raises(checks.CheckFailed, match="but the standby allows"):
+        await checks._connection_budget(of_both, processes)
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_app_check_warns_of_a_server_that_is_no_standby_or_away(
+    module_settings: Settings, away: bool
+) -> None:
+    url = module_settings.database_url
+    if away:
+        url = SecretStr(make_url(url.get_secret_value()).set(port=1).render_as_string(False))
+    settings = module_settings.model_copy(update={"database_replica_url": url})
+    with pytest.raises(checks.CheckWarning, match="does not answer" if away else "not a standby"):
+        await checks._replica(settings)
+    await checks._connection_budget(settings, 1)  # without it, the service still starts

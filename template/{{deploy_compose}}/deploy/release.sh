@@ -27,7 +27,7 @@ alertmanager() {
 silence() {
     docker compose ps --services --status running 2>/dev/null | grep -qx alertmanager || return 0
     quiet=$(alertmanager silence add --author=release --comment="a release" \
-        --duration="$((patience + 120))s" 'alertname=~"ServiceDown|InstanceDown|WorkerDown"') ||
+        --duration="$((timeout + 120))s" 'alertname=~"ServiceDown|InstanceDown|WorkerDown"') ||
         say "alerts could not be silenced; the release goes on"
 }
 
@@ -47,7 +47,7 @@ if ! grep -qs '^COMPOSE_FILE=.*compose\.production\.yaml' .env; then
 fi
 touch .releases
 serving=$(tail -n 1 .releases)
-patience=${RELEASE_TIMEOUT:-180}
+timeout=${RELEASE_TIMEOUT:-180}
 trap unsilence EXIT
 
 case ${1:-} in
@@ -55,7 +55,7 @@ case ${1:-} in
     before=$(tail -n 2 .releases | sed '$d')
     [ -n "$before" ] || { say "there is no image to go back to"; exit 1; }
     silence
-    serve "$before" "$patience"
+    serve "$before" "$timeout"
     sed -i '$d' .releases
     say "$before serves again"
     ;;
@@ -70,7 +70,7 @@ case ${1:-} in
         exit 1
     fi
     silence
-    if ! serve "$1" "$patience" || ! smoke; then
+    if ! serve "$1" "$timeout" || ! smoke; then
         say "$1 did not get ready, or failed the smoke test"
         [ -n "$serving" ] || exit 1
         serve "$serving" 600 || { say "$serving did not come back either"; exit 1; }

@@ -7,7 +7,7 @@
 # that of the route; none: there is no smoke test.
 set -eu
 cd "$(dirname "$0")/kubernetes"
-patience=${RELEASE_TIMEOUT:-900}
+timeout=${RELEASE_TIMEOUT:-900}
 overlay=${1:-}
 wanted=${2:-}
 
@@ -60,7 +60,7 @@ revisions() {
 # Wait until every process runs the version applied last.
 wait_until_ready() {
     for name in $(revisions | cut -d ' ' -f 1); do
-        k rollout status "deployment/$name" --timeout "${patience}s" || return 1
+        k rollout status "deployment/$name" --timeout "${timeout}s" || return 1
     done
     if grep -q '^kind: Rollout$' "$files/all.yaml"; then
         wait_for_canary
@@ -69,7 +69,7 @@ wait_until_ready() {
 
 # The canary's status is current once it has observed the Deployment applied last.
 wait_for_canary() {
-    left=$patience
+    left=$timeout
     while [ "$left" -gt 0 ]; do
         applied=$(k get deployment api --output 'jsonpath={.metadata.generation}')
         state=$(k get rollout api --output 'jsonpath={.status.workloadObservedGeneration} {.status.phase}')

@@ -11,7 +11,7 @@ from arq.worker import Worker as ArqWorker
 from arq.worker import func
 
 from app.platform.data.credentials import redis_login
-from app.platform.jobs.arq_bell import BELL
+from app.platform.jobs.arq_wakeups import WAKEUPS
 from app.platform.jobs.names import QUEUE, TASK
 from app.platform.jobs.worker import Worker
 from app.platform.settings import PlatformSettings
@@ -54,13 +54,13 @@ def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
 
 
 class _Worker(ArqWorker):
-    """An ARQ worker that hears of a message at once."""
+    """An ARQ worker that polls at once when a message is published."""
 
     async def _poll_iteration(self) -> None:
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=POLL_INTERVAL)
         else:
-            await cast("Awaitable[Any]", self.pool.brpop([BELL], timeout=POLL_INTERVAL))
+            await cast("Awaitable[Any]", self.pool.brpop([WAKEUPS], timeout=POLL_INTERVAL))
         await super()._poll_iteration()
 
 

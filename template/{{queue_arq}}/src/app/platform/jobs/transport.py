@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from app.platform.base.components import AppFactory
-from app.platform.jobs.arq_bell import BELL, MAX_BELLS
+from app.platform.jobs.arq_wakeups import MAX_WAKEUPS, WAKEUPS
 from app.platform.jobs.names import QUEUE, TASK
 from app.platform.settings import PlatformSettings
 
@@ -38,8 +38,8 @@ class Transport:
             TASK, str(job_id), _queue_name=QUEUE, _expires=MESSAGE_TTL, _defer_until=due
         )
         async with self._redis.pipeline() as pipe:
-            pipe.lpush(BELL, "")
-            pipe.ltrim(BELL, 0, MAX_BELLS - 1)
+            pipe.lpush(WAKEUPS, "")
+            pipe.ltrim(WAKEUPS, 0, MAX_WAKEUPS - 1)
             await pipe.execute()
 
     async def depth(self) -> int:

@@ -62,14 +62,14 @@ def run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) ->
 async def _run(settings: PlatformSettings, create_app: AppFactory, consume: Consume) -> None:
     settings = pools.with_pool_size(settings, capacity.pool_size(settings))
     app = create_app(settings)
-    beat = partial(heartbeat.touch, "worker")
-    async with Runner(app, settings, beat) as runner, app.router.lifespan_context(app):
+    touch = partial(heartbeat.touch, "worker")
+    async with Runner(app, settings, touch) as runner, app.router.lifespan_context(app):
         concurrency = capacity.concurrency(settings)
         worker = Worker(Consumer(app, settings, runner, concurrency))
         _stop_on_signals(runner, worker)
         if settings.worker_metrics_port:
             start_http_server(settings.worker_metrics_port, registry=app.state.metrics.registry)
-        beat()
+        touch()
         logger.info("worker started", concurrency=concurrency)
         with app.state.scheduler if settings.worker_scheduler else nullcontext():
             await _consume_until_stopped(settings, worker, consume)

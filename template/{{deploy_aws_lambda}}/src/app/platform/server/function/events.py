@@ -1,6 +1,6 @@
-"""Requests as API Gateway's HTTP APIs and Function URLs tell of them, and the answers they take.
+"""Requests and answers as events of API Gateway's HTTP APIs and of Function URLs.
 
-Both speak the payload format 2.0:
+Both have the payload format 2.0:
 https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
 """
 

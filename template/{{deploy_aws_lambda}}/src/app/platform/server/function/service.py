@@ -1,8 +1,8 @@
-"""The service between two events: started once, kept, and at rest whenever it may be frozen.
+"""The service between two events: started once, kept, and idle whenever it may be frozen.
 
 Lambda freezes the process when an event is answered, for a second or an hour, and may never thaw
 it. So one event loop and one set of pools live as long as the process, and nothing is answered
-before all that the request started is done: jobs are handed over, lines and spans are written.
+before all that the request started is done: jobs are published, lines and spans are written.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Service:
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         self._runner = asyncio.Runner()
-        self._turn = Lock()
+        self._lock = Lock()
         self._stopping = asyncio.Event()
         self._lifespan: asyncio.Task[None] | None = None
         self._standing: set[asyncio.Task[Any]] = set()
@@ -67,7 +67,7 @@ class Service:
 
     def stop(self) -> None:
         """Stop every part when no event is at work: pools are closed, the last spans leave."""
-        with self._turn:
+        with self._lock:
             self._runner.run(self._stop())
             self._runner.close()
 
@@ -79,7 +79,7 @@ class Service:
     def handle(self, event: Event, invocation: Invocation) -> Event:
         """Answer one event."""
         seconds = invocation.get_remaining_time_in_millis() / 1000 - RESERVE
-        with self._turn:
+        with self._lock:
             return self._runner.run(self._handle(event, max(0.1, seconds)))
 
     async def _handle(self, event: Event, seconds: float) -> Event:
@@ -91,7 +91,7 @@ class Service:
         with suppress(asyncio.CancelledError):
             await request
         await self._settle(deadline)
-        await self._write_down()
+        await self._flush()
         if answer.complete:
             return answer.to_event()
         return await _failed(504 if late else 500)
@@ -101,12 +101,12 @@ class Service:
         messages: list[Message] = [
             {"type": "http.request", "body": body_of(event), "more_body": False}
         ]
-        gone = asyncio.Event()
+        disconnected = asyncio.Event()
 
         async def receive() -> Message:
             if messages:
                 return messages.pop()
-            await gone.wait()  # the caller waits for the answer: it does not go away before
+            await disconnected.wait()  # never: the caller waits for the answer
             return {"type": "http.disconnect"}
 
         scope = scope_of(event)
@@ -129,7 +129,7 @@ class Service:
     def _left_behind(self) -> set[asyncio.Task[Any]]:
         return asyncio.all_tasks() - self._standing - {asyncio.current_task()}
 
-    async def _write_down(self) -> None:
+    async def _flush(self) -> None:
         self.app.state.access_log.flush()
         await tracing.flush(LAST_EXPORT)
 
@@ -149,18 +149,18 @@ async def _failed(status: int) -> Event:
 
 
 def start(create_app: AppFactory) -> Service:
-    """Start the service, and let it stop well when the platform says so."""
+    """Start the service, and stop it on SIGTERM."""
     # A handler would interrupt whatever is done just then, which may hold a lock that it needs. So
     # a thread waits for the signal, which no other gets.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     secrets.load()
     service = Service(create_app(None))
     service.start()
-    Thread(target=_stop_when_told, args=(service,), daemon=True).start()
+    Thread(target=_stop_on_sigterm, args=(service,), daemon=True).start()
     return service
 
 
-def _stop_when_told(service: Service) -> None:
+def _stop_on_sigterm(service: Service) -> None:
     signal.sigwait({signal.SIGTERM})
     try:
         service.stop()

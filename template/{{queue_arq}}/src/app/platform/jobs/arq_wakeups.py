@@ -2,5 +2,5 @@
 
 from app.platform.jobs.names import QUEUE
 
-BELL = f"{QUEUE}.published"
-MAX_BELLS = 100
+WAKEUPS = f"{QUEUE}.published"
+MAX_WAKEUPS = 100

@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app import api
 from app.main import create_app
+from app.platform.base.cpus import available_cpus
 from app.platform.data.database import Database, ReadSession
 from app.platform.data.prepared_reads import PreparedReads
 from app.platform.dev.servers import given, services
@@ -45,8 +46,13 @@ needs_migrations = pytest.mark.skipif(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run a single file in this process: that is quicker, and a debugger can be used."""
-    return 0 if len(config.args) == 1 and ".py" in config.args[0] else None
+    """Run a single file in this process: that is quicker, and a debugger can be used.
+
+    The tests in tests/system wait for the processes that they start: one more test than CPUs runs.
+    """
+    if len(config.args) == 1 and ".py" in config.args[0]:
+        return 0
+    return available_cpus() + 1 if config.args == ["tests/system"] else None
 
 
 @pytest.fixture(scope="session")

@@ -46,13 +46,11 @@ needs_migrations = pytest.mark.skipif(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run a single file in this process: that is quicker, and a debugger can be used.
+    """One test more than CPUs at once: tests wait for Postgres and for processes that they start.
 
-    The tests in tests/system wait for the processes that they start: one more test than CPUs runs.
+    A single file runs in this process: that is quicker, and a debugger can be used.
     """
-    if len(config.args) == 1 and ".py" in config.args[0]:
-        return 0
-    return available_cpus() + 1 if config.args == ["tests/system"] else None
+    return 0 if len(config.args) == 1 and ".py" in config.args[0] else available_cpus() + 1
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,9 @@ SECRET = re.compile(
     r"(?i)\b[a-z_]*(?:secret|password|passwd|token|api_?key|private_?key)[a-z_]*[\"']?\s*[:=]\s*"
     r"[\"']?(?P<value>[A-Za-z0-9+/_=-]{16,})[\"']?\s*$|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-# What packages of the core require, or the tests of some services, and an option, too.
-OF_OTHERS = {"cryptography", "httpcore2"}
+# What packages of the core require, or the tests of some services, and an option, too; a package
+# whose name is a word of HTTP. Whether each is declared and used, deptry says in every service.
+OF_OTHERS = {"cryptography", "httpcore2", "requests"}
 # What a package is imported as, where an option has that name and is not the only one to use it.
 MODULES = {"pyjwt": "jwt"}
 PLACE = re.compile(r"\b(?:src|tests|docs|migrations|deploy|compose)(?:/[\w.-]*\w)+|\bapp(?:\.\w+)+")

@@ -18,8 +18,9 @@ class SignedForXRay(AuthBase):
         self._region = region
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        kept = {"Content-Type": request.headers["Content-Type"]}
-        body = request.body or b""
+        kept = {"Content-Type": str(request.headers["Content-Type"])}
+        body = request.body
+        assert isinstance(body, bytes)  # as the exporter sends it, compressed or not
         request.headers.update(role.signed("xray", self._region, str(request.url), body, kept))
         return request
 

@@ -11,7 +11,9 @@ from app.platform.settings import PlatformSettings
 
 
 class Transport:
-    """Publishes job ids from an event loop."""
+    """Publishes job ids from an event loop. ``full``: the queue was, at the last look."""
+
+    full = False
 
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from dotenv import dotenv_values
 from redis import Redis
 
 import app.platform.dev
+from app.platform.dev.servers import KINDS
 from app.platform.settings.core import DEPLOYED
 
 SECONDS = 60  # until a test gives up, on the slowest machine
@@ -178,13 +178,21 @@ def test_everything_runs_and_ctrl_c_stops_it(start: Callable[..., Dev], port: in
 
 
 def test_other_commands_can_find_what_runs(start: Callable[..., Dev], project: Path) -> None:
+    (project / ".env").write_text('GREETING="it\'s $5"\nSECRET_KEY=from-the-file\n')
     dev = start()
     dev.wait_until_ready()
     file = project / ".local" / "environment"
-    found = dotenv_values(file)
+    read = ["uv", "run", "--no-project", "--env-file", str(file), "env", "-0"]
+    found = dict(
+        line.split("=", 1)
+        for line in subprocess.check_output(read, text=True).split("\0")
+        if "=" in line
+    )
+    assert found["GREETING"] == "it's $5"
     assert found["DATABASE_URL"] == "postgresql+asyncpg://me:hidden@db/mine"
+    assert {kind.variable for kind in KINDS} <= found.keys()
     assert found["ENVIRONMENT"] == "development"
-    assert found["SECRET_KEY"] == (project / ".local" / "secret-key").read_text()
+    assert found["SECRET_KEY"] == "from-the-file"
     assert file.stat().st_mode & 0o077 == 0
     dev.process.terminate()
     assert dev.process.wait(SECONDS) == 0

@@ -7,6 +7,7 @@ in order. When this one is killed, their guards stop them.
 import asyncio
 import http.client
 import os
+import re
 import secrets
 import signal
 import socket
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dotenv import load_dotenv
+from dotenv import dotenv_values, load_dotenv
 from watchfiles import PythonFilter, awatch
 
 from app.platform.dev.child import STOP_SECONDS, Child, DevError
@@ -26,7 +27,7 @@ from app.platform.settings.core import DEPLOYED
 
 PROJECT = Path(__file__).resolve().parents[4]
 LOCAL = PROJECT / ".local"
-SHARED = ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "SECRET_KEY_FILE")
+DOTENV = PROJECT / ".env"
 SERVER_CHECK_INTERVAL = 0.5  # seconds
 COLOURS = (36, 35, 33, 34, 32)
 
@@ -37,12 +38,12 @@ def run(*, port: int = 8000, background: Sequence[Sequence[str]] = ()) -> int:
     Ctrl-C and SIGTERM are how it is meant to end, so they give 0; everything else gives 1.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    load_dotenv(PROJECT / ".env")
+    load_dotenv(DOTENV)
     try:
         _refuse(port)
         with services(LOCAL) as urls:
             environment = _environment(port, urls)
-            with _environment_file(environment):
+            with _environment_file(environment, urls):
                 asyncio.run(_run(port, background, environment, urls))
     except (DevError, ServerError) as error:
         sys.stderr.write(f"app dev: {error}\n")
@@ -81,18 +82,29 @@ def _environment(port: int, urls: dict[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def _environment_file(environment: dict[str, str]) -> Iterator[None]:
-    """Write the environment to a file while the service runs, for `uv run --env-file`."""
+def _environment_file(environment: dict[str, str], urls: dict[str, str]) -> Iterator[None]:
+    """Write the environment to a file while the service runs, for `uv run --env-file`.
+
+    Commands read neither `.env` nor the environment of `app dev`, so it has all that they need.
+    """
     path = LOCAL / "environment"
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
-    names = [name for name in SHARED if name in environment]
-    path.write_text("".join(f"{name}='{environment[name]}'\n" for name in names))
+    names = {"ENVIRONMENT", "SECRET_KEY", "SECRET_KEY_FILE", *urls, *dotenv_values(DOTENV)}
+    given = sorted(names & environment.keys())
+    path.write_text("".join(f"{name}={_quoted(environment[name])}\n" for name in given))
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _quoted(value: str) -> str:
+    """A value as env files are written: literal in single quotes, escaped in double ones."""
+    if "'" not in value:
+        return f"'{value}'"
+    return '"' + re.sub(r'([\\"$])', r"\\\1", value) + '"'
 
 
 def _secret_key() -> str:

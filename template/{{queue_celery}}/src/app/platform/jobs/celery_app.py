@@ -16,11 +16,16 @@ def celery_app(redis_url: str, timeout: float) -> "Celery":
     """The Celery application of this process. ``timeout``: seconds per Redis command."""
     from celery import Celery  # noqa: PLC0415 (0.2 s at every start)
     from celery.app.amqp import AMQP  # noqa: PLC0415 (likewise)
+    from kombu.utils.collections import HashedSeq  # noqa: PLC0415 (likewise)
 
     url, credentials = redis_login(redis_url)
 
+    class LoginConnection(AMQP.Connection):  # type: ignore[misc]
+        def __eqhash__(self) -> HashedSeq:  # what kombu keys its pools by, without the login
+            return HashedSeq(super().__eqhash__(), self.credential_provider)  # type: ignore[no-untyped-call]
+
     class Messaging(AMQP):  # type: ignore[misc]
-        Connection = staticmethod(partial(AMQP.Connection, credential_provider=credentials))
+        Connection = staticmethod(partial(LoginConnection, credential_provider=credentials))
 
     celery = Celery(about.NAME, amqp=Messaging, set_as_current=False)
     celery.conf.update(

@@ -79,7 +79,7 @@ async def test_a_statement_that_fails_slowly_is_logged(
     failing = text("SELECT 1 / (length(pg_sleep(0.04)::text))")
     with pytest.raises(DBAPIError):
         await service.state.db.execute(failing)
-    assert [line["statement"] for line in lines(capfd)] == [str(failing)]
+    assert str(failing) in [line["statement"] for line in lines(capfd)]
 
 
 async def test_a_long_statement_is_cut(

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import secrets
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ from unittest.mock import patch
 
 import httpx2
 import pytest
+import uvloop
 from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
@@ -53,9 +55,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 0 if len(config.args) == 1 and ".py" in config.args[0] else available_cpus() + 1
 
 
+class Loop(uvloop.Loop):
+    """An event loop that fails where it is closed before its connections are."""
+
+    def close(self) -> None:
+        # As an error, the warning would stop uvloop from closing them: it would wait forever.
+        with warnings.catch_warnings(record=True) as unclosed:
+            warnings.simplefilter("always")
+            super().close()
+        assert not unclosed, [str(warning.message) for warning in unclosed]
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"use_uvloop": True}
+    return "asyncio", {"loop_factory": Loop}
 
 
 @pytest.fixture(scope="session")

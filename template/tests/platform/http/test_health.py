@@ -219,3 +219,24 @@ async def test_metrics_report_each_dependency_and_do_not_wait_for_one_that_hangs
     assert await reported(readiness) == {}
     await readiness.checks()
     assert await reported(readiness) == {("slow", "true"): 0}
+
+
+async def test_checks_that_outlast_a_scrape_end_with_the_app(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "METRICS_TIMEOUT", 0.0)
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with running_platform(settings) as app:
+        app.state.readiness.add("slow", hang, critical=False, extra_time=60)
+        await app.state.readiness.collect()
+        await started.wait()
+        assert not ended.is_set()
+    assert ended.is_set()

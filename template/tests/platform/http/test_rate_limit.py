@@ -179,6 +179,21 @@ async def test_a_cancelled_request_does_not_affect_others_in_its_batch(settings:
     assert result.remaining == 8
 
 
+async def test_a_round_trip_without_its_request_ends_with_the_app(
+    settings: Settings, hanging_redis: SecretStr
+) -> None:
+    changes = {"redis_url": hanging_redis, "redis_timeout": 60.0}
+    async with limited(settings, **changes) as app:
+        limiter: RateLimiter = app.state.limiter
+        request = asyncio.create_task(limiter.hit("cancelled", Rate(9, 3600), "a"))
+        await asyncio.sleep(0)
+        request.cancel()
+        round_trip = limiter._batch_task
+        assert round_trip
+        assert not round_trip.done()
+    assert round_trip.done()
+
+
 async def test_the_default_limit_can_be_disabled(empty_redis: Settings) -> None:
     async with limited(empty_redis, rate_limit=None) as app, calling(app) as client:
         response = await client.get(URL)

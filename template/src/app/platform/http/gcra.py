@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.platform.base.errors import Unavailable
+from app.platform.base.tasks import cancel
 from app.platform.settings import PlatformSettings
 from app.platform.settings.rates import Rate
 
@@ -118,6 +119,11 @@ class RateLimiter:
         self._local.pop(full_key, None)
         if not self._unavailable_until:
             await self._execute(self._redis.delete(full_key))
+
+    async def close(self) -> None:
+        """End the round trip of requests that were cancelled: it would connect again."""
+        if self._batch_task:
+            await cancel(self._batch_task)
 
     async def _request(self, key: str, rate: Rate) -> Decision | None:
         """Count in Redis; ``None`` while it is unavailable.

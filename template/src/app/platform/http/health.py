@@ -7,7 +7,9 @@ It also waits until the database has the migrations of this release, or those of
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -17,7 +19,9 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection, text
 
 from app.platform import about
+from app.platform.base.components import Lifespan
 from app.platform.base.errors import DatabaseUnavailable
+from app.platform.base.tasks import cancel
 from app.platform.data.database import create_engine
 from app.platform.http.openapi import Tag
 from app.platform.observability import metrics
@@ -78,6 +82,7 @@ class Readiness:
     _checks: dict[str, Check] = field(default_factory=dict)
     _expires_at: float = 0.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _scraped: asyncio.Task[dict[str, Check]] | None = None
 
     def add(self, name: str, ping: Ping, *, critical: bool, extra_time: float = 0.0) -> None:
         """Add a dependency; ``ping`` raises while it is down.
@@ -90,17 +95,21 @@ class Readiness:
     async def checks(self) -> dict[str, Check]:
         async with self._lock:
             if time.monotonic() >= self._expires_at:
-                results = await asyncio.gather(
-                    *(self._check(*each) for each in self.pings.values())
-                )
-                self._checks = dict(zip(self.pings, results, strict=True))
+                async with asyncio.TaskGroup() as group:  # if cancelled, it waits for their end
+                    tasks = {
+                        name: group.create_task(self._check(*each))
+                        for name, each in self.pings.items()
+                    }
+                self._checks = {name: task.result() for name, task in tasks.items()}
                 self._expires_at = time.monotonic() + CACHE_TTL
             return self._checks
 
     async def collect(self) -> Iterable[Metric]:
         """``dependency_up`` of each dependency, from the last checks that ended."""
-        task = asyncio.create_task(self.checks())
-        await asyncio.wait({task}, timeout=METRICS_TIMEOUT)
+        if self._scraped is None or self._scraped.done():
+            # In a context of its own: the checks may go on after the scrape.
+            self._scraped = asyncio.create_task(self.checks(), context=Context())
+        await asyncio.wait({self._scraped}, timeout=METRICS_TIMEOUT)
         metric = GaugeMetricFamily(
             "dependency_up",
             "Whether this process reaches a dependency; without a critical one it is not ready.",
@@ -109,6 +118,11 @@ class Readiness:
         for name, check in self._checks.items():
             metric.add_metric([name, str(check.critical).lower()], check.status == "up")
         return [metric]
+
+    async def close(self) -> None:
+        """End the checks that a scrape has left running: they would connect again."""
+        if self._scraped:
+            await cancel(self._scraped)
 
     async def _check(self, ping: Ping, critical: bool, extra_time: float) -> Check:
         start = time.perf_counter()
@@ -210,7 +224,7 @@ def _missing_revisions(applied: Sequence[str]) -> list[str]:
     return missing_revisions(applied, ScriptDirectory.from_config(config))
 
 
-def setup(app: FastAPI, settings: PlatformSettings) -> None:
+def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     app.state.readiness = readiness = Readiness()
     database = DatabaseProbe(app, settings)
 
@@ -224,3 +238,12 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
     readiness.add("redis", redis, critical=False)
     metrics.register(app, readiness.collect)
     app.include_router(router)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await readiness.close()
+
+    return lifespan

@@ -112,7 +112,10 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        app.state.limiter = RateLimiter(app.state.redis, settings)
-        yield
+        app.state.limiter = limiter = RateLimiter(app.state.redis, settings)
+        try:
+            yield
+        finally:
+            await limiter.close()
 
     return lifespan

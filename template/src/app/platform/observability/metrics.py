@@ -184,8 +184,9 @@ async def scrape(request: Request) -> Response:
     state = request.app.state
     state.access_log.flush()
     _sample_gauges(request.app)
-    results = await asyncio.gather(*map(_collect_from, state.metric_sources))
-    added = (metric for result in results for metric in result)
+    async with asyncio.TaskGroup() as group:  # if cancelled, it waits for their end
+        tasks = [group.create_task(_collect_from(source)) for source in state.metric_sources]
+    added = (metric for task in tasks for metric in task.result())
     collected = CollectedMetrics([_build_info(), *state.metrics.collect(), *added])
     # Only whether it accepts OpenMetrics: the library fails on unknown versions.
     accepted = OPENMETRICS if OPENMETRICS in request.headers.get("accept", "") else ""

@@ -4,6 +4,7 @@ https://gunicorn.org/reference/settings/
 """
 
 import asyncio
+import gc
 import itertools
 import os
 import shutil
@@ -61,6 +62,7 @@ def on_starting(server: Any) -> None:
     """Check the connection budget; import what the workers need."""
     asyncio.run(refuse_too_many_connections(settings, server.cfg.workers))
     import_before_fork(settings)
+    gc.enable()  # `app serve` disabled it
 
 
 def pre_fork(server: Any, worker: Any) -> None:

@@ -1,15 +1,24 @@
 """The commands, in this process."""
 
+import gc
 import json
 from types import SimpleNamespace
 
 import click
 import pytest
 
-from app import main
+from app import __main__, cli, main
 from app.cli import add_commands
 from tests.commands import run_command
 from tests.conftest import ROOT
+
+
+def test_commands_run_with_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    enabled = []
+    monkeypatch.setattr(cli, "main", lambda: enabled.append(gc.isenabled()))
+    __main__.main()
+    gc.unfreeze()
+    assert enabled == [True]
 
 
 def test_check_passes_in_a_working_environment(environment: dict[str, str]) -> None:

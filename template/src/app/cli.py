@@ -1,6 +1,7 @@
 """The commands: develop, serve, migrate, check, describe."""
 
 import asyncio
+import gc
 import json
 import os
 import shlex
@@ -44,6 +45,7 @@ def serve() -> None:
     from gunicorn.app.wsgiapp import WSGIApplication  # noqa: PLC0415 (not on Windows)
 
     get_settings()
+    gc.disable()  # until the app has been created: gunicorn.conf.py
     # First, so that the arguments of the environment override it.
     config = f"--config {shlex.quote(_project_file('gunicorn.conf.py'))}"
     os.environ["GUNICORN_CMD_ARGS"] = f"{config} {os.environ.get('GUNICORN_CMD_ARGS', '')}"

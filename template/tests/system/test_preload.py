@@ -1,4 +1,4 @@
-"""Workers import nothing of their own after the fork."""
+"""Workers import nothing of their own after the fork, and collect nothing from before it."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from tests.conftest import ROOT
+from tests.system.serving import free_port
 
 CODE = """
 import asyncio, json, os, sys
@@ -39,6 +40,19 @@ uvloop.run(main())
 added = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(json.dumps(sorted(added - sys.stdlib_module_names)))
 """
+SERVE = """
+import gc, os, signal, sys
+from app.__main__ import main
+from app.platform.server.gunicorn_worker import Worker
+
+async def serve(worker):
+    print(gc.isenabled(), gc.get_freeze_count() > 100_000, flush=True)
+    os.kill(os.getppid(), signal.SIGTERM)
+
+Worker._serve = serve
+sys.argv = ["app", "serve"]
+main()
+"""
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 
 
@@ -55,3 +69,17 @@ def test_workers_share_what_they_import(environment: dict[str, str]) -> None:
     without, preloaded = map(json.loads, lists)
     assert without
     assert preloaded == []
+
+
+def test_workers_collect_what_they_create_and_nothing_from_before_the_fork(
+    environment: dict[str, str],
+) -> None:
+    variables = os.environ | environment | {"WEB_CONCURRENCY": "1", "PORT": str(free_port())}
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE],
+        cwd=ROOT,
+        env=variables,
+        stdout=subprocess.PIPE,
+        timeout=60,
+    )
+    assert b"True True" in done.stdout.splitlines()

@@ -7,11 +7,24 @@ A component's revisions are named ``<branch>_<four digits>``, and their files st
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
+from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from app.platform import about
+
 COMPONENT_REVISION = re.compile(r"(?P<branch>[a-z_]+)_\d{4}")
+
+
+@cache
+def release_scripts() -> ScriptDirectory:
+    """The migrations of this release, read once."""
+    config = Config(toml_file=about.project_folder() / "pyproject.toml")
+    scripts = ScriptDirectory.from_config(config)
+    scripts.get_heads()  # reads all of them
+    return scripts
 
 
 def existing_revisions(migration: str, *revisions: str) -> list[str]:

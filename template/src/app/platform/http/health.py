@@ -213,15 +213,9 @@ class DatabaseProbe:
 
 
 def _missing_revisions(applied: Sequence[str]) -> list[str]:
-    from alembic.config import Config  # noqa: PLC0415 (0.3 s at every start)
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 (0.3 s at every start)
+    from app.platform.data import revisions  # noqa: PLC0415 (0.3 s at every start)
 
-    from app.platform.data.revisions import (  # noqa: PLC0415 (0.3 s at every start)
-        missing_revisions,
-    )
-
-    config = Config(toml_file=about.project_folder() / "pyproject.toml")
-    return missing_revisions(applied, ScriptDirectory.from_config(config))
+    return revisions.missing_revisions(applied, revisions.release_scripts())
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:

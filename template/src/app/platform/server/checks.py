@@ -9,7 +9,6 @@ import click
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.platform import about
 from app.platform.base.cpus import available_cpus
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data.database import create_engine
@@ -155,21 +154,13 @@ async def _migrations(settings: PlatformSettings) -> str:
 
 
 async def _missing_revisions(settings: PlatformSettings) -> list[str]:
-    from alembic.config import Config  # noqa: PLC0415 (0.3 s at every start)
     from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 (0.3 s at every start)
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 (0.3 s at every start)
 
-    from app.platform.data.revisions import (  # noqa: PLC0415 (0.3 s at every start)
-        missing_revisions,
-    )
-
-    scripts = ScriptDirectory.from_config(
-        Config(toml_file=about.project_folder() / "pyproject.toml")
-    )
+    from app.platform.data import revisions  # noqa: PLC0415 (0.3 s at every start)
 
     def missing(connection: Connection) -> list[str]:
         heads = MigrationContext.configure(connection).get_current_heads()
-        return missing_revisions(heads, scripts)
+        return revisions.missing_revisions(heads, revisions.release_scripts())
 
     async with _connected(settings) as connection:
         return await connection.run_sync(missing)

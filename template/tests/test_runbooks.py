@@ -26,7 +26,7 @@ SECTIONS = [
     "Who decides",
 ]
 EXTENSIONS = {"pg_stat_statements"}  # of Postgres: not in every server
-PLACEHOLDER = re.compile(r"\b(?:PID|[A-Z]+_ID)\b")
+PLACEHOLDER = re.compile(r"\b(?:PID|SOURCE|[A-Z]+_ID)\b")
 
 
 def alerts() -> list[tuple[str, str, str]]:
@@ -49,7 +49,7 @@ def kebab(alert: str) -> str:
 def code(page: Path) -> list[str]:
     """The code spans of a page, with each placeholder replaced."""
     spans = re.findall(r"`([^`]+)`", page.read_text())
-    value = {"PID": "1"}
+    value = {"PID": "1", "SOURCE": "jobs"}
     return [PLACEHOLDER.sub(lambda word: value.get(word[0], str(uuid4())), span) for span in spans]
 
 

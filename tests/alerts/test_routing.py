@@ -123,6 +123,16 @@ INHIBITIONS = [
         f"alertname=DependencyDown dependency=redis {TICKET}",
         False,
     ),
+    (
+        f"alertname=DependencyDown dependency=postgres {PAGE}",
+        f"alertname=MetricSourceDown source=jobs {TICKET}",
+        True,
+    ),
+    (
+        f"alertname=DependencyDown dependency=redis {TICKET}",
+        f"alertname=MetricSourceDown source=jobs {TICKET}",
+        False,
+    ),
     (f"alertname=ServiceDown {PAGE}", f"alertname=InstanceDown job=api instance=a {TICKET}", True),
     (f"alertname=ServiceDown {PAGE}", f"alertname=InstanceDown job=worker {TICKET}", False),
     (f"alertname=WorkerDown {PAGE}", f"alertname=JobsOverdue {TICKET}", True),

@@ -16,6 +16,8 @@ RUNNING = {UP: "1x300", OTHER: "1x300", WORKER: "1x300"}
 POSTGRES = 'dependency_up{job="api", instance="a", dependency="postgres", critical="true"}'
 POSTGRES_OF_B = 'dependency_up{job="api", instance="b", dependency="postgres", critical="true"}'
 REDIS = 'dependency_up{job="api", instance="a", dependency="redis", critical="false"}'
+SOURCE = 'metric_source_up{job="api", instance="a", source="jobs"}'
+SOURCE_OF_B = 'metric_source_up{job="api", instance="b", source="jobs"}'
 EXHAUSTED = 'db_pool_exhausted_seconds{job="api", instance="a"}'
 WAITING = 'db_pool_waiting{job="api", instance="a"}'
 LAG = 'event_loop_lag_seconds{job="api", instance="a"}'
@@ -48,6 +50,12 @@ CASES = [
     ),
     Case("DependencyDown", {POSTGRES: "0x40", POSTGRES_OF_B: "1x40"}, {"10m": ""}),
     Case("DependencyDown", {REDIS: "1x19 0x20 1x40"}, {"12m": "", "16m": "ticket", "22m": ""}),
+    Case(
+        "MetricSourceDown",
+        {SOURCE: "1x19 0x20 1x40", SOURCE_OF_B: "1x19 0x20 1x40"},
+        {"9m": "", "12m": "", "15m30s": "ticket", "22m": ""},
+    ),
+    Case("MetricSourceDown", {SOURCE: "0x40", SOURCE_OF_B: "1x40"}, {"10m": ""}),
     Case(
         "DatabasePoolExhausted",
         {EXHAUSTED: "0x19 0+30x10 0x20"},

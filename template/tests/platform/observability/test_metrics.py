@@ -204,8 +204,8 @@ async def test_a_component_adds_metrics_and_a_failing_source_affects_no_other(
     async def broken() -> Iterable[Metric]:
         raise ConnectionError
 
-    metrics.register(service, depth)
-    metrics.register(service, broken)
+    metrics.register(service, "queue", depth)
+    metrics.register(service, "broken", broken)
     found = await scrape(client)
     assert found["queue_depth", frozenset()] == 7
     assert found["build_info", next(labels for name, labels in found if name == "build_info")] == 1
@@ -220,12 +220,41 @@ async def test_a_source_is_asked_again_after_its_ttl(
         calls[name] += 1
         return [GaugeMetricFamily(name, "Calls of the source.", value=calls[name])]
 
-    metrics.register(service, partial(count, "always_asked"))
-    metrics.register(service, partial(count, "asked_once"), ttl=3600)
+    metrics.register(service, "a", partial(count, "always_asked"))
+    metrics.register(service, "b", partial(count, "asked_once"), ttl=3600)
     await scrape(client)
     found = await scrape(client)
     assert found["always_asked", frozenset()] == 2
     assert found["asked_once", frozenset()] == 1
+
+
+async def test_a_source_that_fails_keeps_its_last_metrics_and_says_so(
+    client: httpx2.AsyncClient, service: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: list[Exception | float] = [ConnectionError(), 7.0, ConnectionError(), 8.0]
+
+    async def depth() -> Iterable[Metric]:
+        if isinstance(outcome := outcomes.pop(0), Exception):
+            raise outcome
+        return [GaugeMetricFamily("queue_depth", "Jobs in the queue.", value=outcome)]
+
+    async def state() -> list[float | None]:
+        found = await scrape(client)
+        source = frozenset({"queue"})
+        succeeded_at.append(found.get(("metric_source_last_success_timestamp_seconds", source)))
+        return [found["metric_source_up", source], found.get(("queue_depth", frozenset()))]
+
+    succeeded_at: list[float | None] = []
+    metrics.register(service, "queue", depth)
+    assert [await state() for _ in range(4)] == [[0, None], [1, 7], [0, 7], [1, 8]]
+    never, first, kept, second = succeeded_at
+    assert never is None
+    assert first
+    assert second
+    assert first == kept < second
+    monkeypatch.setattr(metrics, "KEEP_FOR", 0)
+    outcomes.append(ConnectionError())
+    assert await state() == [0, None]
 
 
 async def test_metrics_can_have_a_separate_port(settings: Settings) -> None:

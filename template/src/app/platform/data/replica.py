@@ -179,7 +179,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan | None:
     async def lifespan() -> AsyncIterator[None]:
         app.state.replica = replica = Replica(app, replica_settings(settings))
         app.state.readiness.add("replica", replica.ping, critical=False)
-        metrics.register(app, replica.collect)
+        metrics.register(app, "replica", replica.collect)
         try:
             yield
         finally:

@@ -230,7 +230,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
         "migrations", database.check_migrations, critical=True, extra_time=LOADING_TIMEOUT
     )
     readiness.add("redis", redis, critical=False)
-    metrics.register(app, readiness.collect)
+    metrics.register(app, "dependencies", readiness.collect)
     app.include_router(router)
 
     @asynccontextmanager

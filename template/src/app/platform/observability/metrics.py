@@ -41,6 +41,9 @@ UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAMPLE_INTERVAL = 1.0  # seconds between samples of the event loop and the pools
 SOURCE_TIMEOUT = 2.0  # seconds for one source of metrics
+# Seconds for which the metrics of a source that fails are reported: an alert on them that fires
+# must not end meanwhile. A day: MetricSourceDown is a ticket, which waits for the morning.
+KEEP_FOR = 86_400.0
 
 MetricSource = Callable[[], Awaitable[Iterable[Metric]]]
 Labels = tuple[str, str, int]
@@ -134,27 +137,48 @@ class CollectedMetrics:
         return self._metrics
 
 
-def register(app: FastAPI, source: MetricSource, *, ttl: float = 0) -> None:
+class Source:
+    """A source of metrics, and what it returned last.
+
+    ``up``: whether the last call succeeded. ``succeeded_at``: when one did last, as a Unix time.
+    """
+
+    def __init__(self, name: str, source: MetricSource, ttl: float) -> None:
+        self.name = name
+        self.up = False
+        self.succeeded_at: float | None = None
+        self._source = source
+        self._ttl = ttl
+        self._metrics: Iterable[Metric] = ()
+        self._expires_at = 0.0
+
+    async def collect(self) -> Iterable[Metric]:
+        if time.monotonic() >= self._expires_at:
+            await self._update()
+        kept = self.up or time.time() - (self.succeeded_at or 0) < KEEP_FOR
+        return self._metrics if kept else ()
+
+    async def _update(self) -> None:
+        try:
+            async with asyncio.timeout(SOURCE_TIMEOUT):
+                self._metrics = [*await self._source()]
+        except Exception as error:  # noqa: BLE001 (the other metrics are worth having)
+            self.up = False
+            reason = type(error).__name__
+            logger.warning("metric source %s failed: %s: %s", self.name, reason, error)
+        else:
+            self.up = True
+            self.succeeded_at = time.time()
+            self._expires_at = time.monotonic() + self._ttl
+
+
+def register(app: FastAPI, name: str, source: MetricSource, *, ttl: float = 0) -> None:
     """Add a source of metrics that no process knows alone, such as the depth of a queue.
 
     It is called at each scrape, or at the first one ``ttl`` seconds after the last call. After 2
-    seconds, or on an error, the scrape continues without it.
+    seconds, or on an error, the scrape has what it returned last, and ``metric_source_up`` is 0.
     """
-    app.state.metric_sources.append(_cached(source, ttl))
-
-
-def _cached(source: MetricSource, ttl: float) -> MetricSource:
-    metrics: Iterable[Metric] = ()
-    expires_at = 0.0
-
-    async def collect() -> Iterable[Metric]:
-        nonlocal metrics, expires_at
-        if time.monotonic() >= expires_at:
-            metrics = [*await source()]
-            expires_at = time.monotonic() + ttl
-        return metrics
-
-    return collect
+    app.state.metric_sources.append(Source(name, source, ttl))
 
 
 def on_sample(app: FastAPI, sample: Callable[[], None]) -> None:
@@ -162,13 +186,22 @@ def on_sample(app: FastAPI, sample: Callable[[], None]) -> None:
     app.state.samplers.append(sample)
 
 
-async def _collect_from(source: MetricSource) -> Iterable[Metric]:
-    try:
-        async with asyncio.timeout(SOURCE_TIMEOUT):
-            return await source()
-    except Exception as error:  # noqa: BLE001 (the other metrics are worth having)
-        logger.warning("metric source failed: %s: %s", type(error).__name__, error)
-        return ()
+def _source_states(sources: Iterable[Source]) -> Iterator[Metric]:
+    up = GaugeMetricFamily(
+        "metric_source_up",
+        "Whether a source of metrics succeeds; if not, its metrics are the last ones.",
+        labels=["source"],
+    )
+    succeeded = GaugeMetricFamily(
+        "metric_source_last_success_timestamp_seconds",
+        "When a source of metrics succeeded last, as a Unix time.",
+        labels=["source"],
+    )
+    for source in sources:
+        up.add_metric([source.name], source.up)
+        if source.succeeded_at is not None:
+            succeeded.add_metric([source.name], source.succeeded_at)
+    yield from (up, succeeded)
 
 
 def _build_info() -> Metric:
@@ -184,9 +217,10 @@ async def scrape(request: Request) -> Response:
     state = request.app.state
     state.access_log.flush()
     _sample_gauges(request.app)
+    sources = state.metric_sources
     async with asyncio.TaskGroup() as group:  # if cancelled, it waits for their end
-        tasks = [group.create_task(_collect_from(source)) for source in state.metric_sources]
-    added = (metric for task in tasks for metric in task.result())
+        tasks = [group.create_task(source.collect()) for source in sources]
+    added = [*_source_states(sources), *(metric for task in tasks for metric in task.result())]
     collected = CollectedMetrics([_build_info(), *state.metrics.collect(), *added])
     # Only whether it accepts OpenMetrics: the library fails on unknown versions.
     accepted = OPENMETRICS if OPENMETRICS in request.headers.get("accept", "") else ""

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from app.platform.jobs import job, registry, schedules, store
-from app.platform.jobs.metrics import collect_backlog
+from app.platform.jobs.metrics import collect_schedules
 from app.platform.jobs.registry import JobDefinition, get_definition
 from app.platform.jobs.scheduler import Scheduler
 from tests.platform.jobs import samples
@@ -139,7 +139,7 @@ async def test_a_tick_that_no_scheduler_claims_shows_in_the_metric_of_its_alert(
     async def late() -> float:
         (value,) = [
             sample.value
-            for metric in await collect_backlog(service.app)
+            for metric in await collect_schedules(service.app)
             for sample in metric.samples
             if sample.name == "jobs_schedule_late_seconds"
         ]

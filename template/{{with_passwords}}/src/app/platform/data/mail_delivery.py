@@ -222,7 +222,7 @@ async def announce() -> None:
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
-    metrics.register(app, partial(mail_metrics.collect, app), ttl=mail_metrics.TTL)
+    metrics.register(app, "mails", partial(mail_metrics.collect, app), ttl=mail_metrics.TTL)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from prometheus_client.core import GaugeMetricFamily, Metric
 from sqlalchemy import column, func, select, table
 
+from app.platform.data.table_metrics import select_for_metrics
+
 TTL = 15.0  # seconds; counting reads the whole table, which is nearly empty unless mails wait
 
 _mails = table("mails", column("created_at"), column("expires_at"), column("is_decoy"))
@@ -20,7 +22,7 @@ WAITING = select(func.count(), _age).where(
 
 async def collect(app: FastAPI) -> Iterable[Metric]:
     """Mails that the mail server has not accepted."""
-    [(count, age)] = await app.state.read_session.all(WAITING)
+    [(count, age)] = await select_for_metrics(app, WAITING)
     return (
         GaugeMetricFamily("mails_waiting", "Mails that wait for delivery.", value=count),
         GaugeMetricFamily(

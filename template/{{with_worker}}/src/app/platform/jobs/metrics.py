@@ -10,11 +10,13 @@ from datetime import datetime
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
+from sqlalchemy import Row
 
+from app.platform.data.table_metrics import select_for_metrics
 from app.platform.jobs import registry, store
 from app.platform.jobs.schedules import first_tick
 
-BACKLOG_TTL = 5.0  # seconds; counting reads the index entry of every waiting job
+TTL = 5.0  # seconds; counting reads the index entry of every waiting job
 STATES = ("queued", "running", "dead")
 BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
@@ -43,13 +45,17 @@ class AttemptMetrics:
 
 
 async def collect_backlog(app: FastAPI) -> Iterable[Metric]:
-    """Jobs in the jobs table, and schedules that are late."""
-    rows = await app.state.read_session.all(store.select_backlog())
+    """Jobs in the jobs table."""
+    rows = await select_for_metrics(app, store.select_backlog())
     counts = {status: count for status, count, _, _ in rows}
     due = sum(due for status, _, due, _ in rows if status != "dead")
     waits = [float(wait) for status, _, _, wait in rows if status != "dead"]
-    ticks = await app.state.read_session.all(store.select_ticks())
-    return _by_status(counts), _due(due), _longest_wait(max(waits, default=0)), _lateness(ticks)
+    return _by_status(counts), _due(due), _longest_wait(max(waits, default=0))
+
+
+async def collect_schedules(app: FastAPI) -> Iterable[Metric]:
+    """Schedules that are late."""
+    return [_lateness(await select_for_metrics(app, store.select_ticks()))]
 
 
 def _by_status(counts: dict[str, int]) -> Metric:
@@ -68,7 +74,7 @@ def _longest_wait(seconds: float) -> Metric:
     return GaugeMetricFamily("jobs_oldest_due_seconds", text, value=max(0.0, seconds))
 
 
-def _lateness(ticks: Iterable[tuple[str, datetime, datetime]]) -> Metric:
+def _lateness(ticks: Iterable[Row[str, datetime, datetime]]) -> Metric:
     """Of the ticks that no scheduler has claimed, the age of the first."""
     crons = {definition.name: definition.cron or "" for definition in registry.scheduled()}
     late = (

@@ -23,7 +23,7 @@ from app.platform.data.database import SessionDep, on_commit
 from app.platform.jobs import registry, schedules, store
 from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.context import JobContext, JobQueue
-from app.platform.jobs.metrics import BACKLOG_TTL, AttemptMetrics, collect_backlog
+from app.platform.jobs.metrics import TTL, AttemptMetrics, collect_backlog, collect_schedules
 from app.platform.jobs.publishing import pass_on, publish_new
 from app.platform.jobs.scheduler import SchedulerThread
 from app.platform.jobs.status import JobStatus
@@ -131,7 +131,8 @@ async def find_status(app: FastAPI, job_id: UUID, owner: str | None) -> JobStatu
 def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     registry.discover()
     schedules.validate(registry.scheduled())
-    metrics.register(app, partial(collect_backlog, app), ttl=BACKLOG_TTL)
+    metrics.register(app, "jobs", partial(collect_backlog, app), ttl=TTL)
+    metrics.register(app, "job_schedules", partial(collect_schedules, app), ttl=TTL)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

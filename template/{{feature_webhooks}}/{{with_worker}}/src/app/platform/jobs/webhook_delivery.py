@@ -129,7 +129,11 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
         for delivery_id in ids:
             await queue.enqueue(deliver, delivery_id=delivery_id, attempt=0)
 
-    metrics.register(app, partial(webhook_metrics.collect, app), ttl=webhook_metrics.TTL)
+    for name, collect in (
+        ("webhook_deliveries", webhook_metrics.collect_deliveries),
+        ("webhook_subscriptions", webhook_metrics.collect_subscriptions),
+    ):
+        metrics.register(app, name, partial(collect, app), ttl=webhook_metrics.TTL)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

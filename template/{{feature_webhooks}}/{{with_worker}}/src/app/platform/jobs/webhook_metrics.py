@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from app.platform.data import webhook_deliveries, webhook_subscriptions
+from app.platform.data.table_metrics import select_for_metrics
 from app.platform.observability.telemetry import counter
 
 TTL = 5.0  # seconds; each scrape of each process would count otherwise
@@ -21,12 +22,16 @@ DELIVERIES = counter(
 )
 
 
-async def collect(app: FastAPI) -> Iterable[Metric]:
-    """Deliveries that are due, and disabled subscriptions."""
-    session = app.state.read_session
-    [late] = await session.all(webhook_deliveries.select_lateness())
-    [disabled] = await session.all(webhook_subscriptions.select_disabled())
-    return _oldest_due(float(late.seconds or 0)), _disabled(disabled.subscriptions)
+async def collect_deliveries(app: FastAPI) -> Iterable[Metric]:
+    """Deliveries that are due."""
+    [late] = await select_for_metrics(app, webhook_deliveries.select_lateness())
+    return [_oldest_due(float(late.seconds or 0))]
+
+
+async def collect_subscriptions(app: FastAPI) -> Iterable[Metric]:
+    """Disabled subscriptions."""
+    [disabled] = await select_for_metrics(app, webhook_subscriptions.select_disabled())
+    return [_disabled(disabled.subscriptions)]
 
 
 def _oldest_due(seconds: float) -> Metric:

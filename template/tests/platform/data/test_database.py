@@ -1,6 +1,7 @@
 """Transactions, reads and the pool, against a real Postgres."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import String, bindparam, func, literal_column, select, text
+from sqlalchemy import JSON, String, bindparam, cast, func, literal, literal_column, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -294,3 +295,18 @@ async def test_concurrent_reads_open_no_connections_beyond_the_pool(
         for _ in range(5):
             seen |= set(await asyncio.gather(*(read_session.first(PID) for _ in range(30))))
     assert len(seen) <= module_settings.db_pool_size
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        '{"a": [1, 2.50, -0, 1e400, 0.1e-5, null, true, "x"], "a ": {"b": []}}',
+        "123456789012345678901234567890",
+        '["\\ud83d\\ude00"]',
+        '["half of a pair: \\ud83d"]',
+    ],
+)
+async def test_json_is_read_as_python_reads_it(app: FastAPI, document: str) -> None:
+    async with app.state.db.engine.connect() as connection:
+        value = await connection.scalar(select(cast(literal(document, String), JSON)))
+    assert repr(value) == repr(json.loads(document))

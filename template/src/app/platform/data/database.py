@@ -9,6 +9,7 @@ on, the reads of the same request, such as the lookup of its user, run in that t
 """
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from uuid import uuid4
 
 import asyncpg  # noqa: TID251 (to tell an outage from other errors)
 from fastapi import Depends, FastAPI
+from pydantic_core import from_json
 from sqlalchemy import (
     Connection,
     ExceptionContext,
@@ -564,6 +566,7 @@ def create_engine(settings: PlatformSettings, *, pooled: bool = True) -> AsyncEn
         settings.database_url.get_secret_value(),
         hide_parameters=True,  # errors, and so the log, must not contain values
         connect_args=connect_args,
+        json_deserializer=_from_json,
         **pool,
     )
     if pooled:
@@ -572,6 +575,14 @@ def create_engine(settings: PlatformSettings, *, pooled: bool = True) -> AsyncEn
     _invalidate_pool_on_failover(engine)
     follow_database_url(engine, settings)
     return engine
+
+
+def _from_json(text: str) -> Any:
+    """A value of a JSON column: Pydantic's parser takes a third of the time of Python's."""
+    try:
+        return from_json(text)
+    except ValueError:  # half of a surrogate pair, which Postgres stores in a `json` column
+        return json.loads(text)
 
 
 def _invalidate_pool_on_failover(engine: AsyncEngine) -> None:

@@ -19,6 +19,7 @@ GZIP_LEVEL = 4  # of 9; higher levels take longer and save little more
 REFUSED = -1
 SUFFIX = b'-gzip"'  # of the ETag of a compressed response
 QUALITY = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
+VARY = (b"vary", b"Accept-Encoding")
 CONDITIONS = (b"if-match", b"if-none-match", b"if-range")
 
 
@@ -42,14 +43,18 @@ class Compression:
 
         async def with_validators(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(raw=list(message["headers"]))
+                names = {name for name, _ in message["headers"]}
                 # A 304 says which of the client's responses is valid.
-                encoded = revalidates if message["status"] == 304 else "content-encoding" in headers
-                if encoded:
-                    _mark_etag(headers)
-                if "accept-encoding" not in headers.get("Vary", "").lower():
-                    headers.add_vary_header("Accept-Encoding")
-                message["headers"] = headers.raw
+                encoded = revalidates if message["status"] == 304 else b"content-encoding" in names
+                if encoded or b"vary" in names:
+                    headers = MutableHeaders(raw=list(message["headers"]))
+                    if encoded:
+                        _mark_etag(headers)
+                    if "accept-encoding" not in headers.get("Vary", "").lower():
+                        headers.add_vary_header("Accept-Encoding")
+                    message["headers"] = headers.raw
+                else:  # most responses, without the cost of parsing headers
+                    message["headers"] = [*message["headers"], VARY]
             await send(message)
 
         app = self.app

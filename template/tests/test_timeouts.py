@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 from sqlalchemy import text
 
-from app.platform.data.database import create_engine
+from app.platform.data.engine import create_engine
 from app.platform.server.gunicorn_worker import drain_seconds
 from app.platform.settings.timeouts import out_of_order, pairs
 from app.settings import Settings

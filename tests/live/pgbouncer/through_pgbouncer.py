@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from app.platform.data.database import create_engine
+from app.platform.data.engine import create_engine
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.commands import run_command

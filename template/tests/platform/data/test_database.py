@@ -15,7 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.platform.base.errors import Conflict, Unavailable
-from app.platform.data.database import Database, ReadSession, SessionDep, create_engine, on_commit
+from app.platform.data.database import Database, ReadSession, SessionDep, on_commit
+from app.platform.data.engine import create_engine
 from app.settings import Settings
 from tests.conftest import client_for, open_connection, running_platform
 

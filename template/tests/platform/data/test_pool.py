@@ -27,7 +27,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from app.platform.base.errors import DatabaseUnavailable, Unavailable
-from app.platform.data.database import Base, ReadSession, create_engine
+from app.platform.data.database import Base, ReadSession
+from app.platform.data.engine import create_engine
 from app.settings import Settings
 from tests.conftest import running_platform
 

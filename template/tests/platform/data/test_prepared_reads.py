@@ -46,7 +46,8 @@ from sqlalchemy.util import greenlet_spawn
 
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.data import database
-from app.platform.data.database import Database, ReadSession, SessionDep, create_engine
+from app.platform.data.database import Database, ReadSession, SessionDep
+from app.platform.data.engine import create_engine
 from app.settings import Settings
 from tests.conftest import client_for, open_connection, running_platform
 

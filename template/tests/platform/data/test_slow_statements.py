@@ -10,7 +10,8 @@ from sqlalchemy import Float, bindparam, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.platform.base import context
-from app.platform.data.database import Database, ReadSession, SessionDep, create_engine
+from app.platform.data.database import Database, ReadSession, SessionDep
+from app.platform.data.engine import create_engine
 from app.platform.data.prepared_reads import PreparedRead, TimedRead
 from app.platform.data.slow_statements import MAX_LENGTH, SlowStatements
 from app.platform.http import routing

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.base.tasks import cancel
-from app.platform.data.database import create_engine
+from app.platform.data.engine import create_engine
 from app.platform.settings import PlatformSettings, SettingsError
 from app.platform.settings.sources import ERROR_HEADER
 

@@ -26,7 +26,9 @@ from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import DatabaseUnavailable, SchemaChanged, Unavailable
 from app.platform.base.tasks import cancel
-from app.platform.data.database import ReadSession, create_database, create_engine, sqlstate
+from app.platform.data.database import ReadSession, create_database
+from app.platform.data.driver_errors import sqlstate
+from app.platform.data.engine import create_engine
 from app.platform.data.prepared_reads import Rows
 from app.platform.observability import metrics
 from app.platform.observability.logs import get_logger

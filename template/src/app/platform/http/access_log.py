@@ -16,6 +16,7 @@ from app.platform.http.routing import ROUTE_TEMPLATE_KEY
 from app.platform.http.websocket_state import WebSocketState
 from app.platform.observability import logs
 from app.platform.observability.metrics import PATH as METRICS_PATH
+from app.platform.observability.redaction import redact_path
 from app.platform.settings import PlatformSettings
 
 # Requested every few seconds: exempt from the limits, not traced, logged only at DEBUG.
@@ -97,7 +98,7 @@ def _log_fields(
         "logger": "app.request",
         "method": method,
         "route": route,
-        "path": logs.redact_path(request.scope["path"]),
+        "path": redact_path(request.scope["path"]),
         "status": status,
         "duration_ms": round(seconds * 1000, 2),
         "request_id": request.request_id,
@@ -119,7 +120,7 @@ def _websocket_fields(websocket: WebSocketState, route: str, status: int) -> dic
         "event": "websocket",
         "logger": "app.request",
         "route": route,
-        "path": logs.redact_path(websocket.scope["path"]),
+        "path": redact_path(websocket.scope["path"]),
         "status": status,
         "close_code": websocket.close_code,
         "messages_received": websocket.received,

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.platform.base.errors import DatabaseUnavailable
+from app.platform.data.driver_errors import sqlstate
 from app.platform.http.problems import ProblemResponse, problem
 from app.platform.settings import PlatformSettings
 
@@ -61,7 +62,7 @@ PEER_FAILURES = {
 async def _database_error(_: Request, error: Exception) -> ProblemResponse:
     """A conflict or an outage, by SQLSTATE; otherwise a fault of this service."""
     assert isinstance(error, DBAPIError)
-    state = getattr(error.orig, "sqlstate", None) or ""
+    state = sqlstate(error) or ""
     if state in CONFLICTS:
         _log_refusal(error, state)
         return problem(409, "conflict", "The request conflicts with the stored state.")

@@ -22,7 +22,7 @@ from app.platform import about
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import DatabaseUnavailable
 from app.platform.base.tasks import cancel
-from app.platform.data.database import create_engine
+from app.platform.data.engine import create_engine
 from app.platform.http.openapi import Tag
 from app.platform.observability import metrics
 from app.platform.settings import PlatformSettings

@@ -1,13 +1,12 @@
 """Logs: one JSON line per event on stdout from every logger, or coloured lines in a terminal.
 
-Every line carries the ids of its request; secrets and personal values are redacted. The access log
-is written in batches, every other line at once.
+Every line carries the ids of its request; secrets and personal values are redacted (see
+``redaction``). The access log is written in batches, every other line at once.
 """
 
 import json
 import logging
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -19,26 +18,9 @@ from fastapi import FastAPI
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from app.platform.base import context
+from app.platform.observability.redaction import redact_fields
 from app.platform.settings import PlatformSettings
 from app.platform.settings.renamed import rename_hints
-
-REDACTED = "[redacted]"
-SECRET_NAME = re.compile(
-    r"passw|secret|token|authorization|cookie|api[-_]?key|credential|private[-_]?key|session[-_]?id"
-    r"|e[-_]?mail|phone|dsn|database_(replica_)?url|redis_url",
-    re.IGNORECASE,
-)
-# In free text, such as an exception's message: credentials in URLs, bearer tokens, JSON Web Tokens,
-# `password=...`, e-mail addresses. Attackers control such text, paths above all, so the expression
-# must not backtrack: hence the possessive quantifiers.
-SECRET_TEXT = re.compile(
-    r"(?<=://)[^\s/@]++(?=@)"
-    r"|(?<=bearer )\S+"
-    r"|(?<![\w-])(?>(?:[\w-]*?-)?eyJ)[\w-]++\.[\w-]++\.[\w-]*"
-    r"|(?<=password=)\S+|(?<=token=)[^\s&]+|(?<=secret=)[^\s&]+|(?<=api_key=)[^\s&]+"
-    r"|(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]++)++",
-    re.IGNORECASE,
-)
 
 # JSON may contain these unescaped; some log readers treat them as line ends.
 LINE_ENDS = ("\x85", "\u2028", "\u2029")
@@ -139,31 +121,8 @@ def add_context(_: Any, __: str, event: EventDict) -> EventDict:
     return event
 
 
-def redact(_: Any, __: str, event: EventDict) -> EventDict:
-    """Redact secrets and personal values, by field name and by pattern."""
-    return {name: _clean(name, value) for name, value in event.items()}
-
-
-def _clean(name: str, value: Any) -> Any:
-    if SECRET_NAME.search(name) and value not in (None, ""):
-        return REDACTED
-    if isinstance(value, str):
-        return redact_text(value)
-    if isinstance(value, Mapping):
-        return {key: _clean(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_clean("", inner) for inner in value]
-    return value
-
-
-def redact_path(path: str) -> str:
-    """``path`` without e-mail addresses and tokens; most paths have neither."""
-    return redact_text(path) if "@" in path or "eyJ" in path else path
-
-
-def redact_text(text: str) -> str:
-    """``text`` without what looks like a secret or an e-mail address."""
-    return SECRET_TEXT.sub(REDACTED, text)
+def _redact(_: Any, __: str, event: EventDict) -> EventDict:
+    return redact_fields(event)
 
 
 def _one_line(_: Any, __: str, event: EventDict) -> EventDict:
@@ -200,7 +159,7 @@ def _processors(pretty: bool) -> list[Processor]:
         add_context,
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
-        redact,
+        _redact,
         *([_one_line] if pretty else []),
     ]
 

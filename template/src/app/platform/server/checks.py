@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.platform.base.cpus import available_cpus
 from app.platform.base.errors import DatabaseUnavailable
-from app.platform.data.database import create_engine
+from app.platform.data.engine import create_engine
 from app.platform.data.redis import create_client
 from app.platform.data.replica import CONNECTIONS, replica_settings
 from app.platform.jobs import background_connections

@@ -21,6 +21,7 @@ from app.platform.base.components import Lifespan
 from app.platform.data import http_client, redis
 from app.platform.observability import logs
 from app.platform.observability.event_loop import format_stack
+from app.platform.observability.redaction import redact_fields
 from app.platform.server.debug_commands import add_commands
 from app.platform.server.debug_socket import DebugError, DebugServer
 from app.platform.settings import PlatformSettings
@@ -99,7 +100,7 @@ class Inspector:
 
     def settings(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """The settings in effect; secrets are not shown."""
-        return dict(logs.redact(None, "", self._settings.model_dump(mode="json")))
+        return redact_fields(self._settings.model_dump(mode="json"))
 
     def log_level(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Set the log level for some minutes."""

@@ -32,7 +32,8 @@ from app.platform.data.database import ReadSession
 from app.platform.data.flag_commands import add_commands as add_commands
 from app.platform.data.flag_table import Flag
 from app.platform.observability import tracing
-from app.platform.observability.logs import get_logger, redact_text
+from app.platform.observability.logs import get_logger
+from app.platform.observability.redaction import redact_text
 from app.platform.settings import PlatformSettings
 
 Value = bool | int | float | str

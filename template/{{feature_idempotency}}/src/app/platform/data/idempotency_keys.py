@@ -31,6 +31,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.base.errors import Conflict, Unavailable
 from app.platform.data.database import Base
+from app.platform.data.driver_errors import sqlstate
 
 LOCK_NOT_AVAILABLE = "55P03"  # SQLSTATE: lock_timeout has passed
 # Attempts to insert a key: it may expire, or be deleted, between the INSERT and the SELECT.
@@ -118,7 +119,7 @@ async def claim(
         try:
             new = await session.execute(INSERT, {**inserted, "wait": f"{wait * 1000:.0f}ms"})
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
+            if sqlstate(error) == LOCK_NOT_AVAILABLE:
                 raise KeyInUse from None
             raise
         if new.first():

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from app.platform.base.tasks import cancel
-from app.platform.data.database import create_engine
+from app.platform.data.engine import create_engine
 from app.platform.jobs.attempt import error_summary
 from app.platform.jobs.consumer import RECONNECT_DELAY
 from app.platform.jobs.names import QUEUE

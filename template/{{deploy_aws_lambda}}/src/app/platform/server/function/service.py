@@ -18,7 +18,8 @@ from starlette.types import Message
 from app.platform.base.components import AppFactory
 from app.platform.http.problems import ProblemResponse, problem
 from app.platform.observability import tracing
-from app.platform.observability.logs import get_logger, redact_path
+from app.platform.observability.logs import get_logger
+from app.platform.observability.redaction import redact_path
 from app.platform.server.function import secrets
 from app.platform.server.function.events import Answer, Event, body_of, scope_of
 

@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from app.platform import about
 from app.platform.base import context
-from app.platform.observability.logs import REDACTED, SECRET_NAME, redact_path, redact_text
+from app.platform.observability.redaction import REDACTED, SECRET_NAME, redact_path, redact_text
 from app.platform.observability.tracing import backend
 
 NO_PARENT = Context()

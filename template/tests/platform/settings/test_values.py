@@ -77,6 +77,7 @@ def test_a_number_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value
         ("REDIS_URL", "redis://", "redis://host:6379/0"),
         ("REDIS_URL", "redis://[::1", "redis://host:6379/0"),
         ("REDIS_URL", "unix://", "redis://host:6379/0"),
+        ("REDIS_URL", "redis://my cache:6379/0", "redis://host:6379/0"),
         ("DATABASE_URL", "postgresql://app@db:port/app", "postgresql+asyncpg://"),
         ("DATABASE_URL", "postgresql://app@db/app?sslmode=on", "verify-full"),
         ("DATABASE_URL", "postgresql://app@db/app?channel_binding=require", "channel_binding"),

@@ -1,4 +1,4 @@
-"""The engine: how connections to Postgres are opened, kept and given up, and what an outage raises."""
+"""The engine: how connections to Postgres are opened and replaced, and what an outage raises."""
 
 import json
 import time

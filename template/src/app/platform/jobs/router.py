@@ -1,12 +1,12 @@
 """The route for a job's status."""
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.platform.base.errors import NotFound
+from app.platform.http.caller import CallerDependency
 from app.platform.http.openapi import Tag
 from app.platform.http.problems import responses
 from app.platform.http.versioning import location
@@ -17,19 +17,12 @@ POLL_INTERVAL = "1"  # seconds, for Retry-After
 NO_SUCH_JOB = "There is no such job. Finished jobs are deleted after some days."
 
 
-class Caller(Protocol):
-    """The caller's properties that the route needs."""
-
-    @property
-    def id(self) -> str: ...
-
-
 def status_headers(request: Request, status: JobStatus) -> dict[str, str]:
     """Headers of a 202 response: ``Location`` of the job's status and ``Retry-After``."""
     return {"Location": location(request, f"/jobs/{status.id}"), "Retry-After": POLL_INTERVAL}
 
 
-def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
+def create_router(current_user: CallerDependency) -> APIRouter:
     """A router for ``/jobs``. ``current_user``: the dependency that authenticates the caller."""
     router = APIRouter(prefix="/jobs", tags=[Tag("jobs", "The status of background jobs.")])
 

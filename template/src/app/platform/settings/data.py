@@ -2,16 +2,15 @@
 
 import re
 from typing import ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.platform.settings.http import is_host
 from app.platform.settings.sources import CommaSeparated
 from app.platform.settings.timeouts import Pairs
+from app.platform.settings.urls import is_host, split_url
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # Of asyncpg and of SQLAlchemy's dialect for it. Others would fail at each connection attempt.
@@ -145,15 +144,9 @@ class DataSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        try:
-            url = urlsplit(value.get_secret_value())
-            valid = url.port != 0
-        except ValueError:  # of the port, or of brackets
-            valid = False
-        if valid and url.scheme in ("redis", "rediss"):
-            valid = bool(url.hostname) and re.fullmatch(r"/?|/\d+", url.path) is not None
-        elif valid:
-            valid = url.scheme == "unix" and bool(url.path.strip("/"))
-        if not valid:
+        text = value.get_secret_value()
+        socket = re.match(r"unix://[^/]*/+[^/]", text)
+        url = split_url(text, "redis", "rediss")
+        if not (socket or (url and re.fullmatch(r"/?|/\d+", url.path))):
             raise ValueError("write it as redis://host:6379/0, with a number after the last slash")
         return value

@@ -1,9 +1,7 @@
 """Settings of incoming HTTP: hosts, proxies, CORS, rate limits, request limits."""
 
 import re
-from ipaddress import ip_address, ip_network
 from typing import ClassVar, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
@@ -11,6 +9,7 @@ from pydantic_settings import BaseSettings
 from app.platform.settings.rates import OptionalRate, Rate
 from app.platform.settings.sources import CommaSeparated
 from app.platform.settings.timeouts import Pairs
+from app.platform.settings.urls import host_of, is_host, is_network, split_url
 
 DocsAccess = Literal["off", "admin", "open"]
 
@@ -85,7 +84,7 @@ class HttpSettings(BaseSettings):
         for proxy in value:
             if proxy == "*" and len(value) > 1:
                 raise ValueError("* trusts every address; list it alone, or not at all")
-            if proxy != "*" and not _is_network(proxy):
+            if proxy != "*" and not is_network(proxy):
                 raise ValueError(
                     f"{proxy} is not an address or a network; write it as 10.0.0.7 or 10.0.0.0/8"
                 )
@@ -118,31 +117,11 @@ class HttpSettings(BaseSettings):
         return value
 
 
-def is_host(text: str) -> bool:
-    """Whether ``text`` is what a ``Host`` header holds, perhaps after ``*.``, without a port."""
-    if text.startswith("[") and text.endswith("]"):
-        return _is_network(text[1:-1]) and "/" not in text
-    label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-    return re.fullmatch(rf"(\*\.)?{label}(\.{label})*", text) is not None
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ip_network(text) if "/" in text else ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _as_browsers_send(origin: str) -> str:
     """The ``Origin`` header that browsers send for ``origin``; an example if it is none."""
-    try:
-        url = urlsplit(origin)
-        scheme, host, port = url.scheme, url.hostname or "", url.port
-    except ValueError:
+    url = split_url(origin, "http", "https")
+    if url is None:
         return "https://app.example.com"
-    host = f"[{host}]" if ":" in host else host
-    if scheme not in ("http", "https") or not is_host(host) or "*" in host:
-        return "https://app.example.com"
-    default = {"http": 80, "https": 443}[scheme]
-    return f"{scheme}://{host}" + (f":{port}" if port and port != default else "")
+    default = {"http": 80, "https": 443}[url.scheme]
+    port = f":{url.port}" if url.port and url.port != default else ""
+    return f"{url.scheme}://{host_of(url)}{port}"

@@ -16,6 +16,8 @@ INVALID = {
     "issuer without a scheme": ({"oidc_issuer": "login.example.com"}, "is not an issuer"),
     "issuer that is a file": ({"oidc_issuer": "file:///etc/passwd"}, "is not an issuer"),
     "issuer with a query": ({"oidc_issuer": "https://a.example?x=1"}, "is not an issuer"),
+    "issuer with an invalid port": ({"oidc_issuer": "https://a.example:99999"}, "is not an issuer"),
+    "issuer with an open bracket": ({"oidc_issuer": "https://[::1"}, "is not an issuer"),
     "issuer with credentials": ({"oidc_issuer": "https://me:x@a.example"}, "is not an issuer"),
     "no audience": ({"oidc_audience": ""}, "is missing: the audience of this API"),
     "no algorithms": ({"oidc_algorithms": ""}, "is empty"),

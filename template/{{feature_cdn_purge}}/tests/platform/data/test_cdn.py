@@ -194,7 +194,14 @@ def test_a_key_that_is_too_long_or_empty_has_a_short_one_instead(text: str) -> N
 
 
 @pytest.mark.parametrize(
-    "url", ["api.example.com/purge", "http://api.example.com/purge", "https://"]
+    "url",
+    [
+        "api.example.com/purge",
+        "http://api.example.com/purge",
+        "https://",
+        "https://[::1",
+        "https://api.example.com:port/purge",
+    ],
 )
 def test_a_purge_url_that_cannot_work_is_refused(settings: Settings, url: str) -> None:
     with pytest.raises(ValidationError, match="write it as https"):

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from app.main import create_app
 from app.platform.base import context
 from app.platform.base.errors import Unavailable
-from app.platform.data import cache as module
+from app.platform.data import cache_store
 from app.platform.data.cache import Cache, Cached, CacheMetrics, warm_at_start
 from app.platform.data.database import Database, ReadSession
 from app.platform.data.redis import create_client
@@ -57,7 +57,7 @@ async def open_cache(settings: Settings) -> AsyncIterator[Cache]:
     """The cache of one process."""
     async with create_client(settings) as redis:
         cache = Cache(redis, CacheMetrics(CollectorRegistry()), settings)
-        retries = asyncio.create_task(cache.retry_invalidations())
+        retries = asyncio.create_task(cache.store.retry_deletes())
         yield cache
         retries.cancel()
         await cache.close()
@@ -350,7 +350,7 @@ async def test_without_redis_values_are_loaded_within_the_limit_of_loads(
 async def test_an_invalidation_during_an_outage_takes_effect_after_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_INTERVAL", 0.05)
+    monkeypatch.setattr(cache_store, "RETRY_INTERVAL", 0.05)
     with servers.redis() as url:
         own = settings.model_copy(update={"redis_url": SecretStr(url), "cache_timeout": 30})
         kind, source = prices(), Source()
@@ -361,7 +361,7 @@ async def test_an_invalidation_during_an_outage_takes_effect_after_it(
             await cache.invalidate(kind, 1)
             assert await cache.get(kind, 1, source.load) == Price(amount=2)
             await admin.config_set("min-replicas-to-write", 0)
-            await until(lambda: not cache._pending and not cache._is_unavailable())
+            await until(lambda: not cache.store._pending and not cache.store._is_unavailable())
             assert await cache.get(kind, 1, source.load) == Price(amount=2)
 
 

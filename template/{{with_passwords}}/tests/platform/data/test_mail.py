@@ -130,6 +130,8 @@ COMPLETE = {"public_url": "https://app.example.com", "mail_from": "App <no-reply
         ({"public_url": "app.example.com"}, "write it as https://app.example.com"),
         ({"public_url": "http://app.example.com"}, "must begin with https://"),
         ({"public_url": "https://app.example.com/?a"}, "is not an address"),
+        ({"public_url": "https://[app.example.com"}, "is not an address"),
+        ({"public_url": "https://app.example.com:99999"}, "is not an address"),
         ({"public_url": ""}, "needs PUBLIC_URL"),
         ({"mail_from": ""}, "needs MAIL_FROM"),
         ({"mail_from": "nobody"}, "is not a sender"),

@@ -1,6 +1,6 @@
 """Settings of the identity provider and of its access tokens."""
 
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings
 from app.platform import about
 from app.platform.settings.core import DEPLOYED
 from app.platform.settings.sources import CommaSeparated
+from app.platform.settings.urls import split_url
 
 # Algorithms with a public key. With a shared secret, whoever verifies tokens could also sign them.
 ASYMMETRIC = {
@@ -76,16 +77,10 @@ class AuthSettings(BaseSettings):
         environment = info.data.get("environment")
         if not value and environment != "test":
             raise ValueError("is missing: the provider's issuer, such as https://login.example.com")
-        url = urlsplit(value)
-        if value and (
-            url.scheme not in ("http", "https")
-            or not url.hostname
-            or url.query
-            or url.fragment
-            or url.username
-        ):
+        url = split_url(value, "http", "https")
+        if value and (url is None or url.query or url.fragment or url.username):
             raise ValueError("is not an issuer; write it as https://login.example.com/realms/main")
-        if environment in DEPLOYED and url.scheme != "https":
+        if environment in DEPLOYED and not value.lower().startswith("https:"):
             raise ValueError("must begin with https:// in production")
         return value
 

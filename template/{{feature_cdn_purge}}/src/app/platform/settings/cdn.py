@@ -1,12 +1,11 @@
 """Settings of the CDN in front of the service."""
 
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
-from app.platform.settings.http import is_host
+from app.platform.settings.urls import split_url
 
 
 class CdnSettings(BaseSettings):
@@ -25,9 +24,8 @@ class CdnSettings(BaseSettings):
     @field_validator("cdn_purge_url")
     @classmethod
     def _is_purge_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        local = parts.hostname in ("localhost", "127.0.0.1")
-        valid = parts.scheme == "https" or (parts.scheme == "http" and local)
-        if url and not (valid and is_host(parts.hostname or "")):
+        parts = split_url(url, "http", "https")
+        local = parts and parts.hostname in ("localhost", "127.0.0.1")
+        if url and not (parts and (parts.scheme == "https" or local)):
             raise ValueError("write it as https://api.example.com/service/1/purge")
         return url

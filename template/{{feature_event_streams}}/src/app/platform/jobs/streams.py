@@ -1,6 +1,6 @@
 """The status of a job as an event stream, for callers who follow its progress."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,11 +11,12 @@ from pydantic import BaseModel
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import NotFound, TooManyRequests
 from app.platform.data.redis import REDIS_ERRORS
+from app.platform.http.caller import CallerDependency
 from app.platform.http.event_streams import EventStream, EventStreams, EventStreamsDep
 from app.platform.http.problems import responses
 from app.platform.jobs.changes import observe
 from app.platform.jobs.queue import find_status
-from app.platform.jobs.router import NO_SUCH_JOB, Caller
+from app.platform.jobs.router import NO_SUCH_JOB
 from app.platform.jobs.status import JobState, Progress
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -34,7 +35,7 @@ def _topic(job_id: UUID) -> str:
     return f"jobs:{job_id}"
 
 
-def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
+def create_router(current_user: CallerDependency) -> APIRouter:
     """A router for ``/jobs``. ``current_user``: the dependency that authenticates the caller."""
     router = APIRouter(prefix="/jobs", tags=["jobs"])
 

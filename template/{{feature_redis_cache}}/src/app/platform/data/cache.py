@@ -1,8 +1,7 @@
-"""A cache in Redis: typed values, one load per key across all processes, exact invalidation.
+"""A cache: typed values, one load per key across all processes, exact invalidation.
 
-A load holds a lock in Redis, with an owner and an expiry, and stores its value only if it still
-holds it. An invalidation deletes the value **and the lock**, so that a load which began before the
-commit can't store what it read after it. While Redis is unavailable or slow, the value is loaded.
+The values are in Redis (``cache_store``) and, for ``local_ttl``, in memory. While Redis is
+unavailable or slow, the value is loaded.
 """
 
 import asyncio
@@ -23,13 +22,12 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
-from app.platform import about
 from app.platform.base import context
 from app.platform.base.components import Lifespan
 from app.platform.base.errors import Unavailable
 from app.platform.base.tasks import cancel
+from app.platform.data.cache_store import CacheStore, Key
 from app.platform.data.database import in_transaction, on_commit
-from app.platform.data.redis import REDIS_ERRORS
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
@@ -39,30 +37,8 @@ T = TypeVar("T")
 Load = Callable[[], Awaitable[T | None]]
 Warmer = Callable[[FastAPI], Awaitable[None]]
 
-# One round trip: the value, the milliseconds that it is still fresh, and whether the caller is to
-# load it. KEYS: value, lock. ARGV: owner, expiry of the lock and stale time in milliseconds.
-LOOKUP = """
-local value = redis.call('GET', KEYS[1])
-local fresh = 0
-if value then
-    fresh = redis.call('PTTL', KEYS[1]) - ARGV[3]
-    if fresh > 0 then return {value, fresh, 0} end
-end
-local owner = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
-return {value, fresh, owner and 1 or 0}
-"""
-# Release the lock and store the value, if the lock is still the caller's. ARGV: owner, value, and
-# its expiry in milliseconds, 0 for a value that is not stored.
-STORE = """
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[2])
-if ARGV[3] ~= '0' then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
-return 1
-"""
 JITTER = 0.1  # values that were stored together expire over this share of their TTL
 POLL_INTERVALS = (0.01, 0.1)  # seconds between two lookups of a value that another process loads
-RETRY_INTERVAL = 1.0  # without Redis after an error; also between attempts to invalidate
-MAX_PENDING = 10_000  # invalidations that wait for Redis
 
 
 class Cached(Generic[T]):
@@ -118,7 +94,6 @@ class Cached(Generic[T]):
 
 
 MISSING = "null"
-Key = tuple[str, str]  # the namespace and the key in it
 
 
 class CacheMetrics:
@@ -146,19 +121,13 @@ class Cache:
     """The cached values of this process, in Redis and in memory."""
 
     def __init__(self, redis: Redis, metrics: CacheMetrics, settings: PlatformSettings) -> None:
-        self._lookup = redis.register_script(LOOKUP)
-        self._store = redis.register_script(STORE)
-        self._redis = redis
+        self.store = CacheStore(redis, metrics.errors, settings.cache_timeout)
         self._metrics = metrics
-        self._timeout = settings.cache_timeout
         self._max_local = settings.cache_local_entries
-        self._namespace = f"{about.NAME}:cache"
         self._loads = asyncio.Semaphore(settings.cache_max_loads)
         self._flights: dict[Key, asyncio.Task[str]] = {}
         self._local: OrderedDict[Key, tuple[float, str]] = OrderedDict()
         self._tasks = set[asyncio.Task[Any]]()
-        self._pending: dict[Key, float] = {}  # invalidations, and when their values have expired
-        self._unavailable_until = 0.0
 
     async def get(self, kind: Cached[T], key: object, load: Load[T]) -> T | None:
         """The value of ``key``, from the cache or by ``load``, which returns ``None`` for none.
@@ -203,25 +172,8 @@ class Cache:
         for key in keys:
             name = (kind.prefix, str(key))
             self._drop_local(name)
-            deleted = not self._is_unavailable() and await self._delete(name)
+            await self.store.delete(name, expired)
             self._drop_local(name)  # what was read before the deletion
-            if not deleted:
-                self._retry_later(kind, name, expired)
-
-    def _retry_later(self, kind: Cached[Any], name: Key, expired: float) -> None:
-        if name in self._pending or len(self._pending) < MAX_PENDING:
-            self._pending[name] = expired
-        else:
-            logger.error("too many invalidations wait for Redis", cache=kind.name)
-
-    async def retry_invalidations(self) -> None:
-        """Try the invalidations that failed, until their values have expired by themselves."""
-        while True:
-            await asyncio.sleep(RETRY_INTERVAL)
-            for name, expired in list(self._pending.items()):
-                if time.monotonic() < expired and not await self._delete(name):
-                    break
-                self._pending.pop(name, None)
 
     async def close(self) -> None:
         """Cancel the loads in progress."""
@@ -252,11 +204,11 @@ class Cache:
 
     async def _look_up_or_load(self, kind: Cached[T], name: Key, load: Load[T]) -> str:
         owner = uuid4().hex
-        deadline = time.monotonic() + self._lock_seconds(kind)
+        deadline = time.monotonic() + self.store.lock_seconds(kind.load_timeout)
         first, last = POLL_INTERVALS
         interval = first
         while True:
-            found = await self._look_up(kind, name, owner)
+            found = await self.store.look_up(name, owner, kind.load_timeout, kind.stale)
             if found is None:  # without Redis
                 return await self._load(kind, load)
             text, fresh, owns = found
@@ -289,11 +241,11 @@ class Cache:
         try:
             text = await self._load(kind, load)
         except BaseException:
-            await asyncio.shield(self._release(name, owner, "", 0))
+            await asyncio.shield(self.store.release(name, owner, "", 0))
             raise
         expiry = kind.expiry(text)
         # In memory only what Redis has accepted: an invalidation may have come in between.
-        if await self._release(name, owner, text, expiry) and expiry:
+        if await self.store.release(name, owner, text, expiry) and expiry:
             self._keep(kind, name, text, expiry / 1000 - kind.stale)
         return text
 
@@ -314,60 +266,6 @@ class Cache:
             self._metrics.loads.labels(kind.name, outcome).observe(seconds)
         self._count(kind, "load")
         return text
-
-    async def _look_up(
-        self, kind: Cached[T], name: Key, owner: str
-    ) -> tuple[str | None, int, bool] | None:
-        """Value, milliseconds that it is fresh, whether to load it; ``None`` without Redis."""
-        # A value whose invalidation waits for Redis is not read.
-        if name in self._pending or self._is_unavailable():
-            return None
-        lock = int(self._lock_seconds(kind) * 1000)
-        arguments: list[str | int] = [owner, lock, int(kind.stale * 1000)]
-        try:
-            async with asyncio.timeout(self._timeout):
-                text, fresh, owns = await self._lookup(self._keys(name), arguments)
-        except REDIS_ERRORS as error:
-            self._failed("read", error)
-            return None
-        return text, fresh, bool(owns)
-
-    async def _release(self, name: Key, owner: str, text: str, expiry: int) -> bool:
-        """Store the value and release the lock; return whether the lock was still held."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                return bool(await self._store(self._keys(name), [owner, text, expiry]))
-        except REDIS_ERRORS as error:
-            self._failed("store", error)
-            return False
-
-    async def _delete(self, name: Key) -> bool:
-        """Delete a value and the lock of its load; return whether Redis did."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._redis.delete(*self._keys(name))
-        except REDIS_ERRORS as error:
-            self._failed("invalidate", error)
-            return False
-        return True
-
-    def _failed(self, operation: str, error: BaseException) -> None:
-        self._metrics.errors.labels(operation).inc()
-        if not self._is_unavailable():
-            logger.warning("cache without Redis", operation=operation, error=type(error).__name__)
-        self._unavailable_until = time.monotonic() + RETRY_INTERVAL
-
-    def _is_unavailable(self) -> bool:
-        """Whether a use of Redis has failed within the last second."""
-        return time.monotonic() < self._unavailable_until
-
-    def _keys(self, name: Key) -> list[str]:
-        """The keys of a value and of its lock, in one slot of a cluster."""
-        value = f"{self._namespace}:{name[0]}:{{{name[1]}}}"
-        return [value, f"{value}:lock"]
-
-    def _lock_seconds(self, kind: Cached[Any]) -> float:
-        return kind.load_timeout + self._timeout
 
     def _from_memory(self, name: Key) -> str | None:
         entry = self._local.get(name)
@@ -445,7 +343,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> Lifespan:
     async def lifespan() -> AsyncIterator[None]:
         metrics = CacheMetrics(app.state.metrics.registry)
         app.state.cache = cache = Cache(app.state.redis, metrics, settings)
-        retries = asyncio.create_task(cache.retry_invalidations())
+        retries = asyncio.create_task(cache.store.retry_deletes())
         try:
             if app.state.cache_warmers and settings.cache_warm_timeout:
                 await _warm(app, settings.cache_warm_timeout)

@@ -1,22 +1,16 @@
 """Settings of upstreams: the policy of each, and the variables that override it."""
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_settings import BaseSettings
 
-from app.platform.settings.http import is_host
+from app.platform.settings.urls import split_url
 
 
 def _is_base_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and is_host(parts.hostname or "")
-        valid = valid and parts.port != 0 and "*" not in url
-    except ValueError:  # of the port, or of brackets
-        valid = False
-    if not valid or parts.username or parts.query or parts.fragment:
+    parts = split_url(url, "http", "https")
+    if not parts or parts.username or parts.query or parts.fragment:
         raise ValueError(
             "write it as https://billing.internal/v1, without credentials, query or fragment"
         )

@@ -1,10 +1,9 @@
 """Settings of the OTLP exporter, by OpenTelemetry's own names."""
 
-from urllib.parse import urlsplit
-
 from pydantic import Field, SecretStr, field_validator
 
 from app.platform.settings.traces import PAIRS, TraceSettings
+from app.platform.settings.urls import split_url
 
 
 class OtlpSettings(TraceSettings):
@@ -21,12 +20,7 @@ class OtlpSettings(TraceSettings):
     @field_validator("otel_exporter_otlp_endpoint")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
-        try:
-            url = urlsplit(value or "http://unset")
-            valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-        except ValueError:  # of the port, or of brackets
-            valid = False
-        if not valid:
+        if value and not split_url(value, "http", "https"):
             raise ValueError("is not a URL; write it as http://localhost:4318")
         return value
 

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
 from app.platform.settings.core import DEPLOYED
+from app.platform.settings.urls import split_url
 
 
 def _is_deployed(data: dict[str, Any]) -> bool:
@@ -63,12 +64,10 @@ class MailSettings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _is_base(cls, value: str, info: ValidationInfo) -> str:
-        url = urlsplit(value)
-        if value and (
-            url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment
-        ):
+        url = split_url(value, "http", "https")
+        if value and (url is None or url.query or url.fragment):
             raise ValueError("is not an address; write it as https://app.example.com")
-        if value and _is_deployed(info.data) and url.scheme != "https":
+        if value and _is_deployed(info.data) and not value.lower().startswith("https:"):
             raise ValueError("must begin with https://: links in mails hold tokens")
         return value.rstrip("/")
 
@@ -89,12 +88,8 @@ class MailSettings(BaseSettings):
     def _is_complete(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
             return None
-        try:
-            url = urlsplit(value)
-            valid = url.scheme in ("smtp", "smtps") and url.hostname and url.port != 0
-        except ValueError:
-            valid = None
-        if not valid:
+        url = split_url(value, "smtp", "smtps")
+        if url is None:
             raise ValueError("is not a mail server; write it as smtps://user@mail.example.com")
         if url.password is not None:
             raise ValueError("has a password: put that into SMTP_PASSWORD")

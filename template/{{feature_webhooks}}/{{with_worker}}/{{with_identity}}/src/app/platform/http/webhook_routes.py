@@ -1,8 +1,7 @@
 """Routes for subscriptions to webhooks, of their owners alone."""
 
-from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -13,6 +12,7 @@ from app.platform.data import webhook_deliveries, webhook_subscriptions
 from app.platform.data.database import ReadSessionDep, SessionDep
 from app.platform.data.webhook_subscriptions import MAX_URL_LENGTH
 from app.platform.http import audit
+from app.platform.http.caller import CallerDependency
 from app.platform.http.openapi import Tag
 from app.platform.http.problems import responses
 from app.platform.http.schemas import STORABLE, RequestModel, ResponseModel
@@ -70,14 +70,7 @@ class AttemptRead(ResponseModel):
     error: str | None
 
 
-class Caller(Protocol):
-    """The caller's properties that the routes need."""
-
-    @property
-    def id(self) -> str: ...
-
-
-def create_router(current_user: Callable[..., Awaitable[Caller]]) -> APIRouter:
+def create_router(current_user: CallerDependency) -> APIRouter:
     """A router for ``/webhooks``. ``current_user``: the dependency that authenticates."""
     router = APIRouter(
         prefix="/webhooks",

@@ -1,12 +1,14 @@
 """What the documentation names is there: files, tests, settings, commands."""
 
 import ast
+import builtins
 import importlib.util
 import re
 import tomllib
 from functools import cache
 from pathlib import Path
 
+import asyncpg
 import click
 import pytest
 from click.testing import CliRunner
@@ -62,6 +64,21 @@ def test_commands_exist(page: Path) -> None:
     add_commands(commands)
     words = named(r"(?m)(?:`|^|uv run |\[)app ([a-z]+)\b", page)
     assert words - set(commands.commands) == set()
+
+
+@cache
+def code() -> str:
+    """The source, the tests, the alerts, and everything that deploys them."""
+    folders = [ROOT / folder for folder in ("src", "tests", "compose", "deploy", "benchmarks")]
+    files = [file for folder in folders for file in folder.rglob("*.*") if file.suffix != ".pyc"]
+    return "\n".join(file.read_text(errors="ignore") for file in files if file.is_file())
+
+
+def test_classes_and_alerts_exist(page: Path) -> None:
+    prose = re.sub(r"(?s)```.*?```", "", page.read_text())
+    of_others = {*dir(builtins), *dir(asyncpg), "TestClient"}
+    words = set(re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)\b", prose)) - of_others
+    assert {word for word in words if not re.search(rf"\b{word}\b", code())} == set()
 
 
 def modules_on_page() -> set[str]:

@@ -118,6 +118,7 @@ async def prometheus(
         "RATE_LIMIT": "100000/minute",
         "OTEL_TRACES_SAMPLER_ARG": "1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody listens
+        "DATABASE_REPLICA_URL": environment["DATABASE_URL"],  # no standby: its lag is infinite
         "CDN_PURGE_URL": f"http://127.0.0.1:{api}/test/purge",
         "CDN_PURGE_TOKEN": "of-a-test",
         "PYTHONPATH": str(tmp_path),

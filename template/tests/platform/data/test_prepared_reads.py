@@ -45,7 +45,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.util import greenlet_spawn
 
 from app.platform.base.errors import DatabaseUnavailable
-from app.platform.data import database
+from app.platform.data import database, engine
 from app.platform.data.database import Database, ReadSession, SessionDep
 from app.platform.data.engine import create_engine
 from app.settings import Settings
@@ -270,7 +270,8 @@ async def test_a_connection_that_was_idle_is_tested(
     assert before
     await terminate(module_settings, before[0])
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 31)  # past DB_PING_AFTER_IDLE
-    monkeypatch.setattr(database, "time", later)
+    for module in (database, engine):
+        monkeypatch.setattr(module, "time", later)
     assert await reads.first(pid) != before
 
 

@@ -191,8 +191,8 @@ async def test_a_waiter_loads_once_the_lock_of_a_dead_process_has_expired(
     cache: Cache, other: Cache
 ) -> None:
     kind, source = prices(load_timeout=0.1), Source()
-    other._timeout = 0.1
-    assert (await other._look_up(kind, (kind.prefix, "1"), "dead")) == (None, 0, True)
+    other.store._timeout = 0.1
+    assert await other.store.look_up((kind.prefix, "1"), "dead", 0.1, 0) == (None, 0, True)
     started = time.monotonic()
     assert await cache.get(kind, 1, source.load) == Price(amount=1)
     assert time.monotonic() - started >= 0.1

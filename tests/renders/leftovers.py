@@ -23,9 +23,11 @@ SECRET = re.compile(
     r"(?i)\b[a-z_]*(?:secret|password|passwd|token|api_?key|private_?key)[a-z_]*[\"']?\s*[:=]\s*"
     r"[\"']?(?P<value>[A-Za-z0-9+/_=-]{16,})[\"']?\s*$|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-# What packages of the core require, or the tests of some services, and an option, too; a package
-# whose name is a word of HTTP. Whether each is declared and used, deptry says in every service.
-OF_OTHERS = {"cryptography", "httpcore2", "requests"}
+# Packages that an option requires and whose names other services have as words: of HTTP, or of what
+# packages of the core require. They are looked for where they are declared, imported or configured.
+COMMON = {"cryptography", "httpcore2", "requests"}
+# Other vendors' variables that are named like an option: the option whose files may set them.
+FOREIGN = {"ECS_FARGATE": "tracing_datadog"}
 # What a package is imported as, where an option has that name and is not the only one to use it.
 MODULES = {"pyjwt": "jwt"}
 PLACE = re.compile(r"\b(?:src|tests|docs|migrations|deploy|compose)(?:/[\w.-]*\w)+|\bapp(?:\.\w+)+")
@@ -71,7 +73,7 @@ def options_not_chosen(project: Path) -> Found:
     }
     return [
         *_extra_files(project, chosen),
-        *_words(project, theirs),
+        *_words(project, theirs, {option.variable for option in chosen}),
         *_places(project, known, chosen),
         *_features(project, known, chosen),
     ]
@@ -86,7 +88,8 @@ def _answers(project: Path) -> dict[str, object]:
 def _traces(option: options.Option) -> set[str]:
     """Return the words that speak of one option alone."""
     named = {option.choice} - set(HOMONYMS) if option.question != options.FACT else set()
-    required = {re.split(r"[\[><=]", each)[0] for each in option.dependencies} - _core()
+    packages = (*option.dependencies, *option.dev_dependencies)
+    required = {re.split(r"[\[><=]", each)[0] for each in packages} - _core()
     settings = {variable.name for variable in option.env} | set(option.compose_environment)
     modules = {*option.components, *option.routers, *option.compose_volumes}
     imported = {MODULES[name] for name in required & set(MODULES)}
@@ -96,7 +99,7 @@ def _traces(option: options.Option) -> set[str]:
 def _core() -> set[str]:
     """Return the packages that every service has, which speak of no option."""
     pyproject = (generator.ROOT / "template" / "pyproject.toml.jinja").read_text(encoding="utf-8")
-    return {*re.findall(r'^    "([A-Za-z0-9._-]+)', pyproject, flags=re.MULTILINE), *OF_OTHERS}
+    return {*re.findall(r'^    "([A-Za-z0-9._-]+)', pyproject, flags=re.MULTILINE)}
 
 
 def _extra_files(project: Path, chosen: list[options.Option]) -> Found:
@@ -151,17 +154,24 @@ def _features(
     return found
 
 
-def _words(project: Path, theirs: dict[str, str]) -> Found:
+def _words(project: Path, theirs: dict[str, str], chosen: set[str]) -> Found:
     theirs = {trace: option for trace, option in theirs.items() if not CONTRACT.fullmatch(trace)}
     if not theirs:
         return []
-    words = "|".join(sorted(map(re.escape, theirs), key=len, reverse=True))
-    pattern = re.compile(rf"(?i)(?<![a-z0-9_.-])({words})(?![a-z0-9_])")
+    common = "|".join(map(re.escape, sorted(COMMON & set(theirs)))) or r"(?!)"
+    words = "|".join(sorted(map(re.escape, set(theirs) - COMMON), key=len, reverse=True)) or r"(?!)"
+    pattern = re.compile(
+        rf"(?i:(?<![a-z0-9_.-])(?:{words})(?![a-z0-9_]))"
+        rf"|(?:(?<=[\"'])|^ *(?:import|from) +)(?:{common})(?=[.\[<>=!~,]| import | as |$)"
+    )
     owner = {trace.lower(): option for trace, option in theirs.items()}
+    allowed = [name for name, option in FOREIGN.items() if option in chosen]
+    ignored = re.compile("|".join([CONTRACT.pattern, *(rf"\b{name}\b" for name in allowed)]))
     return [
-        f"{path}:{number}: {match[0]!r} is of {owner[match[0].lower()]}: {line.strip()}"
+        f"{path}:{number}: {trace!r} is of {owner[trace.lower()]}: {line.strip()}"
         for path in generator.files(project)
         if path.name != ".copier-answers.yml"
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
-        for match in pattern.finditer(CONTRACT.sub("", line))
+        for match in pattern.finditer(ignored.sub("", line))
+        for trace in match[0].split()[-1:]
     ]

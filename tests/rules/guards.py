@@ -40,8 +40,8 @@ HOMONYMS = {
 
 
 # The standard variables of OpenTelemetry are in every service's contract, read or not; those of
-# AWS's SDKs belong to every option that calls AWS. Datadog's Agent has one named like an option.
-CONTRACT = re.compile(r"\b(?:OTEL|AWS)_[A-Z_]+|\bECS_FARGATE\b")
+# AWS's SDKs belong to every option that calls AWS.
+CONTRACT = re.compile(r"\b(?:OTEL|AWS)_[A-Z_]+")
 
 
 def core(root: Path) -> Iterator[Path]:

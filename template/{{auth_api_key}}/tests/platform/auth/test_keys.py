@@ -118,6 +118,21 @@ async def test_a_request_does_not_wait_for_another_one_that_records_the_use(
             assert (await client.get(ME, headers=headers)).is_success
 
 
+async def test_a_use_is_recorded_while_a_transaction_refers_to_the_key(
+    fresh_settings: Settings,
+) -> None:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
+        headers = await sign_in(client, "alice@example.com")
+        async with app.state.db.transaction() as db:
+            await db.execute(update(ApiKey).values(last_used_at=None))
+        async with app.state.db.transaction() as db:
+            await db.execute(select(ApiKey.id).with_for_update(read=True, key_share=True))
+            assert (await client.get(ME, headers=headers)).is_success
+        used_at = (await stored(app, key_in(headers))).last_used_at
+
+    assert used_at
+
+
 async def test_concurrent_uses_of_a_key_all_succeed(fresh_settings: Settings) -> None:
     async with running_app(fresh_settings) as app, client_for(app) as client:
         client.headers.update(await sign_in(client, "alice@example.com"))

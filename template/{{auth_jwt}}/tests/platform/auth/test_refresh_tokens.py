@@ -176,6 +176,7 @@ async def test_a_forged_token_does_not_end_the_session(
         signing.sign((b"0" * 32,), session_id.bytes + b"0" * 32),
         signing.sign(signing.derive_keys(settings, "access token"), session_id.bytes + b"0" * 32),
         signing.sign(signing.derive_keys(settings, "refresh token"), b"too short"),
+        signing.sign(signing.derive_keys(settings, "refresh token"), session_id.bytes + b"0" * 33),
         signing.sign(signing.derive_keys(settings, "refresh token"), uuid4().bytes + b"0" * 32),
     ]
 

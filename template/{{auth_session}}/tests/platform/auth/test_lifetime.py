@@ -93,6 +93,22 @@ async def test_a_request_does_not_wait_for_another_one_that_records_the_use(
             assert (await client.get(ME, headers=headers)).is_success
 
 
+async def test_a_use_is_recorded_while_a_transaction_refers_to_the_session(
+    fresh_settings: Settings,
+) -> None:
+    async with running_app(fresh_settings) as app, client_for(app) as client:
+        headers = await sign_in(client, "alice@example.com")
+        soon = datetime.now(UTC) + timedelta(seconds=120)
+        async with app.state.db.transaction() as db:
+            await db.execute(update(LoginSession).values(expires_at=soon))
+        async with app.state.db.transaction() as db:
+            await db.execute(select(LoginSession.id).with_for_update(read=True, key_share=True))
+            assert (await client.get(ME, headers=headers)).is_success
+        row = await app.state.read_session.first(select(LoginSession.expires_at))
+
+    assert row.expires_at > soon
+
+
 async def test_use_is_not_recorded_at_each_request(alice: httpx2.AsyncClient, ends: Ends) -> None:
     before = await ends()
     for _ in range(3):

@@ -202,7 +202,7 @@ def without_ids(answer: httpx2.Response) -> dict[str, Any]:
 
 
 async def test_a_disabled_account_can_not_log_in(
-    app: FastAPI, client: httpx2.AsyncClient, ada: str
+    app: FastAPI, client: httpx2.AsyncClient, ada: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     wrong = await log_in(client, EMAIL, WRONG_PASSWORD)
     async with app.state.db.transaction() as db:
@@ -211,6 +211,9 @@ async def test_a_disabled_account_can_not_log_in(
 
     assert disabled.status_code == 401
     assert without_ids(disabled) == without_ids(wrong)
+    lines = map(json.loads, capfd.readouterr().out.splitlines())
+    reasons = [line["reason"] for line in lines if line["event"] == "audit.login"]
+    assert reasons == ["password", "disabled"]
 
 
 async def test_a_password_is_hashed_again_when_the_costs_change(

@@ -156,6 +156,20 @@ async def test_mail_bombing_is_bounded_for_an_address_from_however_many_clients(
     assert answers == [202, 202, 429, 429, 429, 429, 429]
 
 
+@pytest.mark.parametrize("email", [ADA, NOBODY])
+async def test_mail_bombing_by_registrations_is_bounded_for_an_address(
+    limited: FastAPI, email: str
+) -> None:
+    hiding = limited.state.settings.model_copy(update={"email_verification": "required"})
+    async with running_app(hiding) as app:
+        answers = []
+        for n in range(1, 5):
+            async with client_from(app, f"203.0.113.{n}") as client:
+                answers.append((await register(client, email)).status_code)
+
+    assert answers == [201, 201, 429, 429]
+
+
 async def test_mail_bombing_is_bounded_for_a_client_over_all_addresses(limited: FastAPI) -> None:
     answers = [await ask(limited, STRANGER, f"{n}@example.com") for n in range(6)]
 

@@ -303,9 +303,7 @@ class _Transaction(Session):
 
     def __init__(self, *, database: Database, outer: "_Transaction | None", **options: Any) -> None:
         mode = database.join_transaction_mode
-        super().__init__(
-            expire_on_commit=False, join_transaction_mode=mode, close_resets_only=False, **options
-        )
+        super().__init__(expire_on_commit=False, join_transaction_mode=mode, **options)
         self.database = database
         self.request = context.current_or_none()
         self.outer = outer

@@ -72,14 +72,18 @@ async def test_a_job_that_hangs_does_not_keep_a_stopped_worker(
 async def test_a_job_that_computes_for_longer_than_its_lease_runs_once(
     service: Service, start: Start, tmp_path: Path
 ) -> None:
-    worker = start("worker", module=MODULE, JOBS_LEASE="1")
+    workers = [start("worker", module=MODULE, JOBS_LEASE="1") for _ in range(2)]
     start("scheduler", module=MODULE)
+    for gate in ("first", "second"):  # both run, and one of them is free to take the job again
+        await service.enqueue(samples.wait_for_gate, gate=gate)
+        await service.wait_for_start(gate)
+    for gate in ("first", "second"):
+        await service.app.state.redis.set(gate, 1)
     job = await service.enqueue(hanging.work, way="compute", seconds=4)
-    await pid_of_the_job(tmp_path)
-    start("worker", module=MODULE)
     status = await service.wait_for_status(job.id, "succeeded")
     assert status.attempts == status.result == 1
-    (event,) = events(worker, job="tests.system.jobs.hanging.work", level="error")
+    name = "tests.system.jobs.hanging.work"
+    (event,) = [e for worker in workers for e in events(worker, job=name, level="error")]
     assert event == "a job blocks the event loop"
 
 

@@ -1,11 +1,14 @@
 """Bodies: 400 for what is not JSON, 415 for another content type, 422 for unknown fields."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import httpx2
 import pytest
 from fastapi import FastAPI, Form
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, SecretStr
 
 from app.platform.http.schemas import RequestModel, ResponseModel
@@ -49,12 +52,22 @@ async def divide(by: float) -> Ratio:
     return Ratio(value=float("inf") if by == 0 else 1 / by)
 
 
+async def stream() -> StreamingResponse:
+    async def parts() -> AsyncIterator[str]:
+        for _ in range(10):
+            await asyncio.sleep(0)
+            yield "part "
+
+    return StreamingResponse(parts())
+
+
 @pytest.fixture(scope="module")
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
     async with running_platform(settings) as app:
         for route in (take_json, take_strict, take_form):
             app.add_api_route(f"/{route.__name__}", route, methods=["POST"])
         app.add_api_route("/divide", divide)
+        app.add_api_route("/stream", stream)
         yield app
 
 
@@ -64,9 +77,9 @@ async def client(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), 3):
-        yield body[start : start + 3]
+async def in_pieces(body: bytes, size: int = 3) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
 
 
 @pytest.mark.parametrize("pieces", [False, True])
@@ -134,6 +147,27 @@ async def test_a_wrong_content_type_is_a_415(
     response = await client.post(route, content=b'{"name": "x"}', headers=headers)
     assert (response.status_code, response.headers["Content-Type"]) == (415, PROBLEM)
     assert response.json()["code"] == "unsupported_media_type"
+
+
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize(
+    ("body", "status"), [(b'{"anything": NaN}', 400), (b"\xff", 400), (b"x" * 2_000_000, 413)]
+)
+async def test_a_body_that_is_refused_while_a_stream_begins_is_no_fault_of_the_service(
+    client: httpx2.AsyncClient,
+    capfd: pytest.CaptureFixture[str],
+    body: bytes,
+    status: int,
+    started: bool,
+) -> None:
+    # A response that is to be compressed starts with its first part, another one before it.
+    headers = JSON | {"Accept-Encoding": "identity" if started else "gzip"}
+    content = in_pieces(body, size=500_000)
+    response = await client.request("GET", "/stream", content=content, headers=headers)
+    assert response.status_code == (200 if started else status)
+    assert len(response.text) < len("part " * 10) or not started  # the connection ends
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["level"] for line in lines if line["event"] != "request"] == []
 
 
 async def test_a_missing_body_is_no_wrong_content_type(client: httpx2.AsyncClient) -> None:

@@ -18,6 +18,13 @@ from starlette.types import Message, Receive
 SUSPICIOUS = re.compile(r"\\u[dD][89a-fA-F]|NaN|Infinity|\x00|[eE]\+?\d{3}|(?<!\d)\d{309}")
 
 
+class InvalidJson(HTTPException):
+    """The body of a request is not strict JSON; ``reason`` completes the sentence."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(400, f"The body is not valid JSON: {reason}.")
+
+
 def strict(headers: Mapping[bytes, bytes], receive: Receive) -> Receive:
     """``receive`` of a request; for JSON, it raises 400 at the end of a body that is not strict."""
     if b"json" not in headers.get(b"content-type", b"").lower():
@@ -44,13 +51,13 @@ def check(body: bytes) -> None:
             document = json.loads(text, parse_constant=_refuse, parse_float=_finite)
             json.dumps(document, ensure_ascii=False).encode()
     except UnicodeDecodeError:
-        raise _bad_request("it is not UTF-8") from None
+        raise InvalidJson("it is not UTF-8") from None
     except UnicodeEncodeError:
-        raise _bad_request("it has a lone surrogate") from None
+        raise InvalidJson("it has a lone surrogate") from None
     except (json.JSONDecodeError, RecursionError):
         return
     except ValueError as error:
-        raise _bad_request(str(error)) from None
+        raise InvalidJson(str(error)) from None
 
 
 def _finite(number: str) -> float:
@@ -62,7 +69,3 @@ def _finite(number: str) -> float:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _bad_request(reason: str) -> HTTPException:
-    return HTTPException(400, f"The body is not valid JSON: {reason}.")

@@ -11,9 +11,11 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from time import monotonic
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException  # noqa: TID251 (the framework raises it)
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
@@ -25,7 +27,7 @@ from app.platform.base.tasks import cancel
 from app.platform.http import json_body
 from app.platform.http.access_log import PROBE_PATHS, AccessLog
 from app.platform.http.headers import joined, refuse
-from app.platform.http.problems import ProblemResponse, problem
+from app.platform.http.problems import ProblemResponse, from_plain_text, problem
 from app.platform.http.request_state import DefaultHeaders, RequestState
 from app.platform.http.websocket_state import WebSocketState
 from app.platform.observability import logs, tracing
@@ -150,6 +152,11 @@ def _error_response(request: RequestState, error: BaseException, awaiting_body: 
             raise error
         request.task.uncancel()
         return _cancelled_response(request, awaiting_body)
+    if refused := _refused_body(error):
+        if not request.status:
+            return from_plain_text(refused.status_code, refused.detail)
+        logs.mark_as_logged(error)  # no fault of ours; the access log has the request
+        raise error
     logger.error("unhandled error", exc_info=error)
     if request.complete:  # a background task failed
         return _nothing
@@ -157,6 +164,19 @@ def _error_response(request: RequestState, error: BaseException, awaiting_body: 
         logs.mark_as_logged(error)
         raise error  # the server aborts the connection, or a partial response would look complete
     return _internal_error()
+
+
+def _refused_body(error: BaseException) -> HTTPException | None:
+    """The refusal of a body that a stream received although its route reads none.
+
+    A stream waits for its client to disconnect, and the framework has no response for what it gets
+    instead.
+    """
+    cause = error.__cause__
+    if not isinstance(error, RuntimeError) or not isinstance(cause, HTTPException):
+        return None
+    too_large = cause.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    return cause if too_large or isinstance(cause, json_body.InvalidJson) else None
 
 
 def _cancelled_by_server(request: RequestState) -> bool:

@@ -400,8 +400,9 @@ class Options(ContextHook):
 def _refuse_half_a_copy(configuration: Any, chosen: list[Option]) -> None:
     """Raise ``UserMessageError`` if something in the way would end the copy in the middle.
 
-    A folder where the service has a file, or a file where it has a folder, ends a copy and an
-    update. So does any other file if nobody can be asked: Copier asks before it replaces one.
+    A folder where the service has a file, a file where it has a folder, or a link to a folder
+    elsewhere ends a copy and an update. So does any other file if nobody can be asked: Copier asks
+    before it replaces one.
     """
     if configuration["pretend"]:
         return
@@ -409,10 +410,13 @@ def _refuse_half_a_copy(configuration: Any, chosen: list[Option]) -> None:
     folders = {parent for path in paths for parent in map(str, Path(path).parents)}
     stuck = {path for path in paths if (folder / path).is_dir()}
     stuck |= {p for p in folders if os.path.lexists(folder / p) and not (folder / p).is_dir()}
+    real = folder.resolve()
+    stuck |= {p for p in folders if not (folder / p).resolve().is_relative_to(real)}
     if stuck:
         raise UserMessageError(
             f"Nothing was written: {', '.join(sorted(stuck))} in {folder} is a file where the "
-            "service has a folder, or a folder where it has a file. Move it elsewhere."
+            "service has a folder, a folder where it has a file, or a link to a folder outside of "
+            "the service. Move it elsewhere."
         )
     if configuration["overwrite"] or sys.stdin.isatty():
         return

@@ -125,6 +125,7 @@ def after(answers_file: Path, template: str) -> None:
     along: Moves = {}
     moved: Moves = {}
     kept: list[str] = []
+    linked: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         renders = Renders(Path(folder).resolve(), answers_file, template)
         changed = {path: mine for path in deleted if (mine := _changed(renders, path)) is not None}
@@ -136,8 +137,8 @@ def after(answers_file: Path, template: str) -> None:
         if added:
             _take_back([path for path in added if (renders.old / path).parent.exists()])
         if _listed("diff", "--name-only", "HEAD", "--", str(answers_file)):
-            moved = _follow(renders)
-    _report(along, moved, kept)
+            moved, linked = _follow(renders)
+    _report(along, moved, kept, linked)
 
 
 def _untracked() -> list[str]:
@@ -198,19 +199,31 @@ def _carry(changed: dict[str, bytes], old: Path, renames: Moves) -> Moves:
     return moved
 
 
-def _follow(renders: Renders) -> Moves:
-    """Merge the template's changes into the files that the user moved; return those files."""
-    moved = {}
-    for path, target in _moves(renders.old).items():
-        new, mine = renders.new / path, Path(target)
-        same = new.is_file() and new.read_bytes() == (renders.old / path).read_bytes()
-        if new.is_file() and not same and mine.is_file():
-            mine.write_bytes(
-                _merged(mine.read_bytes(), renders.old / path, new.read_bytes())
-                or mine.read_bytes()
-            )
+def _links(old: Path) -> Moves:
+    """The files of the template that the user replaced by symbolic links, and what these name."""
+    entries = (entry.split("\t") for entry in _listed("ls-tree", "-r", "HEAD"))
+    links = [path for mode, path in entries if mode.startswith("120000") and (old / path).is_file()]
+    return {path: os.path.relpath(Path(path).resolve()) for path in links}
+
+
+def _follow(renders: Renders) -> tuple[Moves, list[str]]:
+    """Merge the template's changes into the files that the user moved; return those files.
+
+    Also return the files whose links name nothing in the service: a patch beside each has the
+    template's changes.
+    """
+    moved, elsewhere = {}, []
+    for path, target in (_moves(renders.old) | _links(renders.old)).items():
+        old, new, mine = renders.old / path, renders.new / path, Path(target)
+        if not new.is_file() or new.read_bytes() == old.read_bytes():
+            continue
+        if target.startswith("..") or not mine.is_file():
+            _keep(path, old.read_bytes(), new.read_bytes())
+            elsewhere.append(path)
+        else:
+            mine.write_bytes(_merged(mine.read_bytes(), old, new.read_bytes()) or mine.read_bytes())
             moved[path] = target
-    return moved
+    return moved, elsewhere
 
 
 def _merged(mine: bytes, base: Path, theirs: bytes) -> bytes:
@@ -224,9 +237,9 @@ def _merged(mine: bytes, base: Path, theirs: bytes) -> bytes:
         return _bytes("merge-file", "--stdout", *labels, *files, check=False)
 
 
-def _keep(path: str, before: bytes, mine: bytes) -> None:
-    """Write the user's changes of a file that is gone beside it, as a patch."""
-    old, new = before.splitlines(keepends=True), mine.splitlines(keepends=True)
+def _keep(path: str, before: bytes, after: bytes) -> None:
+    """Write changes that no file takes beside their file, as a patch."""
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
     patch = difflib.diff_bytes(
         difflib.unified_diff, old, new, f"a/{path}".encode(), f"b/{path}".encode()
     )
@@ -242,14 +255,15 @@ def _take_back(paths: list[str]) -> None:
             Path(path).parent.rmdir()
 
 
-def _report(along: Moves, moved: Moves, kept: list[str]) -> None:
+def _report(along: Moves, moved: Moves, kept: list[str], linked: list[str]) -> None:
     grep = ("grep", "--name-only", "--untracked", "--no-color", "--basic-regexp", "-e", MARKER)
     marked = _listed(*grep, check=False)
     rejected = _listed("ls-files", "--others", "--", "*.rej")
-    rejected = [path for path in rejected if path.removesuffix(".rej") not in kept]
+    rejected = [path for path in rejected if path.removesuffix(".rej") not in [*kept, *linked]]
     lines = [
         *_renamed_by_template(along),
         *_moved_by_user(moved),
+        *_linked_by_user(linked),
         *_conflicts(marked),
         *_rejected(rejected),
         *_gone(kept),
@@ -268,6 +282,12 @@ def _moved_by_user(paths: Moves) -> Iterator[str]:
     if paths:
         yield "The template changed files that you had moved. Its changes were merged into yours:"
         yield from (f"    {old} -> {new}" for old, new in paths.items())
+
+
+def _linked_by_user(paths: list[str]) -> Iterator[str]:
+    if paths:
+        yield "The template changed files that you had replaced by links. Its changes are patches:"
+        yield from (f"    {path}.rej" for path in paths)
 
 
 def _conflicts(paths: list[str]) -> Iterator[str]:

@@ -163,6 +163,42 @@ def _moved_and_changed(service: Service) -> str:
     return "the changes are merged into the file where you moved it; the update lists both names"
 
 
+@case(
+    "you replaced a file that the template changed by a link to another file of the service",
+    "the changes are merged into that file; the update lists both names",
+)
+def _linked_and_changed(service: Service) -> str:
+    old, new = "src/app/platform/http/pagination.py", "src/app/pages.py"
+    service.write(new, service.read(old) + MINE)
+    _link(service, old, "../../pages.py")
+    done = _commit_and_update(service)
+    assert f"\n    {old} -> {new}\n" in done.stdout
+    assert (service.folder / old).is_symlink()
+    assert MINE in service.read(new)
+    assert '"""The pages. ' in service.read(new)
+    return "the changes are merged into that file; the update lists both names"
+
+
+@case(
+    "you replaced a file that the template changed by a link to elsewhere",
+    "its changes are kept as a patch, `<file>.rej`; the update lists it",
+)
+def _linked_to_elsewhere(service: Service) -> str:
+    path = "src/app/platform/http/pagination.py"
+    _link(service, path, "../../../../../pages.py")
+    done = _commit_and_update(service)
+    assert (service.folder / path).is_symlink()
+    assert '+"""The pages. ' in service.read(f"{path}.rej")
+    assert f"\n    {path}.rej\n" in done.stdout
+    assert not service.folder.with_name("pages.py").exists()
+    return "its changes are kept as a patch, `<file>.rej`; the update lists it"
+
+
+def _link(service: Service, path: str, target: str) -> None:
+    (service.folder / path).unlink()
+    (service.folder / path).symlink_to(target)
+
+
 @case("you changed a file of an option, and then chose another option", LOST)
 def _answered_otherwise(service: Service) -> str:
     path = "src/app/platform/jobs/celery_worker.py"

@@ -108,14 +108,17 @@ def test_a_checkout_on_windows_has_the_line_ends_of_the_template(
     assert world.Service(clone).tree() == made.tree()
 
 
-@pytest.mark.parametrize("path", ["Makefile", "benchmarks"])
-def test_a_file_and_a_folder_of_one_name_refuse_the_update(
+@pytest.mark.parametrize("path", ["Makefile", "benchmarks", "docs"])
+def test_a_file_a_folder_or_a_link_of_one_name_refuses_the_update(
     service: world.Service, path: str
 ) -> None:
     """Copier itself ends in a traceback, with half of the files updated."""
     if path == "Makefile":
         (service.folder / path).unlink()
         service.write("Makefile/targets.mk", "all:\n")
+    elif path == "docs":
+        (service.folder / path).rename(service.folder.with_name("docs"))
+        (service.folder / path).symlink_to("../docs")
     else:
         shutil.rmtree(service.folder / path)
         service.write(path, "Mine.\n")

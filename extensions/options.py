@@ -412,9 +412,10 @@ def _refuse_half_a_copy(configuration: Any, chosen: list[Option]) -> None:
     stuck |= {p for p in folders if os.path.lexists(folder / p) and not (folder / p).is_dir()}
     real = folder.resolve()
     stuck |= {p for p in folders if not (folder / p).resolve().is_relative_to(real)}
-    if stuck:
+    outermost = sorted(p for p in stuck if stuck.isdisjoint(map(str, Path(p).parents)))
+    if outermost:
         raise UserMessageError(
-            f"Nothing was written: {', '.join(sorted(stuck))} in {folder} is a file where the "
+            f"Nothing was written: {', '.join(outermost)} in {folder} is a file where the "
             "service has a folder, a folder where it has a file, or a link to a folder outside of "
             "the service. Move it elsewhere."
         )

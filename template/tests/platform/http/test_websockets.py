@@ -184,6 +184,9 @@ async def test_a_refused_handshake_is_a_problem_with_one_log_line(
     assert line["status"] == status
 
 
+VALID = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -191,6 +194,9 @@ async def test_a_refused_handshake_is_a_problem_with_one_log_line(
         ("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short", b"400"),
         ("Sec-WebSocket-Version: 8\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"426"),
         ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"426"),
+        (f'{VALID}\r\nSec-WebSocket-Protocol: ,"', b"400"),
+        (f"{VALID}\r\nSec-WebSocket-Extensions: a;;", b"400"),
+        (f"{VALID}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"400"),
     ],
 )
 async def test_an_invalid_handshake_is_a_problem_with_one_log_line(

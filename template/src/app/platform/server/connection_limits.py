@@ -7,7 +7,8 @@ connections once a second, which costs less than a timer per request. The parser
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, cast
 from uuid import uuid4
 
@@ -26,6 +27,7 @@ HEADER_TIMEOUT = 20
 WRITE_TIMEOUT = 30
 # Seconds for a new connection to begin its first request while the process shuts down.
 FIRST_REQUEST_TIMEOUT = 2
+CLOSE = {"Connection": "close"}
 MAX_PIPELINED = 64  # requests waiting on one connection; browsers and proxies pipeline none
 
 
@@ -132,6 +134,23 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
 
     write_timer: asyncio.TimerHandle | None = None
 
+    def handle_connect(self, event: Any) -> None:
+        """Begin the handshake; a problem document refuses one that is not valid."""
+        self.conn.reject = partial(self._reject, self.conn.reject)  # type: ignore[method-assign]
+        super().handle_connect(event)
+
+    def _reject(self, reject: Callable[[int, str], Any], status: int, _text: str) -> Any:
+        with context.bind_request_context(request_id=uuid4().hex):
+            detail = "The handshake of the WebSocket is not valid."
+            self.logger.warning("request refused: %s", detail)
+            settings = self.app_state["settings"]
+            refusal = unrouted_problem(status, "bad_request", detail, settings, CLOSE)
+        response = reject(status, bytes(refusal.body).decode())
+        response.headers.clear()
+        for name, value in refusal.raw_headers:
+            response.headers[name.decode()] = value.decode()
+        return response
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_write_timer()
@@ -181,7 +200,7 @@ class _OverCapacityApp:
         if route_path(scope) in PROBE_PATHS:
             await self.app(scope, receive, send)
             return
-        headers = {"Retry-After": "1", "Connection": "close"}
+        headers = {"Retry-After": "1", **CLOSE}
         detail = "The server is at its connection limit; try again."
         with context.bind_request_context(request_id=uuid4().hex):
             refusal = unrouted_problem(503, "overloaded", detail, self.settings, headers)

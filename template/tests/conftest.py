@@ -162,8 +162,15 @@ def make_settings(database: URL, server_urls: dict[str, str], **changes: Any) ->
 def settings(
     create_database: Callable[..., URL], migrated_template: str, server_urls: dict[str, str]
 ) -> Settings:
-    """The settings of the app that the tests in this process share."""
-    return make_settings(create_database(migrated_template), server_urls)
+    """The settings of the app that the tests in this process share.
+
+    Its database is read-only, except in the transaction of ``app``: what a test commits, the next
+    one would find. A test that commits takes ``module_settings`` or ``fresh_settings``.
+    """
+    url = create_database(migrated_template)
+    read_only = f'ALTER DATABASE "{url.database}" SET default_transaction_read_only = on'
+    run_sync(_administer(url, read_only))
+    return make_settings(url, server_urls)
 
 
 @pytest.fixture
@@ -256,6 +263,7 @@ async def app(shared_app: FastAPI) -> AsyncIterator[FastAPI]:
     database: Database = shared_app.state.db
     await shared_app.state.redis.flushdb()
     async with database.engine.connect() as connection, connection.begin() as transaction:
+        await connection.execute(text("SET TRANSACTION READ WRITE"))
         shared_app.state.db = SingleTransactionDatabase(database, connection)
         shared_app.state.read_session = ReadSession(shared_app.state.db)
         yield shared_app

@@ -45,13 +45,13 @@ async def test_page_and_document_are_served_together(
 
 
 async def test_the_document_is_for_admins(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    module_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (REQUIRED | {"DOCS": "admin"}).items():
         monkeypatch.setenv(name, value)
     if accepted() is None:
         return
-    changed = settings.model_copy(update={"docs": "admin"})
+    changed = module_settings.model_copy(update={"docs": "admin"})
     async with running_app(changed) as app, client_for(app) as client:
         admin = await sign_in_with(app, client, "admin@example.com", "admin")
         other = await sign_in(client, "ada@example.com")

@@ -13,7 +13,8 @@ say() {
     echo "deploy: $*" >&2
 }
 
-[ "${1:-}" = --back ] && back=true && shift || back=false
+back=false traffic=Gradual
+[ "${1:-}" = --back ] && back=true traffic=AllAtOnce && shift
 image=${1:?say which image: sh deploy/ci.sh registry/name@sha256:...}
 : "${DEPLOY_TARGET:?is not set: it would be the name of the stack}"
 : "${AWS_REGION:?is not set: it would be where the stack is, such as eu-west-1}"
@@ -107,11 +108,11 @@ if [ "$back" = false ]; then
         exit 1
     fi
 fi
-change "Image=$image" || { say "$image did not get ready: ${serving:-nothing} serves"; exit 1; }
+change "Image=$image" "TrafficShift=$traffic" || { say "$image did not get ready: ${serving:-nothing} serves"; exit 1; }
 if ! ready || ! sh deploy/smoke.sh "$url"; then
     say "$image is there, but $(output Url)/health/ready does not answer with 200, or the smoke test failed"
     [ -n "$serving" ] || exit 1
-    change "Image=$serving" || { say "$serving did not come back either"; exit 1; }
+    change "Image=$serving" TrafficShift=AllAtOnce || { say "$serving did not come back either"; exit 1; }
     say "$serving serves again"
     exit 1
 fi

@@ -8,7 +8,8 @@ from tests.deploy.stack import containers, environment, of_gunicorn, resources
 from tests.timeouts import rows
 
 DEFAULTS = Settings.model_fields
-[TARGETS] = resources("AWS::ElasticLoadBalancingV2::TargetGroup").values()
+GROUPS = resources("AWS::ElasticLoadBalancingV2::TargetGroup")
+TARGETS = GROUPS["Targets"]
 [BALANCER] = resources("AWS::ElasticLoadBalancingV2::LoadBalancer").values()
 [API] = [s for s in resources("AWS::ECS::Service").values() if "LoadBalancers" in s]
 
@@ -24,6 +25,40 @@ def test_the_port_is_the_services_and_metrics_have_another() -> None:
     api = containers()["api"]
     assert [each["ContainerPort"] for each in api["PortMappings"]] == [port]
     assert environment(api)["METRICS_PORT"] != str(port)
+
+
+def test_a_new_version_gets_a_tenth_of_the_requests_and_a_rollback_all_at_once() -> None:
+    deployment = API["DeploymentConfiguration"]
+    assert deployment["Strategy"] == "CANARY"
+    assert deployment["CanaryConfiguration"] == {
+        "CanaryPercent": 10,
+        "CanaryBakeTimeInMinutes": ["AllAtOnce", 0, 5],
+    }
+    assert stack.PARAMETERS["TrafficShift"]["Default"] == "Gradual"
+    assert stack.STACK["Conditions"]["AllAtOnce"] == ["!Ref TrafficShift", "AllAtOnce"]
+
+
+def test_failed_requests_of_either_version_move_all_back() -> None:
+    alarms = API["DeploymentConfiguration"]["Alarms"]
+    assert alarms == {"AlarmNames": ["!Ref Failures"], "Enable": True, "Rollback": True}
+    alarm = resources("AWS::CloudWatch::Alarm")["Failures"]
+    # A dimension more would see one target group alone, which is the new version's in turns.
+    assert [each["Name"] for each in alarm["Dimensions"]] == ["LoadBalancer"]
+
+
+def test_the_requests_are_shared_by_a_rule_between_two_equal_target_groups() -> None:
+    [target] = API["LoadBalancers"]
+    advanced = target["AdvancedConfiguration"]
+    groups = [target["TargetGroupArn"], advanced["AlternateTargetGroupArn"]]
+    assert groups == [f"!Ref {name}" for name in GROUPS]
+    assert [*GROUPS.values()] == [TARGETS, TARGETS]
+    [(name, rule)] = resources("AWS::ElasticLoadBalancingV2::ListenerRule").items()
+    assert advanced["ProductionListenerRule"] == f"!Ref {name}"
+    [action] = rule["Actions"]
+    forward = action["ForwardConfig"]["TargetGroups"]
+    assert [each["TargetGroupArn"] for each in forward] == groups
+    assert [each["Weight"] for each in forward] == [100, 0]
+    assert rule["Conditions"][0]["PathPatternConfig"] == {"Values": ["/*"]}
 
 
 async def test_the_health_check_uses_an_existing_route(client: httpx2.AsyncClient) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,10 @@ class Release:
         given = [c.partition("--parameter-overrides ")[2] for c in self.calls("formation deploy")]
         return [parameters.split()[0] for parameters in given]
 
+    def traffic(self) -> list[str]:
+        """Return how each new image gets its requests."""
+        return re.findall(r" TrafficShift=(\w+)", "\n".join(self.calls("formation deploy")))
+
 
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
@@ -130,6 +135,7 @@ def test_a_version_that_fails_from_outside_is_rolled_back(
 ) -> None:
     assert release.run(IMAGE, rules=[(fails, "", 22)]) == 1
     assert release.changes()[-2:] == [f"Image={IMAGE}", f"Image={BEFORE}"]
+    assert release.traffic() == ["Gradual", "AllAtOnce"]
     assert f"{BEFORE} serves again" in release.stderr
 
 
@@ -142,6 +148,7 @@ def test_the_first_version_cannot_be_rolled_back(release: Release) -> None:
 def test_a_rollback_runs_no_migrations(release: Release) -> None:
     assert release.run("--back", BEFORE) == 0, release.stderr
     assert release.changes() == [f"Image={BEFORE}"]
+    assert release.traffic() == ["AllAtOnce"]
     assert not release.calls("run-task")
 
 

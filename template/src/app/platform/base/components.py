@@ -25,7 +25,7 @@ class Component(Protocol):
 
 @dataclass(frozen=True)
 class CommandContext:
-    """What the platform's commands need of the service above them; ``click.pass_obj`` gives it."""
+    """The service above the platform, for the platform's commands, by ``click.pass_obj``."""
 
     get_settings: Callable[[], PlatformSettings]
     create_app: AppFactory

@@ -28,7 +28,7 @@ Checks = dict[tuple[str, str], str]  # expressions, by the names of table and co
 
 
 def differences(connection: Connection) -> list[Any]:
-    """What a migration would change, as the tuples of Alembic's ``compare_metadata``."""
+    """The changes that a migration would make, as the tuples of Alembic's ``compare_metadata``."""
     context = MigrationContext.configure(connection, opts=OPTIONS)
     result: list[Any] = compare_metadata(context, Base.metadata)
     return result

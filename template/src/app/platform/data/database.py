@@ -501,7 +501,7 @@ DatabaseDep = Annotated[Database, Depends(_database)]
 # response.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
 ReadSessionDep = Annotated[ReadSession, Depends(_read_session)]
-# For reads that must not be late, with DATABASE_REPLICA_URL; without it, the same.
+# Never stale; without DATABASE_REPLICA_URL, the same.
 PrimaryReadSessionDep = Annotated[ReadSession, Depends(_primary_read_session)]
 
 

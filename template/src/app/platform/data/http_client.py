@@ -145,7 +145,7 @@ def create_client(settings: PlatformSettings) -> httpx2.AsyncClient:
 
 
 def connections(client: httpx2.AsyncClient) -> tuple[int, int]:
-    """How many connections of the pool are in use, and its maximum."""
+    """The number of connections in use, and the maximum of the pool."""
     pool = client._transport._pool  # type: ignore[attr-defined]
     return sum(not each.is_idle() for each in pool.connections), pool._max_connections
 

@@ -51,7 +51,7 @@ class ListQuery:
 
 
 class Listing:
-    """What callers may choose of a list.
+    """The choices that callers have in a list.
 
     ``statement`` selects the columns, with ``bindparam()`` for values that are not the caller's
     choice. ``key`` is the primary key: it decides between rows with equal values, so that every
@@ -112,7 +112,7 @@ class Listing:
         return values
 
     def position(self, query: ListQuery, row: Row[*tuple[Any, ...]]) -> Position:
-        """Where the page after ``row`` begins."""
+        """The position at which the page after ``row`` begins."""
         column = self.sorts[query.sort or self.default]
         return getattr(row, column.key), getattr(row, self.key.key)
 

@@ -50,7 +50,7 @@ def create_client(settings: PlatformSettings, *, retries: int = 1) -> Redis:
 
 
 def connections(client: Redis) -> tuple[int, int]:
-    """How many connections of the pool are in use, and its maximum."""
+    """The number of connections in use, and the maximum of the pool."""
     pool = client.connection_pool
     return len(pool._in_use_connections), pool.max_connections
 

@@ -1,1 +1,1 @@
-"""What only a developer's machine and the tests need: servers without Docker, and `app dev`."""
+"""Development and tests only: servers without Docker, and `app dev`."""

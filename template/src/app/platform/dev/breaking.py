@@ -1,4 +1,4 @@
-"""Breaking changes between two OpenAPI documents: what a client of the old one may trip over.
+"""Breaking changes between two OpenAPI documents: what may break a client of the old one.
 
 What a client sends may only become wider, what it receives only narrower. The table in
 ``tests/platform/dev/test_breaking.py`` has an example of each rule.

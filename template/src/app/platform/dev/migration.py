@@ -74,7 +74,7 @@ def _in_a_database(work: Callable[[Connection], Script | None]) -> Script | None
 
 
 def lint(migration: Script) -> str:
-    """What squawk reports about a migration, for example that it would block traffic.
+    """Squawk's findings about a migration, for example that it would block traffic.
 
     It skips the rules in the migration's `squawk_excluded`, a tuple of their names.
     """

@@ -10,7 +10,7 @@ JobState = Literal["queued", "running", "succeeded", "dead"]
 
 
 class Progress(BaseModel):
-    """How far a running job is: ``done`` of ``total``, in units of the job's choice."""
+    """Progress of a running job: ``done`` of ``total``, in units of the job's choice."""
 
     done: int = Field(ge=0, examples=[40])
     total: int | None = Field(None, ge=0, description="Unknown where null", examples=[100])

@@ -70,7 +70,7 @@ class DataSettings(BaseSettings):
         None, description="URL of a standby, for the reads of GET and HEAD; unset: DATABASE_URL"
     )
     db_replica_max_lag: float = Field(
-        10, ge=2, le=3600, description="Seconds by which reads from the standby may be late"
+        10, ge=2, le=3600, description="Seconds by which reads from the standby may be stale"
     )
     db_pool_size: int = Field(
         10, ge=1, le=10_000, description="Database connections kept open per process"

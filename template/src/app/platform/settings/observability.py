@@ -21,7 +21,7 @@ class ObservabilitySettings(BaseSettings):
         1000,
         ge=0,
         le=3_600_000,
-        description="Milliseconds from which a request is logged, sampled or not; 0: as any other",
+        description="Milliseconds from which a request is logged whatever the sample rate; 0: off",
     )
     slow_statement_ms: int = Field(
         500, ge=0, le=3_600_000, description="Milliseconds from which a statement is logged; 0: off"

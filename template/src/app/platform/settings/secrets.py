@@ -55,7 +55,7 @@ def _unpredictable(text: str, step: int) -> int:
 
 
 def key_weakness(key: str) -> str | None:
-    """What is wrong with a signing key, or ``None``."""
+    """The weakness of a signing key, or ``None``."""
     if PLACEHOLDER.search(key) or EXAMPLE.search(key):
         return "is an example value"
     bits = unpredictable(key) * math.log2(max(2, len(set(key))))
@@ -65,7 +65,7 @@ def key_weakness(key: str) -> str | None:
 
 
 def secret_weakness(secret: str) -> str | None:
-    """What is wrong with a password, a URL that has one, or another secret, or ``None``."""
+    """The weakness of a password, a URL that has one, or another secret; ``None`` for none."""
     if "://" not in secret:
         return _password_weakness(secret, ())
     try:

@@ -20,7 +20,7 @@ from tests.conftest import client_for, running_app
 
 ME = "/api/v1/auth/me"
 NO_SUCH_ID = "00000000-0000-0000-0000-000000000000"
-PROBES = ("/health/live", "/health/ready", "/health/startup", "/metrics")
+PROBE_PATHS = ("/health/live", "/health/ready", "/health/startup", "/metrics")
 PROBLEM = {"type", "title", "status", "detail", "code", "request_id"}
 
 
@@ -152,7 +152,7 @@ async def test_guessing_credentials_is_rate_limited(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("header", [None, "Bearer garbage"])
-@pytest.mark.parametrize("path", PROBES)
+@pytest.mark.parametrize("path", PROBE_PATHS)
 async def test_probes_and_metrics_need_no_credential(
     client: httpx2.AsyncClient, path: str, header: str | None
 ) -> None:

@@ -91,7 +91,7 @@ class Tokens:
         return _decode(token, last)
 
     def next_secrets(self, session_id: UUID, secret: bytes) -> list[bytes]:
-        """What replaces ``secret`` when it is used: by the current key, then by the fallbacks."""
+        """The successors of a used ``secret``: by the current key, then by the fallbacks."""
         text = session_id.bytes + secret
         return [hmac.digest(key, text, hashlib.sha256) for key in self._rotation_keys]
 

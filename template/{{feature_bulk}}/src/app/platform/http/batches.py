@@ -29,7 +29,7 @@ class BatchRequest(RequestModel, Generic[Item]):
 
 
 class BatchResult(ResponseModel, Generic[Result]):
-    """What became of an item: ``item`` if it succeeded, ``problem`` if it failed."""
+    """The result of one item: ``item`` if it succeeded, ``problem`` if it failed."""
 
     status: int = Field(examples=[201])
     item: Result | None = None

@@ -25,7 +25,7 @@ class Shelf(ResponseModel):
 
 @router.get("/shelf", dependencies=[tagged(public(s_maxage=3600), SHELF)])
 async def read_shelf(session: ReadSessionDep) -> Shelf:
-    """How many items there are, of all owners."""
+    """Number of items, of all owners."""
     return Shelf(items=await service.count_items(session))
 
 

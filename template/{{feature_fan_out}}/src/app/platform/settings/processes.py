@@ -5,7 +5,7 @@ from pydantic_settings import BaseSettings
 
 
 class ProcessSettings(BaseSettings):
-    """How many processes there are, and how many calls may wait for one."""
+    """The number of processes, and of calls that may wait for one."""
 
     process_pool_size: int | None = Field(
         None,

@@ -128,7 +128,7 @@ def _typed(value: Value, default: V, reason: Reason) -> FlagResolutionDetails[V]
 
 
 def position(name: str, user: str) -> float:
-    """Where ``user`` stands in the rollout of a flag, from 0 to 100; the same in every process."""
+    """The position of ``user`` in a flag's rollout, from 0 to 100; the same in every process."""
     digest = hashlib.sha256(f"{name}:{user}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64 * 100
 

@@ -24,7 +24,7 @@ class Label(ResponseModel):
 async def read_label(
     item_id: UUID, user: CurrentUser, session: ReadSessionDep, flags: FlagsDep
 ) -> Label:
-    """What to print on an item."""
+    """The label of an item, to be printed."""
     item = await service.get_item(session, user.id, item_id)
     if flags.enabled("short-labels", user.id):
         return Label(lines=[item.name])

@@ -255,7 +255,7 @@ def _key(lines: Sequence[str]) -> str | None:
 
 
 async def _fingerprint(request: Request) -> bytes:
-    """What has to be the same in a repeated request: method, path, query and body."""
+    """The fingerprint that a repeated request must share: method, path, query and body."""
     digest = sha256()
     scope = request.scope
     head = (request.method.encode(), route_path(scope).encode(), scope["query_string"])

@@ -9,7 +9,7 @@ from app.platform.settings.timeouts import Pairs
 
 
 class IdempotencySettings(BaseSettings):
-    """How long keys are kept, and what a request with a key in use waits for."""
+    """Retention of keys, and the wait of a request whose key is in use."""
 
     shorter_than: ClassVar[Pairs] = (("idempotency_wait", "db_statement_timeout"),)
 

@@ -97,7 +97,7 @@ MISSING = "null"
 
 
 class CacheMetrics:
-    """What the callers got, and what it took."""
+    """Prometheus metrics of cached values: results, loads, waits and errors."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.results = Counter(
@@ -150,7 +150,7 @@ class Cache:
             flight = self._start_flight(kind, name, load)
         else:
             self._count(kind, "joined")
-        # The load goes on if this caller is cancelled: others may wait for it.
+        # The load continues if this caller is cancelled: others may wait for it.
         text = await asyncio.shield(flight)
         try:
             return kind.decode(text)

@@ -19,7 +19,7 @@ BATCH_SIZE = 500  # rows of one transaction
 
 @dataclass
 class Cleaned:
-    """What was deleted: ``uploads`` with their rows, ``objects`` without a row, ``parts``."""
+    """Counts of deletions: ``uploads`` with their rows, ``objects`` without a row, ``parts``."""
 
     uploads: int = 0
     objects: int = 0

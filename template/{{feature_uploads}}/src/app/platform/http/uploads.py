@@ -232,7 +232,7 @@ class Uploads:
         return await self.get(self._read_session, upload_id, owner=owner, record=record)
 
     async def _difference(self, declared: Any, size: int) -> str | None:
-        """How the object of an upload differs from what was declared."""
+        """The difference between an uploaded object and its declaration."""
         if size != declared.size:
             return f"The file has {size} bytes, and {declared.size} were announced."
         key = table.key(declared.id)

@@ -33,7 +33,7 @@ MEDIA_TYPES = (
 
 
 class UploadSettings(BaseSettings):
-    """Where uploads are stored, and what is accepted."""
+    """Storage and limits of uploads."""
 
     uploads_url: str = Field(
         "",

@@ -22,7 +22,7 @@ UpstreamName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0
 
 
 class UpstreamPolicy(BaseModel):
-    """How an upstream is called. Times are in seconds; the state is that of one process."""
+    """The policy of calls to an upstream, in seconds, with the state of one process."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -31,7 +31,7 @@ class Stock(ResponseModel):
 async def get_stock(
     item_id: UUID, user: CurrentUser, session: ReadSessionDep, warehouse: WarehouseDep
 ) -> Stock:
-    """How many of an item are in stock."""
+    """The stock of an item."""
     await service.get_item(session, user.id, item_id)
     quantity = await warehouse.with_fallback(read_quantity(warehouse, item_id), None)
     return Stock(quantity=quantity)

@@ -34,7 +34,7 @@ async def _authenticate(websocket: WebSocket, user: CurrentUser) -> None:
 
 
 class WebSocketCaller:
-    """Whoever has opened a WebSocket."""
+    """The caller who opened a WebSocket."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket

@@ -1,4 +1,4 @@
-"""What Redis keeps of rooms: their members, and the messages that clients have acknowledged."""
+"""The state of rooms in Redis: their members, and the messages that clients have acknowledged."""
 
 from collections.abc import Iterable
 from contextlib import suppress

@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings
 
 
 class QueueSettings(BaseSettings):
-    """How soon workers find jobs that no notification tells them about."""
+    """Polling for jobs whose notification was lost."""
 
     renamed: ClassVar = {"jobs_poll": "jobs_poll_interval"}
 

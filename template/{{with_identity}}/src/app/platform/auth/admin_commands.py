@@ -1,4 +1,4 @@
-"""What the commands of administrators share: the actor, the transaction, and ``audit``."""
+"""Helpers of the administrators' commands: the actor, the transaction, and ``audit``."""
 
 import asyncio
 import getpass
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def actor() -> Actor:
-    """Who runs this command, by their name on this machine."""
+    """The actor of this command: the user's name on this machine."""
     return Actor(f"command:{getpass.getuser()}")
 
 

@@ -1,4 +1,4 @@
-"""What the routes of administrators share: their scope, and the actor of a change."""
+"""Dependencies of the administrators' routes: their scope, and the actor of a change."""
 
 from typing import Annotated
 

@@ -23,7 +23,7 @@ from app.platform.observability.logs import audit_logger
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who makes a change: a caller's id, or ``command:<name>``.
+    """The actor of a change: a caller's id, or ``command:<name>``.
 
     ``client_ip``: from where, which only the log has: the table is kept for a year.
     """

@@ -31,7 +31,7 @@ class AuditEventRead(ResponseModel):
 
 @router.get("")
 async def list_audit_events(session: ReadSessionDep, paging: EventPaging) -> Page[AuditEventRead]:
-    """Who changed what, newest first."""
+    """Audited changes and their actors, newest first."""
     query, listing = paging.query, audit_log.LISTING
     rows = await session.all(listing.select(query), **listing.values(query))
     return paging.page(rows, AuditEventRead)

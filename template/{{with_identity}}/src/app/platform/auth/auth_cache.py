@@ -1,4 +1,4 @@
-"""Callers who were authenticated a moment ago, so that their next reads look nothing up.
+"""A cache of callers who were just authenticated, so that their reads skip the lookup.
 
 Off by default. With ``AUTH_CACHE_MAX_AGE``, a credential that has been revoked reads for as long as
 that, so only GET and HEAD use the cache: no other request is made with a revoked credential.

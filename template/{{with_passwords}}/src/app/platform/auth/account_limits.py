@@ -1,4 +1,4 @@
-"""Limits by client and address that count clients known to an account apart from strangers.
+"""Rate limits by client and address; clients that an account knows have limits of their own.
 
 A client is known for at least 30 days after a login from it. The row of its session has a keyed
 hash of the client and the address.

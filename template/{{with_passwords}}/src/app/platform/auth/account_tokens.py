@@ -32,7 +32,7 @@ class InvalidToken(BadRequest):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a token proves: that its bearer reads the mails to ``email``."""
+    """The claim of a token: its bearer reads the mails to ``email``."""
 
     account_id: UUID
     email: str

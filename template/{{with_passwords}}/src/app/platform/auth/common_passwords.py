@@ -1,4 +1,4 @@
-"""The most common passwords of known breaches, so that nobody chooses one of them.
+"""The most common passwords of known breaches, which are refused.
 
 ``common_passwords.txt`` has the first ten hexadecimal digits of the SHA-256 hash of each, in lower
 case: many are words that nobody wants in a repository. They are the 5,000 most frequent, and all
@@ -19,7 +19,7 @@ REPEATED = re.compile(r"(.+?)(?:[^a-z]*\1)+")
 
 
 def fingerprint(password: str) -> str:
-    """How the list has a password."""
+    """The form in which the list has a password."""
     return hashlib.sha256(password.lower().encode()).hexdigest()[:10]
 
 

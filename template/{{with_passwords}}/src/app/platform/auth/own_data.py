@@ -1,4 +1,4 @@
-"""The data of an account's owner: exported and deleted, with what features have of it.
+"""Export and deletion of the data of an account's owner, that of features included.
 
 A feature takes part with a module ``personal_data``, such as ``app.orders.personal_data``, that has
 
@@ -28,10 +28,10 @@ from app.platform.data.database import ReadSession
 
 
 class PersonalData(Protocol):
-    """What a feature's module ``personal_data`` has."""
+    """The interface of a feature's module ``personal_data``."""
 
     async def export_data(self, session: ReadSession, user_id: str) -> Any:
-        """What the feature has of a user, as values that JSON can hold."""
+        """The feature's data of a user, as values that JSON can hold."""
 
     async def delete_data(self, session: AsyncSession, user_id: str) -> None:
         """Delete what the feature has of a user, in the transaction of ``session``."""
@@ -70,7 +70,7 @@ async def list_events(reads: ReadSession, user_id: str) -> list[Any]:
 
 
 async def export_features(reads: ReadSession, user_id: str) -> dict[str, Any]:
-    """What each feature has of a user."""
+    """The data of a user, by feature."""
     return {name: await each.export_data(reads, user_id) for name, each in features().items()}
 
 

@@ -1,4 +1,4 @@
-"""Routes for the owner of an account: its sessions, its data, its end."""
+"""Routes for the owner of an account: its sessions, its data, its deletion."""
 
 from datetime import datetime
 from typing import Any

@@ -39,7 +39,7 @@ def is_active() -> ColumnElement[bool]:
 
 
 def expiry(settings: PlatformSettings) -> datetime:
-    """When a session that is used now expires if it is not used again."""
+    """The time at which a session that is used now, and not again, expires."""
     return datetime.now(UTC) + timedelta(seconds=settings.session_idle_timeout)
 
 

@@ -1,4 +1,4 @@
-"""What an administrator does to users. Each change takes effect at the user's next request."""
+"""Changes of users by administrators, each effective at the user's next request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -112,7 +112,7 @@ class MailSettings(BaseSettings):
 
 
 def smtp_options(settings: MailSettings) -> dict[str, Any] | None:
-    """How to reach the mail server, as arguments of ``aiosmtplib.SMTP``; ``None`` if unset."""
+    """The mail server, as arguments of ``aiosmtplib.SMTP``; ``None`` if unset."""
     if settings.smtp_url is None:
         return None
     url = urlsplit(settings.smtp_url)

@@ -31,7 +31,7 @@ logger = get_logger(__name__)
 
 
 class Invocation(Protocol):
-    """What the runtime client says of an event."""
+    """The runtime client's context of an event."""
 
     def get_remaining_time_in_millis(self) -> int: ...
 

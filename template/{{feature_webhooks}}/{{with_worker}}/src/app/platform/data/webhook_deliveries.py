@@ -57,7 +57,7 @@ PUBLISH = text(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an attempt. ``status_code``: of the response, if there was one."""
+    """The outcome of an attempt. ``status_code``: of the response, if there was one."""
 
     started_at: datetime
     duration: float

@@ -231,7 +231,7 @@ async def disable(session: AsyncSession, subscription: AnyRow, reason: str) -> N
 
 
 def select_disabled() -> Select[*tuple[Any, ...]]:
-    """How many subscriptions are disabled."""
+    """Number of disabled subscriptions."""
     disabled = WebhookSubscription.disabled_at.is_not(None)
     return select(func.count().label("subscriptions")).where(disabled)
 

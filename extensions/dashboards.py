@@ -37,6 +37,7 @@ class Panel(BaseModel):
     type: Literal["stat", "timeseries", "bargauge", "heatmap", "logs"] = "timeseries"
     unit: str = "short"  # https://grafana.com/docs/grafana/latest/panels-visualizations/configure-standard-options/
     max: float | None = None
+    signed: bool = False  # whether values may be negative, which are red
     note: str = ""  # what to do about it, or what a value means
     mappings: dict[int, str] = {}
 
@@ -174,7 +175,12 @@ def _panel(panel: Panel, grid: dict[str, int]) -> Json:
 
 
 def _field(panel: Panel) -> Json:
-    field: Json = {} if panel.type == "logs" else {"unit": panel.unit, "min": 0}
+    field: Json = {} if panel.type == "logs" else {"unit": panel.unit}
+    if panel.signed:
+        steps = [{"color": "red", "value": None}, {"color": "green", "value": 0}]
+        field["thresholds"] = {"mode": "absolute", "steps": steps}
+    elif field:
+        field["min"] = 0
     if panel.max is not None:
         field["max"] = panel.max
     if panel.mappings:
@@ -182,6 +188,8 @@ def _field(panel: Panel) -> Json:
         field["mappings"] = [{"type": "value", "options": texts}]
     if panel.type == "timeseries":
         field["custom"] = {"fillOpacity": 8, "lineWidth": 1, "showPoints": "never"}
+        if panel.signed:
+            field["custom"] |= {"axisSoftMin": 0, "thresholdsStyle": {"mode": "line"}}
     return field
 
 

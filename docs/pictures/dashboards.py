@@ -43,11 +43,11 @@ def amount(value: float, unit: str) -> str:
         return f"{value * 100:.3g} %" if abs(value) < 10 else f"{value * 100:,.0f} %"
     if unit == "s":
         for factor, name in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
-            if value * factor >= 1 or factor == 1e6 or not value:
+            if abs(value) * factor >= 1 or factor == 1e6 or not value:
                 return f"{value * factor:.3g} {name}"
     endings = {"reqps": " req/s", "ops": " /s", "Bps": "B/s", "decbytes": "B"}
     for prefix in ("", "k", "M", "G"):
-        if value < 1000 or prefix == "G":
+        if abs(value) < 1000 or prefix == "G":
             break
         value /= 1000
     space = " " if prefix or unit in ("Bps", "decbytes") else ""
@@ -124,13 +124,15 @@ def _panel(panel: Json, series: Series, w: int, h: int) -> Iterator[str]:
 
 
 def _stat(panel: Json, series: Series, w: int, h: int) -> Iterator[str]:
-    unit = panel["fieldConfig"]["defaults"]["unit"]
+    field = panel["fieldConfig"]["defaults"]
     shown = list(series.items())[:3]
     for number, (name, points) in enumerate(shown):
         x, size = w * (number + 0.5) / len(shown), 36 - 6 * len(shown)
+        value = points[-1][1]
+        colour = COLOURS[3] if value < 0 and "thresholds" in field else COLOURS[1]
         yield (
             f'<text x="{x:.0f}" y="{h / 2 + 20:.0f}" text-anchor="middle" font-size="{size}" '
-            f'font-weight="600" fill="{COLOURS[1]}">{escape(amount(points[-1][1], unit))}</text>'
+            f'font-weight="600" fill="{colour}">{escape(amount(value, field["unit"]))}</text>'
         )
         if len(series) > 1 or "{{" in panel["targets"][0]["legendFormat"]:
             yield (
@@ -173,10 +175,13 @@ def _lines(panel: Json, series: Series, w: int, h: int) -> Iterator[str]:
     ordered = sorted(series.items(), key=lambda each: -each[1][-1][1])[: len(COLOURS)]
     rows = _legend_rows(ordered, w)
     top, bottom = _axes(h, len(rows))
-    highest = field.get("max") or max(v for points in series.values() for _, v in points) or 1
-    step = _nice(highest)
+    shown = [value for points in series.values() for _, value in points]
+    highest = field.get("max") or max(0, *shown) or 1
+    lowest = field.get("min", min(0, *shown))
+    step = _nice(highest - lowest)
     highest = field.get("max") or step * math.ceil(highest / step)
-    values = [step * n for n in range(int(highest / step + 1e-9) + 1)]
+    lowest = step * math.floor(lowest / step)
+    values = [lowest + step * n for n in range(int((highest - lowest) / step + 1e-9) + 1)]
     texts = field.get("mappings", [{}])[0].get("options", {})
     if texts:
         values = [float(value) for value in texts]
@@ -186,7 +191,7 @@ def _lines(panel: Json, series: Series, w: int, h: int) -> Iterator[str]:
         return str(given or amount(value, field["unit"]))
 
     def height(value: float) -> float:
-        return bottom - (bottom - top) * min(value / highest, 1)
+        return bottom - (bottom - top) * min((value - lowest) / (highest - lowest), 1)
 
     yield from _frame([(height(value), tick(value)) for value in values], w, bottom)
     ends = [points[-1][0] for points in series.values()]

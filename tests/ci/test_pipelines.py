@@ -256,12 +256,16 @@ def test_an_image_that_has_no_digest_is_not_published(
         _sh("\n".join(["set -e", *last]), tmp_path, {"PATH": "/usr/bin:/bin"})
 
 
+def managers(project: Path) -> list[re.Pattern[str]]:
+    """The patterns of Renovate's managers for images where it would not look for any."""
+    given = json.loads((project / "renovate.json").read_text())["customManagers"]
+    return [re.compile(manager["matchStrings"][0].replace("(?<", "(?P<")) for manager in given]
+
+
 def test_renovate_finds_every_image_that_a_script_runs(projects: dict[str, Path]) -> None:
     """Its own managers find the others: those of jobs, services, compose and the Dockerfile."""
     project = projects[f"gitlab-{DEPLOYS[0]}"]
-    (manager,) = json.loads((project / "renovate.json").read_text())["customManagers"]
-    (pattern,) = manager["matchStrings"]
-    found = re.compile(pattern.replace("(?<", "(?P<"))
+    found, _ = managers(project)
     scripts = "\n".join(validators.script(name, project) for name in validators.jobs(project))
     images = re.findall(r"(?<![\w$/.-])[a-z0-9.-]+/[a-z0-9.-]+:[a-z]?[0-9][^\s\"]*", scripts)
     assert images
@@ -270,3 +274,19 @@ def test_renovate_finds_every_image_that_a_script_runs(projects: dict[str, Path]
             match = found.fullmatch(pinned)
             assert match, image
             assert f"{match['depName']}:{match['currentValue']}" == image
+
+
+@pytest.mark.parametrize("tracing", [o.choice for o in options.load() if "sidecar" in o.provides])
+def test_renovate_finds_the_image_of_a_stacks_collector(
+    template: Path, tmp_path: Path, tracing: str
+) -> None:
+    answers = {"ci": "gitlab", "deploy": "ecs_fargate", "tracing": tracing}
+    project = generator.render(template, tmp_path / "service", **answers)
+    _, found = managers(project)
+    stack = (project / "deploy/stack.yaml").read_text()
+    (match,) = found.finditer(stack)
+    image = f"{match['depName']}:{match['currentValue']}"
+    assert f'CollectorImage: {{ Type: String, Default: "{image}"' in stack
+    pinned = found.search(stack.replace(image, f"{image}@{DIGEST}"))
+    assert pinned
+    assert pinned["currentDigest"] == DIGEST

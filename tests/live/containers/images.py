@@ -27,6 +27,7 @@ STAND_INS = {
     "prom/prometheus:v3.12.0": "prometheus",
     "prom/alertmanager:v0.34.1": "alertmanager",
     "caddy:2": "caddy",
+    "axllent/mailpit:v1.27.0": "mailpit",
     "mcr.microsoft.com/devcontainers/python:3.13": "devcontainer",
     "prom/blackbox-exporter:v0.28.0": "blackbox",
 }

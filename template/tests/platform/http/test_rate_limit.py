@@ -5,7 +5,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
 import httpx2
@@ -289,8 +289,9 @@ async def forwarding(source: socket.socket, target: SecretStr) -> AsyncIterator[
     url = httpx2.URL(target.get_secret_value())
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(4096):
-            writer.write(data)
+        with suppress(ConnectionError):  # a client that leaves with data unread
+            while data := await reader.read(4096):
+                writer.write(data)
         writer.close()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -352,7 +353,8 @@ async def hanging_redis() -> AsyncIterator[SecretStr]:
     """The URL of a Redis that accepts connections and never responds."""
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
+        with suppress(ConnectionError):
+            await reader.read()
         writer.close()
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)

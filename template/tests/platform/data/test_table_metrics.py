@@ -24,8 +24,8 @@ async def collect(app: FastAPI, name: str) -> Iterable[Metric]:
 
 
 @pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running_platform(settings) as app:
+async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
+    async with running_platform(module_settings) as app:
         for name in TABLES:
             await app.state.db.execute(text(f"CREATE TABLE {name} (id int)"))
             await app.state.db.execute(text(f"INSERT INTO {name} VALUES (1)"))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -17,10 +18,13 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from app.platform.data.engine import create_engine
+from app.platform.dev.servers import postgres
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.commands import run_command
-from tests.conftest import client_for, open_connection, running_app
+from tests.conftest import client_for, open_connection, running_app, running_platform
+from tests.system.standby import Standby
+from tests.system.test_replica import MAX_LAG, Service, execute, read, write
 
 SERVER_CONNECTIONS = 3
 CLIENTS = 40
@@ -44,11 +48,19 @@ ignore_startup_parameters = statement_timeout, idle_in_transaction_session_timeo
 @pytest.fixture
 def through(fresh_settings: Settings, tmp_path: Path) -> Iterator[Settings]:
     """The settings of a service whose database is a PgBouncer with few server connections."""
-    url = make_url(fresh_settings.database_url.get_secret_value())
+    with pooler(fresh_settings.database_url.get_secret_value(), tmp_path) as proxied:
+        changes = {"database_url": proxied, "db_pgbouncer": True, "rate_limit": "off"}
+        yield Settings.model_validate({**fresh_settings.model_dump(), **changes})
+
+
+@contextlib.contextmanager
+def pooler(database_url: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database through a PgBouncer with few connections to its server."""
+    url = make_url(database_url)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         listen = free.getsockname()[1]
-    file = tmp_path / "pgbouncer.ini"
+    file = tmp_path / f"pgbouncer-{listen}.ini"
     file.write_text(
         CONFIGURATION.format(
             host=url.host, port=url.port, user=url.username, listen=listen, size=SERVER_CONNECTIONS
@@ -62,9 +74,7 @@ def through(fresh_settings: Settings, tmp_path: Path) -> Iterator[Settings]:
     process = subprocess.Popen(command)
     try:
         _wait_for(listen)
-        proxied = url.set(host="127.0.0.1", port=listen).render_as_string(hide_password=False)
-        changes = {"database_url": proxied, "db_pgbouncer": True, "rate_limit": "off"}
-        yield Settings.model_validate({**fresh_settings.model_dump(), **changes})
+        yield url.set(host="127.0.0.1", port=listen).render_as_string(hide_password=False)
     finally:
         process.terminate()
         process.wait(10)
@@ -105,6 +115,46 @@ async def test_many_clients_share_few_server_connections(
     n = CLIENTS * ROUNDS
     assert statuses == {201: n, 200: 3 * n, 202: n}
     assert connections - 1 <= SERVER_CONNECTIONS
+
+
+@pytest.mark.parametrize("lost", ["standby", "pooler"])
+async def test_reads_of_a_standby_behind_a_pgbouncer_of_its_own_are_never_too_late(
+    fresh_settings: Settings, tmp_path: Path, lost: str
+) -> None:
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(postgres())
+        await execute(
+            make_url(primary),
+            "ALTER DATABASE postgres SET synchronous_commit = on",
+            "CREATE TABLE rows (number int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)",
+        )
+        standby = Standby(primary)
+        stack.enter_context(standby.running())
+        in_front = stack.enter_context(contextlib.ExitStack())  # of the standby
+        changes = {
+            "database_url": stack.enter_context(pooler(primary, tmp_path)),
+            "database_replica_url": in_front.enter_context(pooler(standby.url, tmp_path)),
+            "db_pgbouncer": True,
+            "db_replica_max_lag": MAX_LAG,
+            "db_statement_timeout": 1.0,
+        }
+        settings = Settings.model_validate({**fresh_settings.model_dump(), **changes})
+        async with running_platform(settings) as app, client_for(app) as client:
+            app.add_api_route("/read", read)
+            app.add_api_route("/write", write, methods=["POST"])
+            service = Service(app, client)
+            await service.until_read_from(standby=True)
+            await execute(make_url(standby.url), "SELECT pg_wal_replay_pause()")
+            await service.until_read_from(standby=False)  # each read checks how late it is
+            await execute(make_url(standby.url), "SELECT pg_wal_replay_resume()")
+            await service.until_read_from(standby=True)
+            if lost == "standby":
+                standby.send(signal.SIGKILL)
+            else:
+                in_front.close()
+            await asyncio.gather(*(service.read() for _ in range(30)))
+            newest = await service.write()
+            assert await service.read() == (newest, False)
 
 
 def _environment(environment: dict[str, str], pooler: str, **changes: str) -> dict[str, str]:

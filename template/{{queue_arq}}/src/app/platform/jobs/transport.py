@@ -3,11 +3,12 @@
 ARQ's own retries, timeouts, results and schedules are not used; the job store provides them.
 """
 
-from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import orjson
-from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
+from arq.jobs import serialize_job
+from arq.utils import timestamp_ms
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
@@ -16,8 +17,9 @@ from app.platform.jobs.arq_wakeups import MAX_WAKEUPS, WAKEUPS
 from app.platform.jobs.names import QUEUE, TASK
 from app.platform.settings import PlatformSettings
 
-MESSAGE_TTL = 86_400  # seconds; the scheduler sends another one long before
-MAX_CLOCK_SKEW = timedelta(days=1)
+DAY = 86_400_000  # milliseconds, ARQ's unit
+MESSAGE_TTL = DAY  # the scheduler sends another one long before
+MAX_CLOCK_SKEW = DAY
 
 
 class Transport:
@@ -27,17 +29,18 @@ class Transport:
 
     def __init__(self, app: FastAPI, settings: PlatformSettings) -> None:
         self._redis: Redis = app.state.redis
-        # ARQ's default is pickle, which would execute code from Redis.
-        self._arq = ArqRedis(self._redis.connection_pool, job_serializer=orjson.dumps)
 
     async def publish(self, job_id: UUID) -> None:
         """Wake one worker; raises if Redis is unavailable."""
-        # A worker compares this with its own clock, which may be behind.
-        due = datetime.now(UTC) - MAX_CLOCK_SKEW
-        await self._arq.enqueue_job(
-            TASK, str(job_id), _queue_name=QUEUE, _expires=MESSAGE_TTL, _defer_until=due
-        )
+        # ArqRedis.enqueue_job() writes the same, but asks first, in two more round trips, whether
+        # the message's id is taken.
+        message, now = uuid4().hex, timestamp_ms()
+        # ARQ's default is pickle, which would execute code from Redis.
+        content = serialize_job(TASK, (str(job_id),), {}, None, now, serializer=orjson.dumps)
         async with self._redis.pipeline() as pipe:
+            pipe.psetex(job_key_prefix + message, MESSAGE_TTL, content)
+            # A worker compares the score with its own clock, which may be behind.
+            pipe.zadd(QUEUE, {message: now - MAX_CLOCK_SKEW})
             pipe.lpush(WAKEUPS, "")
             pipe.ltrim(WAKEUPS, 0, MAX_WAKEUPS - 1)
             await pipe.execute()

@@ -232,6 +232,18 @@ async def test_an_accepted_websocket_has_an_id_a_log_line_and_metrics(
     assert registry.get_sample_value("http_server_request_duration_seconds_count", labels) == 1
 
 
+async def test_text_that_is_not_utf_8_closes_a_websocket_and_is_no_error(
+    listener: Listener, lines: Lines
+) -> None:
+    async with connect(url(listener, "/api/ws/echo/x"), additional_headers=ID) as websocket:
+        await websocket.send(b"\xff", text=True)
+        with pytest.raises(ConnectionClosed):
+            await websocket.recv()
+    await closed(listener)
+    [line] = lines()
+    assert (line["event"], line["level"], line["close_code"]) == ("websocket", "info", 1007)
+
+
 @pytest.mark.parametrize("listener", [{"access_log_sample_rate": 0.0}], indirect=True)
 async def test_only_accepted_websockets_are_sampled(listener: Listener, lines: Lines) -> None:
     async with connect(url(listener, "/api/ws/echo/x")):

@@ -34,6 +34,7 @@ WEBSOCKET_LINES = (
     "connection closed",
     "connection rejected",
     "ASGI callable returned without completing handshake",  # also after a refusal
+    "Invalid UTF-8 sequence received from client",  # an error with a traceback
 )
 
 Writer = Callable[[dict[str, Any]], None]

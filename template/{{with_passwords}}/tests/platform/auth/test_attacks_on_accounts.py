@@ -149,11 +149,14 @@ async def ask(app: FastAPI, address: str, email: str = ADA) -> int:
 
 @pytest.mark.parametrize("email", [ADA, NOBODY])
 async def test_mail_bombing_is_bounded_for_an_address_from_however_many_clients(
-    limited: FastAPI, email: str
+    limited: FastAPI, email: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     answers = [await ask(limited, f"203.0.113.{n}", email) for n in range(1, 8)]
 
     assert answers == [202, 202, 429, 429, 429, 429, 429]
+    lines = map(json.loads, capfd.readouterr().out.splitlines())
+    reasons = [line["reason"] for line in lines if line["event"] == "audit.mail"]
+    assert reasons == ["limited by address"] * 5
 
 
 @pytest.mark.parametrize("email", [ADA, NOBODY])

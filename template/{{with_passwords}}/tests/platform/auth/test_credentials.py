@@ -4,11 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import httpx2
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 
 from app.platform.auth import account_tokens
 from app.platform.auth.models import Account, AccountToken
@@ -252,6 +253,25 @@ async def test_a_token_is_bound_to_its_purpose(
     ]
     assert wrong == [400] * 6
     assert await use("verify-email", verification) == 204
+
+
+@pytest.mark.parametrize(
+    ("path", "setting"),
+    [
+        ("forgot-password", "password_reset_lifetime"),
+        ("verify-email/send", "email_verification_lifetime"),
+    ],
+)
+async def test_a_link_works_for_as_long_as_its_setting_says(
+    app: FastAPI, client: httpx2.AsyncClient, ada: str, path: str, setting: str
+) -> None:
+    async with app.state.db.transaction() as db:
+        await db.execute(delete(AccountToken))
+    assert (await post(client, path, email=ADA)).status_code == 202
+    async with app.state.db.transaction() as db:
+        expires_at = (await db.scalars(select(AccountToken.expires_at))).one()
+    lifetime = (expires_at - datetime.now(UTC)).total_seconds()
+    assert lifetime == pytest.approx(getattr(app.state.settings, setting), abs=300)
 
 
 async def test_a_token_expires_and_old_ones_are_deleted(

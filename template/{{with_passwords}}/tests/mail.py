@@ -52,11 +52,13 @@ def link_token(message: EmailMessage) -> str:
 class MailServer:
     """A real SMTP server. ``replies``: to the recipients, by address, instead of accepting them.
 
-    ``silent``: take connections, and say nothing.
+    ``senders``: of the envelopes, to whom a bounce goes. ``silent``: take connections, and say
+    nothing.
     """
 
     port: int = 0
     received: list[EmailMessage] = field(default_factory=list)
+    senders: list[str] = field(default_factory=list)
     replies: dict[str, str] = field(default_factory=dict)
     attempts: list[str] = field(default_factory=list)
     silent: bool = False
@@ -78,6 +80,7 @@ class MailServer:
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802
         message = message_from_bytes(envelope.content, policy=default)
         assert isinstance(message, EmailMessage)
+        self.senders.append(envelope.mail_from)
         self.received.append(message)
         self.arrived.set()
         return "250 OK"

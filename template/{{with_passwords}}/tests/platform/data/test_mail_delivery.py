@@ -74,6 +74,18 @@ async def test_a_mail_is_delivered_at_once_and_leaves_no_row(
     assert plain(message) == "Text\n"
 
 
+async def test_a_bounce_would_go_to_the_address_in_mail_from(
+    module_settings: Settings, server: MailServer
+) -> None:
+    sender = {"mail_from": "Shop <no-reply@example.com>"}
+    async with sending_app(module_settings, server.url, **sender) as app:
+        await send(app, ADA)
+        [message] = await server.receives()
+
+    assert message["From"] == "Shop <no-reply@example.com>"
+    assert server.senders == ["no-reply@example.com"]
+
+
 async def _is_empty(app: FastAPI) -> bool:
     return not await rows(app)
 

@@ -15,6 +15,7 @@ from app.platform.data.engine import create_engine
 from app.platform.data.redis import create_client
 from app.platform.data.replica import CONNECTIONS, replica_settings
 from app.platform.jobs import background_connections
+from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings, SettingsError
 from app.platform.settings.renamed import rename_hints
 from app.platform.settings.sources import ERROR_HEADER
@@ -166,6 +167,13 @@ async def _missing_revisions(settings: PlatformSettings) -> list[str]:
         return await connection.run_sync(missing)
 
 
+async def _traces(settings: PlatformSettings) -> str:
+    try:
+        return await tracing.check_export(settings)
+    except tracing.NotExported as error:
+        raise CheckWarning(str(error)) from None
+
+
 async def _allowed_hosts(settings: PlatformSettings) -> str:
     if settings.is_deployed and "*" in settings.allowed_hosts:
         raise CheckWarning("ALLOWED_HOSTS is *, so any Host header is accepted; list your hosts")
@@ -184,6 +192,7 @@ CHECKS: dict[str, Callable[[PlatformSettings], Awaitable[str]]] = {
     "migrations": _migrations,
     "replica": _replica,
     "redis": _redis,
+    "traces": _traces,
     "hosts": _allowed_hosts,
     "timeouts": _timeouts,
 }

@@ -21,6 +21,7 @@ from app.platform.observability.tracing.clients import (
     instrument_redis,
     statement_span,
 )
+from app.platform.observability.tracing.export_check import NotExported, check_export
 from app.platform.observability.tracing.spans import (
     UNTRACED,
     Span,
@@ -36,7 +37,9 @@ from app.platform.settings import PlatformSettings
 
 __all__ = [
     "UNTRACED",
+    "NotExported",
     "Span",
+    "check_export",
     "flush",
     "header_names",
     "inject",

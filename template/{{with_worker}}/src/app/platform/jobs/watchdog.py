@@ -27,15 +27,15 @@ from app.platform.settings import PlatformSettings
 
 CHECK_INTERVAL = 1.0  # seconds
 BLOCKED_AFTER = 5.0  # seconds without an answer of the event loop, until the log names the job
-# Seconds after its timeout, at which a job that runs on has exceeded its hard limit.
+# A job's hard limit: seconds after its timeout, if it is still running.
 HARD_LIMIT_MARGIN = 10.0
-# Seconds after `worker_shutdown_timeout`, at which jobs that run on are released, and at which the
-# process ends in any case. Cloud Run kills after 10 s, of which jobs there have 5.
+# Seconds after `worker_shutdown_timeout` until jobs that are still running are released, and until
+# the process ends in any case. Cloud Run kills after 10 s, of which jobs there have 5.
 RELEASE_MARGIN, EXIT_MARGIN = 4.0, 10.0
 CLOSE_TIMEOUT = 5.0  # seconds
-RECORD_TIMEOUT = 3.0  # seconds to record what became of the jobs of a process that ends
-# Seconds after which a process ends whose watchdog cannot run, because a job does not give up the
-# interpreter lock; at least the lease, after which the job may run elsewhere.
+RECORD_TIMEOUT = 3.0  # seconds to record the outcomes of the jobs of a process that ends
+# Seconds until a process ends whose watchdog cannot run because a job holds the interpreter lock;
+# at least the lease, after which the job may run elsewhere.
 MIN_FREEZE_LIMIT = 30.0
 STDERR = 2
 

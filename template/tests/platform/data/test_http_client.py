@@ -11,6 +11,7 @@ import pytest
 from app.platform.base import context
 from app.platform.data.http_client import create_client, matches_host
 from app.settings import Settings
+from tests.closing import resetting_server
 
 Call = Callable[[httpx2.AsyncClient, str], Awaitable[object]]
 
@@ -128,3 +129,10 @@ def test_a_pattern_stands_for_subdomains_only() -> None:
     assert not matches_host("internal", patterns)
     assert not matches_host("billing.internal.example.com", patterns)
     assert matches_host("example.com", ["*"])
+
+
+async def test_a_peer_that_closes_each_connection_is_a_transport_error(settings: Settings) -> None:
+    async with create_client(settings) as client, resetting_server() as address:
+        for _ in range(50):
+            with pytest.raises(httpx2.TransportError):
+                await client.get(f"http://{address}/")

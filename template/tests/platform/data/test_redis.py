@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 from pydantic import SecretStr
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ConnectionError, ReadOnlyError
 
 from app.platform.data.redis import RedisDep, create_client
 from app.platform.dev import servers
 from app.settings import Settings
+from tests.closing import resetting_server
 from tests.conftest import client_for, running_platform
 
 
@@ -24,6 +25,15 @@ async def test_a_closed_connection_is_replaced(settings: Settings) -> None:
         connection = await client.client_id()
         await other.client_kill_filter(_id=connection)
         assert await client.client_id() != connection
+
+
+async def test_a_server_that_closes_each_connection_is_unavailable(settings: Settings) -> None:
+    async with resetting_server() as url:
+        changed = settings.model_copy(update={"redis_url": SecretStr(f"redis://{url}/0")})
+        async with create_client(changed) as client:
+            for _ in range(50):
+                with pytest.raises(ConnectionError):
+                    await client.ping()
 
 
 async def test_a_connection_to_a_demoted_primary_is_replaced(own_redis: Settings) -> None:

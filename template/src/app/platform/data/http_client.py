@@ -104,6 +104,15 @@ async def _until(deadline: float | None, request: httpx2.Request) -> AsyncIterat
     except TimeoutError:
         detail = "The response was not complete at the deadline."
         raise httpx2.ReadTimeout(detail, request=request) from None
+    except AttributeError as error:
+        if not closed_at_once(error):
+            raise
+        raise httpx2.ConnectError("The peer closed the connection.", request=request) from error
+
+
+def closed_at_once(error: AttributeError) -> bool:
+    """Whether the peer has closed a new connection: AnyIO asks ``None`` of uvloop for the peer."""
+    return error.obj is None and error.name == "getpeername"
 
 
 def matches_host(host: str, patterns: list[str]) -> bool:

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -45,8 +46,26 @@ def create_client(settings: PlatformSettings, *, retries: int = 1) -> Redis:
         # become a replica.
         retry=Retry(NoBackoff(), retries, (exceptions.ConnectionError, exceptions.ReadOnlyError)),
     )
+    raise_connection_errors(pool)
     client: Redis = Redis.from_pool(pool)
     return client
+
+
+class _ConnectionErrors(AbstractConnection):
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise exceptions.ConnectionError(str(error)) from error
+
+
+def raise_connection_errors(pool: ConnectionPool) -> None:
+    """Make a write to a connection that the server has closed raise ``ConnectionError``.
+
+    uvloop raises ``RuntimeError`` there, which redis-py neither retries nor passes on as its own.
+    """
+    base = pool.connection_class
+    pool.connection_class = type(base.__name__, (_ConnectionErrors, base), {})
 
 
 def connections(client: Redis) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from app.platform.data import webhook_sender
 from app.platform.data.public_addresses import Guard
 from app.platform.data.webhook_deliveries import Outcome
 from app.platform.data.webhook_sender import headers, send
+from tests.closing import resetting_server
 from tests.webhook_receiver import Receiver, running_receiver
 
 HERE = ["127.0.0.0/8"]
@@ -106,6 +107,13 @@ async def test_a_subscriber_that_is_not_there_is_an_outcome() -> None:
         url = receiver.url
     assert (await deliver(url)).error == "no response: ConnectError"
     assert (await deliver("https://subscriber.invalid/")).error == "the host has no address"
+
+
+async def test_a_subscriber_that_closes_each_connection_is_an_outcome() -> None:
+    async with resetting_server() as address:
+        for _ in range(50):
+            outcome = await deliver(f"http://{address}/")
+            assert outcome.error in ("no response: ConnectError", "no response: ReadError")
 
 
 async def test_a_name_that_is_rebound_is_resolved_once_and_its_checked_address_is_used() -> None:

@@ -11,6 +11,7 @@ from arq.worker import Worker as ArqWorker
 from arq.worker import func
 
 from app.platform.data.credentials import redis_login
+from app.platform.data.redis import raise_connection_errors
 from app.platform.jobs.arq_wakeups import WAKEUPS
 from app.platform.jobs.names import QUEUE, TASK
 from app.platform.jobs.worker import Worker
@@ -31,6 +32,7 @@ async def consume(settings: PlatformSettings, worker: Worker) -> None:
         socket_timeout=POLL_INTERVAL + settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
     ) as redis:
+        raise_connection_errors(redis.connection_pool)
         arq = _create(redis, worker)
         receiving = asyncio.create_task(arq.main())
         try:

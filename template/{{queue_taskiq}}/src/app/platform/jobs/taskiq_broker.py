@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 from taskiq_redis import RedisStreamBroker
 
 from app.platform.data.credentials import redis_login
+from app.platform.data.redis import raise_connection_errors
 from app.platform.jobs.names import QUEUE
 from app.platform.settings import PlatformSettings
 
@@ -28,7 +29,7 @@ class Broker(RedisStreamBroker):
 def create_broker(settings: PlatformSettings) -> Broker:
     """A broker that connects at first use."""
     url, credentials = redis_login(settings.redis_url.get_secret_value())
-    return Broker(
+    broker = Broker(
         url,
         credential_provider=credentials,
         queue_name=QUEUE,
@@ -41,3 +42,5 @@ def create_broker(settings: PlatformSettings) -> Broker:
         socket_timeout=BLOCK_SECONDS + settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
     )
+    raise_connection_errors(broker.connection_pool)
+    return broker

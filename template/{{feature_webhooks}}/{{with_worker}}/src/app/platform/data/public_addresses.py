@@ -15,6 +15,8 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from app.platform.data.http_client import closed_at_once
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -138,10 +140,22 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
         addresses = await self._guard.addresses(host, port, self._scheme)
         for address in addresses[:-1]:
             try:
-                return await self._backend.connect_tcp(address, port, timeout, local_address)
+                return await self._connect(address, port, timeout, local_address)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 continue
-        return await self._backend.connect_tcp(addresses[-1], port, timeout, local_address)
+        return await self._connect(addresses[-1], port, timeout, local_address)
+
+    async def _connect(
+        self, address: str, port: int, seconds: float | None, local_address: str | None
+    ) -> httpcore2.AsyncNetworkStream:
+        stream = await self._backend.connect_tcp(address, port, seconds, local_address)
+        try:
+            stream.get_extra_info("socket")
+        except AttributeError as error:
+            if not closed_at_once(error):
+                raise
+            raise httpcore2.ConnectError("The peer closed the connection.") from error
+        return stream
 
 
 class GuardedTransport(httpx2.AsyncHTTPTransport):

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from app.platform.observability.tracing import provider
 from app.platform.settings import PlatformSettings
 
-EXPORT_TIMEOUT = 5000  # milliseconds
+FLUSH_TIMEOUT = 5000  # milliseconds
 
 
 class NotExported(Exception):
@@ -52,4 +52,4 @@ def _export(processor: SpanProcessor) -> bool:
     own = TracerProvider(ALWAYS_ON, shutdown_on_exit=False)
     own.add_span_processor(processor)
     own.get_tracer(__name__).start_span("app check").end()
-    return own.force_flush(EXPORT_TIMEOUT)
+    return own.force_flush(FLUSH_TIMEOUT)

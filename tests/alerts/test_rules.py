@@ -28,6 +28,10 @@ BREAKER = 'upstream_breaker_state{job="api", instance="a", upstream="billing"}'
 MAILS = 'mails_oldest_seconds{job="api", instance="a"}'
 WEBHOOKS_DUE = 'webhook_oldest_due_seconds{job="api", instance="a"}'
 WEBHOOKS_DISABLED = 'webhook_subscriptions_disabled{job="api", instance="a"}'
+FREE = 'node_filesystem_avail_bytes{job="machine", device="/dev/vda1", fstype="ext4"}'
+SIZE = 'node_filesystem_size_bytes{job="machine", device="/dev/vda1", fstype="ext4"}'
+MEMORY_FREE = 'node_filesystem_avail_bytes{job="machine", device="tmpfs", fstype="tmpfs"}'
+MEMORY_SIZE = 'node_filesystem_size_bytes{job="machine", device="tmpfs", fstype="tmpfs"}'
 EXPIRY = 'probe_ssl_earliest_cert_expiry{job="certificate", instance="https://api.example.com"}'
 
 # Values in steps of 30 s: "1x19 0x20" is 1 for ten minutes, and then 0.
@@ -106,6 +110,17 @@ CASES = [
         {"9m": "", "11m": "ticket", "100m": ""},
     ),
     Case("WebhookSubscriptionDisabled", {WEBHOOKS_DISABLED: "9x19 7x300"}, {"11m": "", "100m": ""}),
+    Case(
+        "DiskAlmostFull",
+        {FREE: "20x19 14x60 20x40", SIZE: "100x300"},
+        {"9m": "", "24m": "", "25m30s": "ticket", "41m": ""},
+    ),
+    Case(
+        "DiskAlmostFull",
+        {FREE: "20x19 4x60 20x40", SIZE: "100x300"},
+        {"9m": "", "15m30s": "page", "26m": "page ticket", "41m": ""},
+    ),
+    Case("DiskAlmostFull", {MEMORY_FREE: "1x60", MEMORY_SIZE: "100x60"}, {"29m": ""}),
     Case("CertificateExpiresSoon", {EXPIRY: f"{11 * DAY}x100"}, {"20m": ""}),
     Case(
         "CertificateExpiresSoon",

@@ -30,6 +30,7 @@ STAND_INS = {
     "axllent/mailpit:v1.27.0": "mailpit",
     "mcr.microsoft.com/devcontainers/python:3.13": "devcontainer",
     "prom/blackbox-exporter:v0.28.0": "blackbox",
+    "prom/node-exporter:v1.12.0": "node",
 }
 PACKAGES = {  # what a stand-in takes from Debian
     "prometheus": ("trixie", ["prometheus", "promtool"]),
@@ -37,6 +38,7 @@ PACKAGES = {  # what a stand-in takes from Debian
     "caddy": ("bookworm", ["caddy"]),
     "devcontainer": ("trixie", ["git"]),
     "blackbox": ("trixie", ["prometheus-blackbox-exporter"]),
+    "node": ("trixie", ["prometheus-node-exporter"]),
 }
 PUBLIC = [PYTHON, *STAND_INS]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -11,13 +12,14 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from .engine import Engine
-from .service import free_port
+from .service import free_port, until
 
 # The proxy makes its own certificate for this name, which nobody has to trust here.
 INSECURE = ssl._create_unverified_context()
@@ -117,6 +119,26 @@ def test_prometheus_watches_the_certificate_of_the_domain(machine: Machine) -> N
         [target] = json.load(response)["data"]["activeTargets"]
     assert target["labels"]["instance"] == "https://localhost/health/live"
     machine.engine.docker("compose", "rm", "-fs", "prometheus", cwd=machine.folder)
+
+
+def test_prometheus_can_see_how_full_the_disks_of_the_machine_are(machine: Machine) -> None:
+    machine.engine.docker("compose", "up", "--detach", "node", cwd=machine.folder)
+    rule = (machine.folder / "compose/rules/disk.yml").read_text()
+    disk = re.search(r"node_filesystem_avail_bytes\{fstype=~\"(.+?)\"\}", rule)
+    assert disk
+    script = (
+        "import urllib.request as r; print(r.urlopen('http://node:9100/metrics').read().decode())"
+    )
+
+    def ask() -> str:
+        with suppress(RuntimeError):
+            read = ("exec", "-T", "api", "python", "-c", script)
+            return machine.engine.docker("compose", *read, cwd=machine.folder)
+        return ""
+
+    free = re.findall(r'node_filesystem_avail_bytes\{.*fstype="(\w+)".*\} (\S+)', until(ask, 30))
+    assert [float(count) for fstype, count in free if re.fullmatch(disk[1], fstype)]
+    machine.engine.docker("compose", "rm", "-fs", "node", cwd=machine.folder)
 
 
 def test_nobody_notices_a_release(machine: Machine, images: dict[str, str]) -> None:

@@ -3,8 +3,15 @@
 import pytest
 
 from app.platform.observability import tracing
+from app.platform.observability.tracing import provider
 from app.settings import Settings
 from tests.platform.observability.tracing.receiver import Collector
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failures are logged once a minute; those of other tests in this process count, too."""
+    monkeypatch.setattr(provider._once_per_minute, "_passed", {})
 
 
 async def checked(settings: Settings, endpoint: str | None, environment: str = "production") -> str:

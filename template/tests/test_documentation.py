@@ -66,6 +66,9 @@ def test_commands_exist(page: Path) -> None:
     assert words - set(commands.commands) == set()
 
 
+ATTRIBUTES_OF_COOKIES = {"HttpOnly", "SameSite"}
+
+
 @cache
 def code() -> str:
     """The source, the tests, the alerts, and everything that deploys them."""
@@ -76,7 +79,7 @@ def code() -> str:
 
 def test_classes_and_alerts_exist(page: Path) -> None:
     prose = re.sub(r"(?s)```.*?```", "", page.read_text())
-    of_others = {*dir(builtins), *dir(asyncpg), "TestClient"}
+    of_others = {*dir(builtins), *dir(asyncpg), "TestClient", *ATTRIBUTES_OF_COOKIES}
     words = set(re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)\b", prose)) - of_others
     assert {word for word in words if not re.search(rf"\b{word}\b", code())} == set()
 

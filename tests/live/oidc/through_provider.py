@@ -101,9 +101,9 @@ def provider(hook: int) -> Iterator[Provider]:
 
 
 @pytest.fixture
-async def service(settings: Settings, provider: Provider) -> AsyncIterator[FastAPI]:
+async def service(module_settings: Settings, provider: Provider) -> AsyncIterator[FastAPI]:
     changes = {"oidc_issuer": provider.issuer, "oidc_audience": API}
-    async with running_app(settings.model_copy(update=changes)) as app:
+    async with running_app(module_settings.model_copy(update=changes)) as app:
         await app.state.redis.flushdb()
         yield app
 

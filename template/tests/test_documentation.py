@@ -51,6 +51,7 @@ def test_tests_that_hold_a_promise_are_there(page: Path) -> None:
 
 def test_variables_exist(page: Path) -> None:
     files = [*ROOT.glob("compose*.yaml"), *ROOT.glob("*/*.sh"), *ROOT.glob("*.yml")]
+    files += ROOT.glob("deploy/*.yaml")
     files += ROOT.glob("tools/*.py")
     known = {field.upper() for field in Settings.model_fields}
     known |= {f"{name}_FILE" for name in known}

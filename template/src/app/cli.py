@@ -101,7 +101,10 @@ def migration(message: str, empty: bool, merge: bool) -> None:
 @cli.command()
 def check() -> None:
     """Check the environment: settings, connections, migrations."""
-    sys.exit(asyncio.run(run_checks(get_settings())))
+    settings = get_settings()
+    # Components may change how spans are sent. What the app logs at its start is not for here.
+    service.create_app(settings.model_copy(update={"log_level": "ERROR"}))
+    sys.exit(asyncio.run(run_checks(settings)))
 
 
 @cli.command()

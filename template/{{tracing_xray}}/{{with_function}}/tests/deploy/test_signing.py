@@ -1,5 +1,7 @@
 """Exports to X-Ray's own endpoint: signed with the function's role, sent before the freeze."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -95,6 +97,19 @@ def test_x_ray_has_the_spans_of_a_request_before_its_response_is_returned(
         xray.spans.clear()
         assert function.invoke(http_api("GET", "/test/seen"))["statusCode"] == 200
         assert "GET /test/seen" in xray.spans, function.log
+    assert xray.refused == []
+
+
+def test_app_check_signs_its_span_as_the_function_does(
+    variables: dict[str, str], xray: XRay
+) -> None:
+    own = {"OTEL_EXPORTER_OTLP_ENDPOINT": xray.url, "AWS_ENDPOINT_URL_XRAY": xray.url}
+    given = {name: value for name, value in (variables | role(**own)).items() if value is not None}
+    output = subprocess.run(
+        [sys.executable, "-m", "app", "check"], env=given, capture_output=True, text=True
+    ).stdout
+    assert "a span was accepted" in output
+    assert xray.spans == ["app check"]
     assert xray.refused == []
 
 

@@ -28,7 +28,10 @@ class _Reasons(logging.Handler):
 
 
 async def check_export(settings: PlatformSettings) -> str:
-    """Export one span, named ``app check``; raises ``NotExported``."""
+    """Export one span, named ``app check``; raises ``NotExported``.
+
+    Components must have been set up, since one of them may sign what is exported.
+    """
     create_processor = provider.span_processor_factory(settings)
     if create_processor is None:
         if settings.is_deployed:
@@ -37,9 +40,11 @@ async def check_export(settings: PlatformSettings) -> str:
     reasons = _Reasons()
     logger = logging.getLogger("opentelemetry")
     logger.addHandler(reasons)
+    logger.propagate = False  # the reason is in the exception
     try:
         arrived = await asyncio.to_thread(_export, create_processor())
     finally:
+        logger.propagate = True
         logger.removeHandler(reasons)
     if reasons.messages or not arrived:
         reason = reasons.messages[0] if reasons.messages else "no answer in time"

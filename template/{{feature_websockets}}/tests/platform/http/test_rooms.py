@@ -38,7 +38,7 @@ banned: set[str] = set()
 async def join(
     websocket: WebSocket, name: str, rooms: RoomsDep, who: str = "alice", kept: bool = False
 ) -> None:
-    room = Room(name, kept=kept, presence=name == "lobby")
+    room = Room(name, kept=kept, presence=name.startswith("lobby"))
 
     async def authorize() -> str:
         if who in banned:
@@ -393,6 +393,29 @@ async def test_members_of_a_room_see_who_comes_and_goes(
         await rooms_of(one).state.add_members(lobby.channel, ["alice"])
         assert await take(alice) == [{"type": "left", "member": "bob"}]
         assert await rooms_of(other).members(lobby) == ["alice"]
+
+
+async def test_presence_is_one_command_for_a_room_however_many_websockets_it_has(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms_module, "PRESENCE_INTERVAL", 0.01)
+    large, small = Room("lobby", presence=True), Room("lobby-2", presence=True)
+    callers = [f"caller-{number}" for number in range(10)]
+    paths = [f"{large.name}?who={caller}" for caller in callers] + [small.name]
+    shown: dict[str, list[list[str]]] = {large.channel: [], small.channel: []}
+
+    async def count(_: str, __: int, ___: str, channel: str, ____: int, *members: str) -> None:
+        shown[channel].append(sorted(members))
+
+    async with running_platform(settings) as app, served(app) as one, AsyncExitStack() as clients:
+        app.include_router(router)
+        for path in paths:
+            await clients.enter_async_context(connect(url(one, path)))
+        await until(lambda: len(rooms_of(one).listeners) == len(paths))
+        monkeypatch.setattr(app.state.redis, "eval", count)
+        await until(lambda: len(shown[small.channel]) >= 5)
+        assert abs(len(shown[large.channel]) - len(shown[small.channel])) <= 1
+        assert all(members == callers for members in shown[large.channel])
 
 
 async def test_a_message_of_a_transaction_is_sent_if_it_commits(

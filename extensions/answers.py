@@ -5,6 +5,7 @@ are validated together before the first question, so that one message names ever
 nothing is written.
 """
 
+import json
 import re
 import sys
 import unicodedata
@@ -164,5 +165,5 @@ def _allowed(question: str, choices: dict[str, str]) -> list[str] | None:
     listed = questions().get(question, {}).get("choices")
     if listed is None:
         return None
-    found = yaml.safe_load(choices[question]) if isinstance(listed, str) else listed
+    found = json.loads(choices[question]) if isinstance(listed, str) else listed
     return [str(each) for each in (found.values() if isinstance(found, dict) else found)]

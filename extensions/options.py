@@ -29,6 +29,8 @@ TEMPLATE = Path(__file__).parent.parent / "template"
 FOLDER = re.compile(r"\{\{(?P<question>[a-z]+)_(?P<choice>[a-z0-9_]+)\}\}")
 NAMED = re.compile(r"\{\{(?P<variable>[a-z0-9_]+)\}\}")
 FACT = "with"
+# libyaml's, where PyYAML was built with it: the one in Python takes ten times as long.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SEVERAL = {"feature": "features"}  # questions with several answers: the folder's word, the question
 
 Answers = dict[str, Any]
@@ -218,7 +220,7 @@ def _read_inner(folder: Path, outermost: Option, template: Path) -> Option:
 def _parse(manifest: Path, name: str, fixed: dict[str, Any]) -> Option:
     """The option of a manifest; ``name`` is its folder, which defines what is ``fixed``."""
     try:
-        facts = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+        facts = yaml.load(manifest.read_text(encoding="utf-8"), Loader=LOADER)  # noqa: S506
         if named := {"question", "choice", "outer", *fixed} & set(facts):
             raise OptionError(
                 f"{name}/option.yml: `{min(named)}`: unknown key; the folder's name defines it."

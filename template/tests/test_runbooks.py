@@ -81,6 +81,12 @@ def test_a_page_is_short_and_has_its_title_and_sections(page: Path) -> None:
     assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == SECTIONS
 
 
+def test_operations_has_what_the_commands_of_the_pages_need() -> None:
+    _, _, operations = (ROOT / "docs/deploy.md").read_text().partition("## Operations")
+    for need in ("`$API`", "psql ", "app check", "logs "):
+        assert need in operations, need
+
+
 def test_the_commands_of_a_page_and_their_options_exist(page: Path) -> None:
     commands = click.Group(commands=dict(cli.commands))
     add_commands(commands)

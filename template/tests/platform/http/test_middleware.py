@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
 import pytest
 from fastapi import FastAPI, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.responses import PlainTextResponse, StreamingResponse
 
 from app.platform.base import context
 from app.platform.http import routing
+from app.platform.http.request_state import RequestState
 from app.platform.settings.core import DEPLOYED
 from app.settings import Settings
 from tests.conftest import client_for, running_platform
@@ -64,12 +67,17 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 
             return StreamingResponse(parts())
 
+        async def events() -> AsyncIterator[ServerSentEvent]:
+            while True:
+                yield ServerSentEvent(data="event")
+
         async def length(request: Request) -> int:
             return len(await request.body())
 
         for route in (ids, wait, fail, own_headers, stream, stream_without_waiting, endless):
             app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
         app.add_api_route("/test/length", length, methods=["POST"])
+        app.add_api_route("/test/events", events, response_class=EventSourceResponse)
         routing.install_index(app)
         app.openapi()  # generated once, which may take longer than the deadline
         yield app
@@ -143,6 +151,34 @@ async def test_head_has_the_headers_of_get_and_no_body(
 async def test_head_does_not_wait_for_the_end_of_a_stream(client: httpx2.AsyncClient) -> None:
     response = await asyncio.wait_for(client.head("/test/endless"), 5)
     assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize("ended_by", ["client", "server"])
+async def test_an_event_stream_ends_without_an_error_while_an_event_waits_to_be_sent(
+    service: FastAPI, caplog: pytest.LogCaptureFixture, ended_by: str
+) -> None:
+    left, sent = asyncio.Event(), list[dict[str, Any]]()
+
+    async def receive() -> dict[str, str]:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        await asyncio.sleep(0)  # the next event waits
+        if len(sent) == 5:
+            left.set() if ended_by == "client" else next(iter(requests)).close_event_stream()
+
+    requests: set[RequestState] = service.state.in_flight
+    path = "/test/events"
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http"}
+    scope |= {"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": ""}
+    scope |= {"headers": [(b"host", b"test")], "client": ("127.0.0.1", 1), "server": ("test", 80)}
+    async with asyncio.timeout(5):
+        await service({**scope, "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
+    assert not requests
+    assert (sent[-1] == {"type": "http.response.body"}) is (ended_by == "server")
 
 
 @pytest.mark.parametrize("name", ["Authorization", "Content-Type", "Host"])

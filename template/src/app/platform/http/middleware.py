@@ -14,6 +14,7 @@ from functools import partial
 from http import HTTPStatus
 from time import monotonic
 
+from anyio import BrokenResourceError
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException  # noqa: TID251 (the framework raises it)
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -146,6 +147,8 @@ def _error_response(request: RequestState, error: BaseException, awaiting_body: 
 
     ``awaiting_body``: the client had not sent the whole body.
     """
+    if request.status and _is_unread_event(error):
+        return _unread_stream(request)
     request.error = error
     if isinstance(error, asyncio.CancelledError):
         if not _cancelled_by_server(request) or request.task is None:
@@ -164,6 +167,22 @@ def _error_response(request: RequestState, error: BaseException, awaiting_body: 
         logs.mark_as_logged(error)
         raise error  # the server aborts the connection, or a partial response would look complete
     return _internal_error()
+
+
+def _is_unread_event(error: BaseException) -> bool:
+    """Whether an event waited to be sent when its stream ended.
+
+    The framework closes the reading end of an event stream before it stops the writing one, which
+    fails with this if it is ahead of the client. The client has left, or the server shuts down.
+    """
+    return isinstance(error, BaseExceptionGroup) and not error.split(BrokenResourceError)[1]
+
+
+def _unread_stream(request: RequestState) -> ASGIApp:
+    if not request.closing_stream or request.task is None:
+        return _nothing
+    request.task.uncancel()
+    return _end_response
 
 
 def _refused_body(error: BaseException) -> HTTPException | None:
@@ -203,7 +222,7 @@ def _internal_error() -> ProblemResponse:
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Add nothing to a response that is complete."""
+    """Add nothing to a response that is complete, or that nobody reads."""
 
 
 async def _end_response(scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,6 +27,7 @@ LEFT: list[tuple[Search, str, str, str]] = [
     ),
     (leftovers.options_not_chosen, "pyproject.toml", '# "pyjwt>=2.15"', "'pyjwt' is of auth_"),
     (leftovers.options_not_chosen, "pyproject.toml", '    "requests>=2.34",', "'requests' is of"),
+    (leftovers.options_not_chosen, "pyproject.toml", '    "nanio>=0.1.7",', "'nanio' is of"),
     (leftovers.options_not_chosen, "src/app/x.py", "from requests.auth import X", "'requests' is"),
     (leftovers.options_not_chosen, "src/app/x.py", "    import cryptography", "'cryptography' is"),
     (leftovers.options_not_chosen, "pyproject.toml", 'module = ["httpcore2.*"]', "'httpcore2' is"),

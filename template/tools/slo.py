@@ -224,13 +224,13 @@ def _alert(objectives: Objectives, each: Objective, severity: Literal["page", "t
         burning.append("({})".format("\n          and ".join(conditions)))
     condition = "\n          or ".join(burning)
     when = "at once" if severity == "page" else "within days"
-    of = "of the time" if each.kind == "freshness" else "of requests"
+    of = "of the time breaks" if each.kind == "freshness" else "of requests break"
     return (
         f"      - alert: {each.alert}\n"
         f"        expr: >-\n          {condition}\n"
         f"        labels: {{ severity: {severity}, slo: {each.name} }}\n"
         "        annotations:\n"
-        f'          summary: "{{{{ $value | humanizePercentage }}}} {of} break the objective '
+        f'          summary: "{{{{ $value | humanizePercentage }}}} {of} the objective '
         f'{each.name}."\n'
         f'          description: "The objective: {each.promise}, over {objectives.window} days. '
         f'The error budget will be spent too soon: act {when}."\n'

@@ -87,7 +87,10 @@ class Listing:
             if column.key not in self.fields:
                 raise ValueError(f"{name}: the statement does not select {column.key!r}.")
             if column.property.columns[0].nullable:
-                raise ValueError(f"{name}: rows with NULL in {column.key!r} have no position.")
+                raise ValueError(
+                    f"{name}: rows with NULL in {column.key!r} have no position: add a default"
+                    " and `nullable=False`, or leave this sort out."
+                )
             length = column.type.length if isinstance(column.type, String) else 0
             if length is None or length > MAX_SORTED_TEXT:
                 raise ValueError(

@@ -6,7 +6,8 @@ ignored would return everything. A cursor is valid for one list, with one sort a
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from functools import cache
 from inspect import Parameter, Signature
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +17,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter
 from pydantic_core import to_json
-from sqlalchemy import BigInteger, DateTime, Integer, SmallInteger, String
+from sqlalchemy import BigInteger, Date, DateTime, Enum, Integer, Numeric, SmallInteger, String
 from sqlalchemy.types import TypeEngine
 
 from app.platform.base.errors import BadRequest
@@ -29,6 +30,9 @@ from app.platform.http.schemas import STORABLE
 MAX_CURSOR = 2400
 BITS = {SmallInteger: 16, BigInteger: 64, Integer: 32}
 MAX_TEXT = 1000
+# Of a number that is compared with a NUMERIC without a precision; Postgres stores up to 147,455.
+MAX_DIGITS = 1000
+RFC_3339_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
 
 T = TypeVar("T", bound=BaseModel)
@@ -176,6 +180,11 @@ def _filter_type(chosen: Filter) -> Any:
     if chosen.type is not None:
         return chosen.type
     column = chosen.column.type
+    if isinstance(column, Enum):  # a String too, to SQLAlchemy
+        return column.enum_class or Literal[tuple(column.enums)]
+    if isinstance(column, Numeric) and column.python_type is Decimal:
+        digits = Field(max_digits=column.precision or MAX_DIGITS, decimal_places=column.scale)
+        return Annotated[Decimal, digits]
     if isinstance(column, String):
         return Annotated[str, STORABLE, Field(max_length=column.length or MAX_TEXT)]
     for kind, bits in BITS.items():
@@ -187,6 +196,8 @@ def _filter_type(chosen: Filter) -> Any:
 def _python_type(column: TypeEngine[Any]) -> Any:
     if isinstance(column, DateTime):
         return MOMENT if column.timezone else Annotated[datetime, BeforeValidator(_rfc3339)]
+    if isinstance(column, Date):
+        return Annotated[date, BeforeValidator(_rfc3339_date)]
     return column.python_type
 
 
@@ -194,6 +205,12 @@ def _rfc3339(value: Any) -> Any:
     """Refuse other texts that Pydantic reads as a time, such as ``0.5``: seconds since 1970."""
     if isinstance(value, str) and not RFC_3339.fullmatch(value):
         raise ValueError("must be a time as in RFC 3339, such as 2026-01-31T09:30:00Z")
+    return value
+
+
+def _rfc3339_date(value: Any) -> Any:
+    if isinstance(value, str) and not RFC_3339_DATE.fullmatch(value):
+        raise ValueError("must be a date as in RFC 3339, such as 2026-01-31")
     return value
 
 

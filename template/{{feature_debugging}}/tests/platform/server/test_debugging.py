@@ -30,9 +30,9 @@ from tests.conftest import ROOT, running_app
 PID = os.getpid()
 PAGE = (ROOT / "docs/debugging.md").read_text()
 COMMANDS = [
-    line.strip().removeprefix("uv run app debug ")
+    line.strip().removeprefix("app debug ")
     for line in PAGE.splitlines()
-    if line.strip().startswith("uv run app debug ")
+    if line.strip().startswith("app debug ")
 ]
 
 
@@ -70,6 +70,14 @@ async def test_each_command_of_the_documentation_works(line: str, tmp_path: Path
     assert f"process {PID}" in result.output
     if line.startswith("profile"):
         assert "<html" in (tmp_path / "profile.html").read_text()
+
+
+@pytest.mark.usefixtures("service")
+async def test_a_profile_can_be_written_where_no_file_can(tmp_path: Path) -> None:
+    result = await run(f"profile --pid {PID} --seconds 1 --output -", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.lstrip().startswith("<!DOCTYPE html>")
+    assert f"process {PID}" not in result.stdout
 
 
 @pytest.mark.usefixtures("service")

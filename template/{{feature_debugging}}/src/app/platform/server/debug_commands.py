@@ -1,8 +1,7 @@
 """``app debug``: the commands that look inside the running processes of this container or host."""
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -93,9 +92,14 @@ def log_level(level: str, minutes: float, pid: int | None) -> None:
 
 @commands.command()
 @click.option("--seconds", default=10.0, show_default=True, help="At most 60.")
-@click.option("--output", type=click.Path(path_type=Path), default="profile.html")
+@click.option(
+    "--output",
+    type=click.File("w", encoding="utf-8", lazy=True),
+    default="profile.html",
+    help="-: the standard output.",
+)
 @pid_option
-def profile(seconds: float, output: Path, pid: int | None) -> None:
+def profile(seconds: float, output: TextIO, pid: int | None) -> None:
     """Profile the event loop of one process, and write HTML."""
     pids = debug_socket.processes() if pid is None else [pid]
     if len(pids) > 1:
@@ -103,8 +107,8 @@ def profile(seconds: float, output: Path, pid: int | None) -> None:
         raise click.UsageError(f"Choose one process with --pid: {listed}.")
     answers = _ask(pid, "profile", seconds=seconds)
     for each, answer in answers.items():
-        output.write_text(answer, encoding="utf-8")
-        click.echo(f"process {each}: {output}")
+        output.write(answer)
+        click.echo(f"process {each}: {output.name}", err=True)
 
 
 @commands.command()

@@ -4,11 +4,13 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator
+from enum import Enum
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
+from sqlalchemy import Enum as EnumType
 from sqlalchemy import Integer, String, bindparam, func, literal, select
 from sqlalchemy.exc import DBAPIError
 
@@ -18,10 +20,16 @@ from app.platform.http.exports import ExportFormat, ExportsDep, ExportTimedOut
 from app.settings import Settings
 from tests.conftest import client_for, running_platform
 
+
+class Parity(Enum):
+    UNKNOWN = "unknown"
+
+
 NUMBERS = select(
     func.generate_series(1, bindparam("count", type_=Integer)).label("n"),
     literal('=1+1, "x"', String).label("text"),
     func.json_build_array(1, None).label("list"),
+    literal(Parity.UNKNOWN, EnumType(Parity, native_enum=False)).label("parity"),
 )
 # Fails at row 1,500: in the second chunk.
 FAILING = select(
@@ -107,9 +115,9 @@ async def test_csv_has_a_header_and_no_formulas(service: FastAPI) -> None:
     assert response.headers["content-type"] == "text/csv; charset=utf-8"
     assert response.headers["content-disposition"] == 'attachment; filename="numbers.csv"'
     assert list(csv.reader(io.StringIO(response.text))) == [
-        ["n", "text", "list"],
-        ["1", '\'=1+1, "x"', "[1,null]"],
-        ["2", '\'=1+1, "x"', "[1,null]"],
+        ["n", "text", "list", "parity"],
+        ["1", '\'=1+1, "x"', "[1,null]", "unknown"],
+        ["2", '\'=1+1, "x"', "[1,null]", "unknown"],
     ]
 
 
@@ -119,10 +127,10 @@ async def test_json_lines_have_all_rows_in_order(service: FastAPI) -> None:
         response = await client.get(f"/numbers?count={count}")
     lines = [json.loads(line) for line in response.text.splitlines()]
     assert [line["n"] for line in lines] == list(range(1, count + 1))
-    assert lines[0] == {"n": 1, "text": '=1+1, "x"', "list": [1, None]}
+    assert lines[0] == {"n": 1, "text": '=1+1, "x"', "list": [1, None], "parity": "unknown"}
 
 
-@pytest.mark.parametrize(("format", "text"), [("csv", "n,text,list\r\n"), ("jsonl", "")])
+@pytest.mark.parametrize(("format", "text"), [("csv", "n,text,list,parity\r\n"), ("jsonl", "")])
 async def test_an_export_without_rows_is_complete(service: FastAPI, format: str, text: str) -> None:
     async with client_for(service) as client:
         response = await client.get(f"/numbers?count=0&format={format}")

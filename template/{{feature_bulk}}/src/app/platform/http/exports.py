@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import date, datetime
 from datetime import time as time_of_day
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -145,6 +145,8 @@ def _csv(rows: Rows) -> bytes:
 
 def _cell(value: Any) -> Any:
     """The text of a cell. Text that a spreadsheet would run as a formula begins with ``'``."""
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, str):
         return f"'{value}" if value.startswith(FORMULA_STARTS) else value
     if isinstance(value, datetime | date | time_of_day):

@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import func, select, text
 
+from app.platform.auth.auth_cache import AuthCache
 from app.platform.auth.models import Account, AccountToken, LoginSession
 from app.platform.base.errors import Unavailable
 from app.settings import Settings
@@ -81,6 +82,16 @@ async def test_a_deleted_account_leaves_nothing_and_its_address_is_free(
     assert (await alice.get(ME)).status_code == 401
     assert (await log_in(client, ALICE)).status_code == 401
     assert (await register(client, ALICE)).status_code == 201
+
+
+async def test_a_cached_caller_reads_nothing_of_a_deleted_account(
+    app: FastAPI, alice: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(app.state)["_state"], "auth_cache", AuthCache(max_age=600))
+    assert (await alice.get(ME)).is_success
+    await post(alice, "delete-account", password=PASSWORD)
+    statuses = [(await alice.get(path)).status_code for path in (ME, EXPORT)]
+    assert statuses == [401, 401]
 
 
 async def test_an_account_is_deleted_with_all_of_its_data_or_not_at_all(

@@ -13,6 +13,7 @@ from pytest_copier.plugin import CopierFixture
 
 from extensions import options
 from tests import generator, matrix, rotation
+from tests.quick import sitecustomize as _quick  # noqa: F401 - it changes Copier for all tests
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,18 +29,6 @@ def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> It
     for name in [*os.environ]:
         if name in {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "DATABASE_URL", "REDIS_URL"}:
             patch.delenv(name)
-    yield
-    patch.undo()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_git_process_for_each_file() -> Iterator[None]:
-    """Copier asks Git about every file that it writes, for checkouts without executable bits.
-
-    That is 40 % of a render, and the tests have no such checkout. Those of updates run `copier`.
-    """
-    patch = pytest.MonkeyPatch()
-    patch.setattr("copier._main.is_git_available", lambda: False)
     yield
     patch.undo()
 

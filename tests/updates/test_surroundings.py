@@ -82,7 +82,10 @@ def test_the_path_of_the_template_can_be_relative(
     kept_and_listed(service, world.copier("update", service.folder.name, cwd=tmp_path, check=False))
 
 
-def test_settings_of_git_change_nothing(service: world.Service) -> None:
+def test_settings_of_git_change_nothing(
+    service: world.Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "QUICK", {})
     for name, value in SETTINGS.items():
         world.git(service.folder, "config", name, value)
     kept_and_listed(service, service.update())

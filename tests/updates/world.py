@@ -16,6 +16,7 @@ from tests import generator, suite
 COPIER = [sys.executable, "-m", "copier"]
 ROLES = ("AUTHOR_NAME", "AUTHOR_EMAIL", "COMMITTER_NAME", "COMMITTER_EMAIL")
 ENVIRONMENT = {f"GIT_{role}": "test@example.com" for role in ROLES}
+QUICK = {"PYTHONPATH": str(generator.ROOT / "tests" / "quick")}
 
 
 def git(folder: Path, *arguments: str, check: bool = True) -> str:
@@ -48,6 +49,7 @@ def publish(template: Path, version: str) -> None:
     if not (template / ".git").exists():
         git(template, "init", "--quiet")
     commit(template, version)
+    git(template, "repack", "-a", "-d", "--quiet")  # each update clones it three times
     git(template, "tag", version)
 
 
@@ -62,6 +64,7 @@ class Service:
         copier("copy", "--vcs-ref", version, *_data(given), str(template), str(folder))
         git(folder, "init", "--quiet")
         commit(folder)
+        git(folder, "repack", "-a", "-d", "--quiet")
         return cls(folder)
 
     def copy(self, to: Path) -> "Service":
@@ -134,7 +137,7 @@ def copier(
     return subprocess.run(
         command,
         cwd=cwd,
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT, **QUICK},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,6 +2,7 @@
 
 import gc
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
@@ -79,6 +80,26 @@ def test_an_invalid_environment_starts_nothing(command: str) -> None:
     assert result.stderr.startswith("Invalid settings; nothing was started:")
     for variable in ("SECRET_KEY", "PORT", "DATABASE_URL", "REDIS_URL"):
         assert f"  {variable}: " in result.stderr
+
+
+def test_a_command_without_settings_names_those_of_a_running_app_dev(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setattr("sys.argv", ["app", "migrate", "a b"])
+    monkeypatch.setattr(cli.logs, "use_stderr", lambda: None)  # it would outlive this test
+
+    def hints() -> bool:
+        with pytest.raises(SystemExit):
+            cli.main()
+        command = "uv run --env-file .local/environment app migrate 'a b'"
+        return command in capsys.readouterr().err
+
+    assert not hints()
+    (tmp_path / ".local").mkdir()
+    (tmp_path / ".local/environment").touch()
+    assert hints()
 
 
 @pytest.mark.parametrize("port", ["0", "70000", "http"])

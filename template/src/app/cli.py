@@ -20,6 +20,7 @@ from app.platform.settings import SettingsError, offline_settings
 from app.settings import Settings, get_settings
 
 PORT = click.IntRange(1, 65535)
+DEV_ENVIRONMENT = Path(".local/environment")  # written by `app dev` while it runs
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -177,4 +178,8 @@ def main() -> None:
         cli(obj=CommandContext(get_settings, service.create_app))
     except SettingsError as error:
         click.echo(str(error), err=True)
+        if DEV_ENVIRONMENT.exists():
+            command = shlex.join(["app", *sys.argv[1:]])
+            with_file = f"uv run --env-file {DEV_ENVIRONMENT} {command}"
+            click.echo(f"To use the servers of the running `app dev`: {with_file}", err=True)
         sys.exit(2)

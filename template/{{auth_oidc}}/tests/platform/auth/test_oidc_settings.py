@@ -56,6 +56,11 @@ def test_development_allows_an_issuer_without_tls_but_requires_one() -> None:
         Settings(**development | {"oidc_issuer": ""})
 
 
+def test_valid_login_parameters_are_kept_as_they_are() -> None:
+    given = "audience=x&prompt=login"
+    assert Settings(**REQUIRED_VALUES, oidc_login_parameters=given).oidc_login_parameters == given
+
+
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OIDC_ALGORITHMS", "ES256, EdDSA")
     monkeypatch.setenv("OIDC_SCOPE_CLAIMS", "permissions,realm_access.roles")

@@ -32,6 +32,12 @@ def test_a_valid_environment_is_read() -> None:
     assert settings.database_url.get_secret_value() == REQUIRED["DATABASE_URL"]
 
 
+@pytest.mark.parametrize("name", [name for name in REQUIRED if name != "ENVIRONMENT"])
+def test_production_requires_a_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv(name)
+    assert f"\n  {name}: is missing" in settings_error()
+
+
 def test_all_invalid_variables_are_listed_without_their_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

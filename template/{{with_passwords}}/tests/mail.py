@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
+from socket import create_server, socket
 from typing import Any
 
 from aiosmtpd.smtp import SMTP
@@ -95,15 +96,16 @@ class MailServer:
 
 
 @asynccontextmanager
-async def mail_server(port: int = 0) -> AsyncIterator[MailServer]:
-    """Run a mail server on this event loop."""
+async def mail_server(address: socket | None = None) -> AsyncIterator[MailServer]:
+    """Run a mail server on this event loop, at the ``address`` of a bound socket or a new one."""
     mails = MailServer()
     loop = asyncio.get_running_loop()
 
     def protocol() -> asyncio.BaseProtocol:
         return asyncio.Protocol() if mails.silent else SMTP(mails, hostname="test", loop=loop)
 
-    server = await loop.create_server(protocol, "127.0.0.1", port)
+    listener = address or create_server(("127.0.0.1", 0))
+    server = await loop.create_server(protocol, sock=listener)
     mails.port = server.sockets[0].getsockname()[1]
     try:
         yield mails

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -81,11 +81,12 @@ class Peer:
 
 
 @pytest.fixture
-def peer() -> Peer:
+def peer() -> Iterator[Peer]:
     """A provider that is not up yet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return Peer(probe.getsockname()[1])
+    with socket.socket() as reserved:  # keeps the port from others while the provider is down
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield Peer(reserved.getsockname()[1])
 
 
 @pytest.fixture

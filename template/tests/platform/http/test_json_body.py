@@ -100,6 +100,10 @@ async def in_pieces(body: bytes, size: int = 3) -> AsyncIterator[bytes]:
         b'{"number": 1e999}',
         b'{"anything": -1E+400}',
         b'{"anything": ' + b"1" * 400 + b".0}",
+        b'{"anything": ' + b"1" * 220 + b"e99}",
+        b'\xef\xbb\xbf{"anything": NaN}',
+        '{"anything": NaN}'.encode("utf-16-le"),
+        '{"anything": NaN}'.encode("utf-32-be"),
     ],
 )
 async def test_a_body_that_is_not_json_is_a_400_wherever_the_flaw_is(

@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException  # noqa: TID251 (the framework pa
 from starlette.types import Message, Receive
 
 # Bodies without any of these need no second look: surrogate escapes (also those of valid pairs),
-# constants that are not JSON, UTF-16, numbers that may be larger than a float.
-SUSPICIOUS = re.compile(r"\\u[dD][89a-fA-F]|NaN|Infinity|\x00|[eE]\+?\d{3}|(?<!\d)\d{309}")
+# constants that are not JSON, and numbers that may be larger than a float: by an exponent of three
+# digits, or by 210 digits before one of two.
+SUSPICIOUS = re.compile(r"\\u[dD][89a-fA-F]|NaN|Infinity|[eE]\+?\d{3}|(?<!\d)\d{210}")
 
 
 class InvalidJson(HTTPException):
@@ -47,6 +48,8 @@ def check(body: bytes) -> None:
     """Raise 400 if ``body`` is not strict JSON; other syntax errors are left to the framework."""
     try:
         text = body.decode()
+        if text.startswith("\ufeff") or "\x00" in text:  # the framework would detect UTF-16 or -32
+            raise InvalidJson("it is not UTF-8 without a byte order mark")
         if SUSPICIOUS.search(text):
             document = json.loads(text, parse_constant=_refuse, parse_float=_finite)
             json.dumps(document, ensure_ascii=False).encode()

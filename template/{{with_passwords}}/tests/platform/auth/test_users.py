@@ -62,6 +62,12 @@ async def test_the_first_administrator_is_made_by_a_command(
     assert f"{made.strip()}  {ADA}  admin  enabled, sessions: 1" in done(environment, "list")
 
 
+def test_a_common_password_is_refused(environment: dict[str, str]) -> None:
+    refused = command(environment, "create", ADA, "--role", "admin", "--password", "Password-2026!")
+    assert refused.returncode != 0
+    assert "common" in refused.stderr
+
+
 async def test_a_role_is_given_and_taken_at_the_next_request(
     client: httpx2.AsyncClient, environment: dict[str, str]
 ) -> None:

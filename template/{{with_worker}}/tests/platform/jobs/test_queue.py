@@ -29,6 +29,18 @@ async def test_a_rolled_back_transaction_enqueues_no_job(service: Service) -> No
     assert await service.app.state.transport.depth() == 0
 
 
+async def test_a_rolled_back_savepoint_keeps_no_worker_from_later_jobs(service: Service) -> None:
+    async with service.app.state.db.transaction() as session:
+        queue = service.app.state.jobs.queue_for(session)
+        savepoint = await session.begin_nested()
+        await queue.enqueue(samples.note, text="never")
+        await savepoint.rollback()
+        await queue.enqueue(samples.note, text="later")
+    await service.app.state.jobs.flush()
+    assert len(await service.statuses()) == 1
+    assert await service.app.state.transport.depth() == 1
+
+
 async def test_a_unique_job_is_enqueued_once_until_it_finishes(service: Service) -> None:
     first = await service.enqueue(samples.note, text="a", unique="key")
     second = await service.enqueue(samples.note, text="b", unique="key")

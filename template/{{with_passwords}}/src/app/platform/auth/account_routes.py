@@ -14,7 +14,7 @@ from app.platform.auth.current import CurrentUser
 from app.platform.auth.models import Account
 from app.platform.auth.passwords import CommonPassword, GivenPassword, NewPassword
 from app.platform.base.errors import Conflict, Forbidden, TooManyRequests, Unauthorized
-from app.platform.data.database import ReadSessionDep, SessionDep
+from app.platform.data.database import PrimaryReadSessionDep, SessionDep
 from app.platform.http.problems import responses
 from app.platform.http.schemas import STORABLE, RequestModel, ResponseModel
 
@@ -78,7 +78,7 @@ async def register(body: Registration, request: Request, accounts: AccountsDep) 
 
 
 @router.get("/me", responses=responses(Unauthorized))
-async def me(user: CurrentUser, reads: ReadSessionDep, response: Response) -> Me:
+async def me(user: CurrentUser, reads: PrimaryReadSessionDep, response: Response) -> Me:
     """The authenticated account."""
     response.headers["Cache-Control"] = "no-store"
     row = await reads.first(select(Account.email).where(Account.id == UUID(user.id)))

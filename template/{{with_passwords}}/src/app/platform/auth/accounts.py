@@ -71,6 +71,7 @@ class Identity:
     client_hash: bytes
     email: str
     is_new_client: bool
+    password_hash: str
 
 
 class Accounts:
@@ -170,13 +171,14 @@ class Accounts:
             raise NotVerified
         if new_hash:
             async with self._database.transaction() as db:
-                await db.execute(
-                    update(Account).where(Account.id == row.id).values(password_hash=new_hash)
-                )
+                # Unless it has changed since: this would bring the old password back.
+                same = (Account.id == row.id, Account.password_hash == row.password_hash)
+                await db.execute(update(Account).where(*same).values(password_hash=new_hash))
         await self._limiter.reset("login-account-client", client_hash.hex())
         is_new_client = row.was_used and not row.known_client
         scopes = grants.scopes_of(self._app.state.roles, row.roles).union(row.scopes)
-        return Identity(row.id, scopes, client_hash, row.email, is_new_client)
+        password_hash = new_hash or row.password_hash
+        return Identity(row.id, scopes, client_hash, row.email, is_new_client, password_hash)
 
     async def confirm_password(
         self, request: Request, account_id: UUID, password: SecretStr

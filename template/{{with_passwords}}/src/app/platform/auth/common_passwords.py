@@ -15,7 +15,6 @@ from pathlib import Path
 from app.platform import about
 
 MIN_JUMPS, MIN_DISTINCT = 4, 5  # between characters, and of them
-REPEATED = re.compile(r"(.+?)(?:[^a-z]*\1)+")
 
 
 def fingerprint(password: str) -> str:
@@ -29,6 +28,18 @@ def _fingerprints() -> frozenset[str]:
     return frozenset(file.read_text(encoding="ascii").split())
 
 
+def _repeated(text: str) -> str:
+    """The shortest text that `text` repeats, perhaps with digits and punctuation between.
+
+    Not by an expression: whoever registers chooses the text, and it would backtrack.
+    """
+    for length in range(1, len(text) // 2 + 1):
+        unit = text[:length]
+        if text.endswith(unit) and not re.search("[a-z]", text.replace(unit, "")):
+            return unit
+    return ""
+
+
 def is_common(password: str) -> bool:
     """Whether a password is a common one, alone, repeated, or with digits and punctuation around.
 
@@ -40,6 +51,6 @@ def is_common(password: str) -> bool:
         return True
     inner = re.sub(r"^[^a-z]+|[^a-z]+$", "", text)
     forms = {text, inner, re.sub(r"[^a-z]+$", "", text)}
-    forms |= {match[1] for form in forms if (match := REPEATED.fullmatch(form))}
+    forms |= {unit for form in forms if (unit := _repeated(form))}
     names = {about.NAME.lower(), about.NAME.lower().replace("-", "")}
     return any(form in names or fingerprint(form) in _fingerprints() for form in forms if form)

@@ -3,12 +3,15 @@
 from uuid import UUID
 
 from fastapi import Request
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.auth import audit_log, sessions
 from app.platform.auth.account_mails import AccountMails
-from app.platform.auth.accounts import Identity
+from app.platform.auth.accounts import BAD_CREDENTIALS, Identity
 from app.platform.auth.audit_log import actor_of
+from app.platform.auth.models import Account
+from app.platform.base.errors import Unauthorized
 from app.platform.http import rate_limit
 from app.platform.settings import PlatformSettings
 
@@ -19,6 +22,14 @@ async def open_session(
     db: AsyncSession, request: Request, identity: Identity, secret: bytes
 ) -> UUID:
     """Open a session; tell the owner if the account has never been used from this client."""
+    # FOR SHARE: a change of the password waits for this session and ends it, or is seen here.
+    unchanged = select(Account.id).where(
+        Account.id == identity.id,
+        Account.password_hash == identity.password_hash,
+        Account.disabled_at.is_(None),
+    )
+    if (await db.execute(unchanged.with_for_update(read=True))).first() is None:
+        raise Unauthorized(BAD_CREDENTIALS)
     settings: PlatformSettings = request.app.state.settings
     agent = request.headers.get("user-agent", "")
     agent = "".join(filter(str.isprintable, agent))[:MAX_USER_AGENT]

@@ -16,7 +16,7 @@ from app.platform.auth.current import CurrentUser, user_id
 from app.platform.auth.models import Account, LoginSession
 from app.platform.auth.passwords import GivenPassword
 from app.platform.base.errors import Conflict, Forbidden, NotFound, TooManyRequests, Unauthorized
-from app.platform.data.database import ReadSessionDep, SessionDep
+from app.platform.data.database import PrimaryReadSessionDep, ReadSession, SessionDep
 from app.platform.http.problems import responses
 from app.platform.http.rate_limit import limit
 from app.platform.http.schemas import RequestModel, ResponseModel
@@ -71,7 +71,7 @@ class Deletion(RequestModel):
 
 @router.get("/sessions", responses=responses(Unauthorized))
 async def list_sessions(
-    user: CurrentUser, reads: ReadSessionDep, response: Response
+    user: CurrentUser, reads: PrimaryReadSessionDep, response: Response
 ) -> list[SessionRead]:
     """Your active sessions, newest first."""
     response.headers["Cache-Control"] = "no-store"
@@ -99,7 +99,9 @@ async def end_session(
     responses=responses(Unauthorized, TooManyRequests),
     dependencies=[limit("account-export", "10/hour", by=user_id)],
 )
-async def export_data(user: CurrentUser, reads: ReadSessionDep, response: Response) -> OwnData:
+async def export_data(
+    user: CurrentUser, reads: PrimaryReadSessionDep, response: Response
+) -> OwnData:
     """Everything that this service has of you."""
     response.headers["Cache-Control"] = "no-store"
     columns = (
@@ -135,7 +137,7 @@ async def delete_account(
     await audit_log.record(db, actor_of(request, user.id), "delete_account", user.id)
 
 
-async def _sessions(reads: ReadSessionDep, account_id: str, current: str) -> list[SessionRead]:
+async def _sessions(reads: ReadSession, account_id: str, current: str) -> list[SessionRead]:
     rows = await own_data.list_sessions(reads, UUID(account_id))
     return [
         SessionRead.model_validate({**row._mapping, "current": str(row.id) == current})

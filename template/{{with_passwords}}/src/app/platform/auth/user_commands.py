@@ -79,7 +79,7 @@ def create(email: str, role: str | None, password: str) -> None:
     given = settings()
 
     async def add(db: AsyncSession) -> Any:
-        password_hash = await Passwords(given).hash(new.password)
+        password_hash = await Passwords(given).hash_new(new.password)
         user_id = await service.create(db, actor(), new.email, password_hash)
         if role:
             await service.grant(db, actor(), user_id, role, roles)

@@ -33,7 +33,6 @@ from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
 MAX_PENDING = 1000  # job ids per process; the rest starts later
-COMMITTED_IDS = "job_ids"  # key in Session.info
 
 logger = get_logger(__name__)
 
@@ -101,17 +100,11 @@ class StoreQueue:
         )
         status, added = await store.add(self._session, new)
         if added and delay <= 0:
-            self._publish_after_commit(status.id)
+            on_commit(self._session, partial(self._publish, status.id))
         return status
 
-    def _publish_after_commit(self, job_id: UUID) -> None:
-        if COMMITTED_IDS not in self._session.info:
-            on_commit(self._session, self._publish)
-        self._session.info.setdefault(COMMITTED_IDS, []).append(job_id)
-
-    async def _publish(self) -> None:
-        ids: list[UUID] = self._session.info.pop(COMMITTED_IDS, [])
-        self._publisher.publish(ids)
+    async def _publish(self, job_id: UUID) -> None:
+        self._publisher.publish([job_id])
 
 
 async def _queue(connection: HTTPConnection, session: SessionDep) -> JobQueue:

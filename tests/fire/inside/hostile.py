@@ -16,7 +16,7 @@ from redis import Redis
 from app.settings import Settings
 from tests.actors import sign_in
 from tests.conftest import ROOT
-from tests.fire._wire import KeepAliveClient, children, exchange, request, resident
+from tests.fire._wire import KeepAliveClient, exchange, gunicorn_workers, request, resident
 from tests.fire.conftest import FULL, Note
 from tests.system.conftest import serve
 from tests.system.serving import Serve, Server
@@ -222,7 +222,7 @@ async def test_malformed_requests_do_not_break_the_server(serve: Serve, note: No
     client = KeepAliveClient(server)
     assert await client.send(request("POST", "/api/v1/items", headers, b'{"name":"x"}')) == 201
     item = f"/api/v1/items/{json.loads(client.body)['id']}"
-    before = {pid: resident(pid) for pid in children(server.process.pid)}
+    before = {pid: resident(pid) for pid in gunicorn_workers(server, 2)}
     cases = malformed_bodies(headers) | malformed_heads(item, headers)
     statuses: Counter[int] = Counter()
     for name, sent in cases.items():

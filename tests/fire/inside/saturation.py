@@ -17,6 +17,7 @@ import pytest
 
 from tests.fire._clients import Send, add_routes, port_of, read_to_end, request_head
 from tests.fire._clients import send as send
+from tests.fire._wire import gunicorn_workers
 from tests.fire.conftest import FULL, Note
 from tests.system.conftest import serve as serve
 from tests.system.serving import Serve, Server
@@ -85,8 +86,9 @@ class Monitor:
 
 
 @contextmanager
-def monitored(server: Server) -> Iterator[Monitor]:
-    """Probe the server five times a second."""
+def monitored(server: Server, workers: int = 2) -> Iterator[Monitor]:
+    """Probe the server five times a second, from when all its workers exist."""
+    gunicorn_workers(server, workers)
     monitor = Monitor(server)
     monitor.probe()
     stop = threading.Event()
@@ -236,7 +238,7 @@ def is_socket(descriptor: Path) -> bool:
 def test_a_flood_of_connections(serve: Serve, send: Send, note: Note) -> None:
     server = serve(MAX_CONNECTIONS="50", WEB_CONCURRENCY="1")
     port = port_of(server.url)
-    with monitored(server) as monitor:
+    with monitored(server, workers=1) as monitor:
         connections = [send(port) for _ in range(SLOW_CLIENTS * 2)]
         assert is_healthy(server)
     still_open = sum(is_open(connection) for connection in connections)

@@ -137,7 +137,7 @@ class CollectedMetrics:
         return self._metrics
 
 
-class Source:
+class RegisteredSource:
     """A source of metrics, and what it returned last.
 
     ``up``: whether the last call succeeded. ``succeeded_at``: when one did last, as a Unix time.
@@ -178,7 +178,7 @@ def register(app: FastAPI, name: str, source: MetricSource, *, ttl: float = 0) -
     It is called at each scrape, or at the first one ``ttl`` seconds after the last call. After 2
     seconds, or on an error, the scrape has what it returned last, and ``metric_source_up`` is 0.
     """
-    app.state.metric_sources.append(Source(name, source, ttl))
+    app.state.metric_sources.append(RegisteredSource(name, source, ttl))
 
 
 def on_sample(app: FastAPI, sample: Callable[[], None]) -> None:
@@ -186,7 +186,7 @@ def on_sample(app: FastAPI, sample: Callable[[], None]) -> None:
     app.state.samplers.append(sample)
 
 
-def _source_states(sources: Iterable[Source]) -> Iterator[Metric]:
+def _source_states(sources: Iterable[RegisteredSource]) -> Iterator[Metric]:
     up = GaugeMetricFamily(
         "metric_source_up",
         "Whether a source of metrics succeeds; if not, its metrics are the last ones.",

@@ -153,7 +153,7 @@ def audit_lines(capfd: pytest.CaptureFixture[str]) -> list[tuple[str, str | None
 async def recorded(app: FastAPI) -> list[str]:
     """The actions in the audit log that have to do with refresh tokens."""
     async with app.state.db.transaction() as db:
-        events = await audit_log.newest(db, 100)
+        events = await audit_log.list_events(db, 100)
     return [event.action for event in events if "refresh" in event.action]
 
 

@@ -82,7 +82,7 @@ async def test_a_logout_by_the_provider_is_in_the_audit_log(
     named_by = {"sub": "alice@example.com"} if named == "sub" else {"sid": "s-7"}
     await send_logout_token(client, logout_claims(token_of(alice), **named_by))
     async with app.state.db.transaction() as db:
-        [event] = await audit_log.newest(db, 100)
+        [event] = await audit_log.list_events(db, 100)
 
     assert (event.actor, event.action) == ("provider", "backchannel_logout")
     expected = (caller, {}) if named == "sub" else ("unknown", {"session": "s-7"})

@@ -17,7 +17,7 @@ OTHER_PASSWORD = "another horse battery"
 async def actions(app: FastAPI, account_id: str) -> list[str]:
     """The actions of an owner on their account, oldest first."""
     async with app.state.db.transaction() as db:
-        events = await audit_log.newest(db, 100, account_id)
+        events = await audit_log.list_events(db, 100, account_id)
     assert {event.actor for event in events} <= {account_id}
     return [event.action for event in reversed(events)]
 

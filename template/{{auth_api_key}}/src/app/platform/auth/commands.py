@@ -89,7 +89,7 @@ def show(key_id: str, events: int) -> None:
 
     async def read(db: AsyncSession) -> tuple[ApiKey, Any]:
         key = await service.get(db, key_id)
-        return key, await audit_log.newest(db, events, key.owner)
+        return key, await audit_log.list_events(db, events, key.owner)
 
     key, log = in_transaction(read)
     click.echo(_line(key))

@@ -48,7 +48,7 @@ def in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
 @click.option("--before", type=int, help="Only events with lower ids: the next page.")
 def audit(limit: int, before: int | None) -> None:
     """List the audit log, newest first."""
-    for event in in_transaction(lambda db: audit_log.newest(db, limit, before=before)):
+    for event in in_transaction(lambda db: audit_log.list_events(db, limit, before=before)):
         click.echo(event_line(event))
 
 

@@ -89,7 +89,7 @@ async def record(db: AsyncSession, actor: Actor, action: str, subject: str, **de
     on_commit(db, log)
 
 
-async def newest(
+async def list_events(
     db: AsyncSession, limit: int, subject: str | None = None, before: int | None = None
 ) -> Sequence[Row[*tuple[Any, ...]]]:
     """Up to ``limit`` events, newest first: those of one subject, those with lower ids."""

@@ -93,7 +93,7 @@ def create(email: str, role: str | None, password: str) -> None:
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
 def list_(role: str | None, limit: int) -> None:
     """List users, newest first."""
-    for user in in_transaction(lambda db: service.newest(db, limit, role)):
+    for user in in_transaction(lambda db: service.list_users(db, limit, role)):
         click.echo(_line(user))
 
 
@@ -105,7 +105,7 @@ def show(user: str, events: int) -> None:
 
     async def read(db: AsyncSession) -> tuple[service.UserRow, Any]:
         found = await service.get(db, await service.find(db, user))
-        return found, await audit_log.newest(db, events, str(found.id))
+        return found, await audit_log.list_events(db, events, str(found.id))
 
     found, log = in_transaction(read)
     click.echo(_line(found))

@@ -98,7 +98,7 @@ async def get(db: AsyncSession, user_id: UUID) -> UserRow:
     return UserRow(*row)
 
 
-async def newest(db: AsyncSession, limit: int, role: str | None = None) -> Sequence[UserRow]:
+async def list_users(db: AsyncSession, limit: int, role: str | None = None) -> Sequence[UserRow]:
     """Up to ``limit`` users, newest first: all, or those with a role."""
     query = ListQuery(limit, filters={"role": role} if role else {})
     rows = await db.execute(LISTING.select(query), LISTING.values(query))

@@ -70,10 +70,21 @@ def test_compose_waits_longer_than_each_process_needs_to_stop() -> None:
     source = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     [grace] = re.findall(r"(?m)^  stop_grace_period: (\d+)s$", source)
     assert ROWS["compose.yaml: stop_grace_period"].seconds == int(grace)
-    needed = [gunicorn("graceful_timeout")]
+    needed = {"for the API": gunicorn("graceful_timeout")}
     if worker := FIELDS.get("worker_shutdown_timeout"):
-        needed.append(worker.default + module_named("watchdog").EXIT_MARGIN)
-    assert max(needed) < int(grace)
+        needed["for a worker"] = worker.default + module_named("watchdog").EXIT_MARGIN
+    assert max(needed.values()) < int(grace)
+    for process, seconds in needed.items():
+        assert f"{seconds:g} s {process}" in source
+
+
+def test_the_checklist_has_the_seconds_that_a_shutdown_takes() -> None:
+    checklist = (ROOT / "docs/production.md").read_text(encoding="utf-8")
+    [row] = [line for line in checklist.splitlines() if "The platform's termination" in line]
+    assert f"longer than the {gunicorn('graceful_timeout')} s of Gunicorn" in row
+    if "worker_shutdown_timeout" in FIELDS:
+        margin = module_named("watchdog").EXIT_MARGIN
+        assert f"longer than `WORKER_SHUTDOWN_TIMEOUT` plus {margin:g} s" in checklist
 
 
 async def test_an_idle_transaction_outlasts_its_request(settings: Settings) -> None:

@@ -73,6 +73,16 @@ async def test_another_callers_job_is_not_found(
         assert (await other.get(url)).status_code == (200 if same else 404)
 
 
+@pytest.mark.parametrize(("attempts", "times"), [(1, "1 attempt"), (2, "2 attempts")])
+async def test_the_error_of_a_dead_job_has_the_number_of_its_attempts(
+    attempts: int, times: str
+) -> None:
+    values = {"id": uuid4(), "name": "x", "status": "dead", "created_at": datetime.now(UTC)}
+    status = public_status(JobRecord(**values, attempts=attempts), owner=None, caller=None)
+    assert status
+    assert status.error == f"The job failed after {times}."
+
+
 @pytest.mark.parametrize("state", ["queued", "running", "succeeded", "dead"])
 async def test_no_status_shows_what_the_job_raised(state: JobState) -> None:
     values = {"id": uuid4(), "name": "x", "attempts": 2, "created_at": datetime.now(UTC)}

@@ -1,8 +1,9 @@
 """Operations on items, without HTTP: rows from a factory, read by the service."""
 
+import pytest
 from fastapi import FastAPI
 
-from app.items import service
+from app.items import jobs, service
 from app.items.jobs import count_items, export_items
 from app.items.models import Item
 from app.platform.data.listing import ListQuery
@@ -40,6 +41,17 @@ async def test_an_export_has_a_line_for_each_item_of_its_owner(app: FastAPI) -> 
     await insert(app, *ItemFactory.batch(3, owner="ada"), *ItemFactory.batch(2, owner="bob"))
     export = await run_job(app, export_items, owner="ada")
     assert export["items"] == len(export["lines"].splitlines()) == 3
+    assert export["complete"]
+
+
+async def test_an_export_says_whether_items_are_missing(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PAGE_SIZE", 2)
+    monkeypatch.setattr(jobs, "MAX_ITEMS", 4)
+    await insert(app, *ItemFactory.batch(4, owner="ada"), *ItemFactory.batch(5, owner="bob"))
+    exports = [await run_job(app, export_items, owner=owner) for owner in ("ada", "bob")]
+    assert [(each["items"], each["complete"]) for each in exports] == [(4, True), (4, False)]
 
 
 async def test_all_items_are_counted_every_night(app: FastAPI) -> None:

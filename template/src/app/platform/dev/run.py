@@ -33,7 +33,7 @@ COLOURS = (36, 35, 33, 34, 32)
 
 
 def run(*, port: int = 8000, background: Sequence[Sequence[str]] = ()) -> int:
-    """Serve the API on `port`, with `python -m app <companion>` beside it; return the exit code.
+    """Serve the API on `port` and run the commands of `background`; return the exit code.
 
     Ctrl-C and SIGTERM are how it is meant to end, so they give 0; everything else gives 1.
     """
@@ -85,7 +85,7 @@ def _environment(port: int, urls: dict[str, str]) -> dict[str, str]:
 def _environment_file(environment: dict[str, str], urls: dict[str, str]) -> Iterator[None]:
     """Write the environment to a file while the service runs, for `uv run --env-file`.
 
-    Commands read neither `.env` nor the environment of `app dev`, so it has all that they need.
+    It has the URLs and the key of `app dev`, which a command in another terminal does not have.
     """
     path = LOCAL / "environment"
     path.parent.mkdir(exist_ok=True)

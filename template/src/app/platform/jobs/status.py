@@ -48,8 +48,10 @@ class JobStatus(_Job):
     @property
     def error(self) -> str | None:
         """A sentence of this service; what the job raised is in the log."""
-        failed = self.status == "dead"
-        return f"The job failed after {self.attempts} attempts." if failed else None
+        if self.status != "dead":
+            return None
+        attempts = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        return f"The job failed after {attempts}."
 
 
 def public_status(job: Any, owner: str | None, caller: str | None) -> JobStatus | None:

@@ -97,8 +97,8 @@ class Detector:
     def busy_frame(self) -> FrameType | None:
         """The innermost frame of the event loop's thread; ``None`` while the loop waits.
 
-        It does that, and does not answer, while the process gets no CPU time: then no line of the
-        service is to blame.
+        A loop that waits answers late if the process gets no CPU time: no line of the service is to
+        blame then.
         """
         frame = sys._current_frames().get(self._loop_thread)
         if frame is None:

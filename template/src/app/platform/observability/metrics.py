@@ -175,8 +175,8 @@ class RegisteredSource:
 def register(app: FastAPI, name: str, source: MetricSource, *, ttl: float = 0) -> None:
     """Add a source of metrics that no process knows alone, such as the depth of a queue.
 
-    It is called at each scrape, or at the first one ``ttl`` seconds after the last call. After 2
-    seconds, or on an error, the scrape has what it returned last, and ``metric_source_up`` is 0.
+    It is called at each scrape, but not within ``ttl`` seconds of its last success. If it fails, or
+    takes over 2 seconds, ``metric_source_up`` is 0, and for a day the scrape has its last metrics.
     """
     app.state.metric_sources.append(RegisteredSource(name, source, ttl))
 

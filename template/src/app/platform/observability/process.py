@@ -62,7 +62,7 @@ class Sampler:
             GC_PAUSES.observe(seconds)
 
     def on_gc(self, phase: str, _info: dict[str, Any]) -> None:
-        """Note a pause. It can happen while a lock of the metrics is held: they come later."""
+        """Note a pause for the next sample: this may run while a lock of the metrics is held."""
         if phase == "start":
             self._started = time.perf_counter()
         else:

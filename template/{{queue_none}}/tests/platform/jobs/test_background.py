@@ -108,15 +108,18 @@ async def test_progress_is_in_the_status_until_the_next_attempt(
     assert seen[-4:] == last
 
 
-@pytest.mark.parametrize(("name", "attempts"), [("always_fails", 2), ("slow_job", 1), ("exits", 1)])
+@pytest.mark.parametrize(
+    ("name", "attempts"),
+    [("always_fails", "2 attempts"), ("slow_job", "1 attempt"), ("exits", "1 attempt")],
+)
 async def test_a_job_without_retries_left_is_dead(
-    caller: httpx2.AsyncClient, name: str, attempts: int
+    caller: httpx2.AsyncClient, name: str, attempts: str
 ) -> None:
     response = await caller.post(f"/test-jobs/{name}")
     assert response.status_code == 202
     dead = await status(caller, response)
     assert dead.status == "dead"
-    assert dead.error == f"The job failed after {attempts} attempts."
+    assert dead.error == f"The job failed after {attempts}."
 
 
 async def test_a_job_can_enqueue_another(service: FastAPI, caller: httpx2.AsyncClient) -> None:

@@ -14,19 +14,20 @@ NIGHTLY = "0 3 * * *" if "worker" in BACKGROUND_PROCESSES else None
 
 @job(retries=3, timeout=60)
 async def export_items(context: JobContext, owner: str) -> Export:
-    """All items of ``owner`` as JSON Lines. Read-only, and so safe to run twice."""
+    """The newest ``MAX_ITEMS`` items of ``owner``, as JSON Lines. Read-only: safe to run twice."""
     lines: list[str] = []
     query = ListQuery(PAGE_SIZE)
+    complete = False
     while len(lines) < MAX_ITEMS:
         rows = await service.list_items(context.read_session, owner, query)
         page = rows[:PAGE_SIZE]
         lines += [ItemRead.model_validate(row).model_dump_json() for row in page]
         await context.report_progress(len(lines), message="Reading the items")
-        if len(rows) <= PAGE_SIZE:
+        if complete := len(rows) <= PAGE_SIZE:
             break
         query = ListQuery(PAGE_SIZE, after=service.LISTING.position(query, page[-1]))
     context.logger.info("items exported", items=len(lines))
-    return Export(items=len(lines), lines="\n".join(lines))
+    return Export(items=len(lines), complete=complete, lines="\n".join(lines))
 
 
 @job(cron=NIGHTLY)

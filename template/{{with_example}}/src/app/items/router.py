@@ -139,7 +139,7 @@ async def delete_item(
 async def start_export(
     user: CurrentUser, jobs: Jobs, request: Request, response: Response
 ) -> JobStatus:
-    """Start an export of all your items, or return the one that is already running."""
+    """Start an export of your newest 10,000 items, or return the one that is already running."""
     job = await jobs.enqueue(export_items, owner=user.id, unique=f"items.export:{user.id}")
     response.headers.update(status_headers(request, job))
     return job

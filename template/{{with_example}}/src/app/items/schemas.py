@@ -82,4 +82,5 @@ class Export(ResponseModel):
     """The result of an export: one JSON object per line, newest first."""
 
     items: int
+    complete: bool = Field(description="Whether all your items are in it")
     lines: str

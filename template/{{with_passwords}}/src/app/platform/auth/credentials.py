@@ -1,6 +1,7 @@
 """Proof of an address, and changes of passwords and addresses.
 
-Every change ends the other sessions and the links of the account, and is reported to its owner.
+Every change invalidates the links in the account's earlier mails, and its owner is notified. A new
+password also ends the other sessions.
 """
 
 from uuid import UUID

@@ -67,7 +67,7 @@ class AccountSettings(BaseSettings):
         description="Mails to one address that clients unknown to its account ask for",
     )
     reauthentication_limit: RateSetting = Field(
-        Rate(10, 3600), description="Passwords that a session may give to change its account"
+        Rate(10, 3600), description="Wrong passwords per account in requests to change it"
     )
     email_verification_lifetime: int = Field(
         86_400, ge=60, le=2_592_000, description="Seconds that a link to confirm an address works"

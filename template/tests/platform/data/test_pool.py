@@ -15,6 +15,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PoolProxiedConnection,
     Table,
     UniqueConstraint,
     literal_column,
@@ -84,6 +85,31 @@ async def test_a_request_waits_for_a_connection_as_long_as_configured(
         finally:
             release.set()
             await holder
+
+
+async def test_a_prepared_read_closes_the_connection_that_the_pool_has_no_room_for(
+    module_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"db_pool_size": 1, "db_max_overflow": 1}
+    taken, release = asyncio.Event(), asyncio.Event()
+    async with running_platform(module_settings.model_copy(update=changes)) as app:
+
+        async def hold() -> None:
+            async with app.state.db.transaction() as session:
+                await session.execute(ONE)
+                taken.set()
+                await release.wait()
+
+        async def by_driver(connection: PoolProxiedConnection) -> Any:
+            release.set()
+            await holder  # whose connection takes the place in the pool
+            return connection.driver_connection
+
+        holder = asyncio.create_task(hold())
+        await taken.wait()
+        driver = await app.state.db.read(lambda _: None, by_driver)
+        assert driver.is_closed()
+    assert not caplog.records
 
 
 @pytest.fixture

@@ -261,7 +261,7 @@ class Database:
             try:
                 return await by_driver(connection)
             finally:
-                connection.close()
+                await self._check_in(connection)
         finally:
             self._release()
 
@@ -272,6 +272,14 @@ class Database:
     def _check_out(self) -> PoolProxiedConnection:
         """A connection of the pool, for code in a greenlet: it may have to be opened or tested."""
         return self.engine.sync_engine.connect().connection
+
+    async def _check_in(self, connection: PoolProxiedConnection) -> None:
+        """Return a connection; what the pool has no room for, it closes, which needs a greenlet."""
+        pool: Any = self.engine.pool
+        if pool.checkedin() < pool.size():
+            connection.close()
+        else:
+            await greenlet_spawn(connection.close)
 
     def _ready(self) -> PoolProxiedConnection | None:
         """A connection that has to be neither opened nor tested; ``None`` if that is not certain.

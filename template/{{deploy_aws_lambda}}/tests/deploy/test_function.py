@@ -104,6 +104,14 @@ def test_the_name_of_a_stage_is_a_prefix_of_the_path(function: Function) -> None
     assert json.loads(content(response))["servers"] == [{"url": "/staging"}]
 
 
+@pytest.mark.parametrize("stage", ["$default", "staging"])
+def test_metrics_are_not_public(function: Function, stage: str) -> None:
+    prefix = "" if stage == "$default" else f"/{stage}"
+    for path in ("/metrics", f"{prefix}/metrics"):
+        event = http_api("GET", path, headers={"host": "127.0.0.1:9000"}, stage=stage)
+        assert function.invoke(event)["statusCode"] == 404
+
+
 def test_bytes_go_in_and_out_unchanged(function: Function) -> None:
     response = function.invoke(http_api("POST", "/test/echo", body=BYTES))
     assert response["isBase64Encoded"] is True

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -20,17 +21,17 @@ from tests.conftest import client_for, running_platform
 DEADLINE = 0.2  # seconds
 
 
-@pytest.fixture
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    """An app with low limits and with routes that wait, fail or stream."""
-    changes = {"request_timeout": DEADLINE, "max_in_flight": 2, "max_body_size": 1000}
+@asynccontextmanager
+async def serving(settings: Settings, **changes: Any) -> AsyncIterator[FastAPI]:
+    """Run an app with routes that wait, fail or stream."""
     async with running_platform(settings.model_copy(update=changes)) as app:
-        app.state.release = asyncio.Event()
+        app.state.waiting, app.state.release = asyncio.Semaphore(0), asyncio.Event()
 
         async def ids() -> dict[str, str]:
             return {"request_id": context.current().request_id}
 
         async def wait(request: Request) -> str:
+            request.app.state.waiting.release()
             await request.app.state.release.wait()
             return "done"
 
@@ -80,6 +81,19 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
         app.add_api_route("/test/events", events, response_class=EventSourceResponse)
         routing.install_index(app)
         app.openapi()  # generated once, which may take longer than the deadline
+        yield app
+
+
+@pytest.fixture(scope="module")
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with serving(settings, max_in_flight=2, max_body_size=1000) as app:
+        yield app
+
+
+@pytest.fixture
+async def hurried(settings: Settings) -> AsyncIterator[FastAPI]:
+    """An app with a deadline that comes soon."""
+    async with serving(settings, request_timeout=DEADLINE) as app:
         yield app
 
 
@@ -217,21 +231,21 @@ async def test_an_unhandled_error_is_logged_but_not_revealed(
     assert "RuntimeError" in capfd.readouterr().out
 
 
-async def test_a_request_past_its_deadline_is_cancelled(
-    client: httpx2.AsyncClient, service: FastAPI
-) -> None:
-    request = asyncio.create_task(client.get("/test/wait"))
-    await asyncio.wait({request}, timeout=5)  # `wait_for` would cancel the request itself
-    assert request.done()
-    response = request.result()
-    assert response.status_code == 504
-    assert response.json()["code"] == "timeout"
-    assert not service.state.in_flight
-    assert (await client.get("/test/ids")).status_code == 200
+async def test_a_request_past_its_deadline_is_cancelled(hurried: FastAPI) -> None:
+    async with client_for(hurried) as client:
+        request = asyncio.create_task(client.get("/test/wait"))
+        await asyncio.wait({request}, timeout=5)  # `wait_for` would cancel the request itself
+        assert request.done()
+        response = request.result()
+        assert response.status_code == 504
+        assert response.json()["code"] == "timeout"
+        assert not hurried.state.in_flight
+        assert (await client.get("/test/ids")).status_code == 200
 
 
-async def test_a_started_response_has_no_deadline(client: httpx2.AsyncClient) -> None:
-    assert (await client.get("/test/stream")).text == "first last"
+async def test_a_started_response_has_no_deadline(hurried: FastAPI) -> None:
+    async with client_for(hurried) as client:
+        assert (await client.get("/test/stream")).text == "first last"
 
 
 async def test_a_stream_that_never_waits_does_not_block_other_requests(
@@ -256,7 +270,8 @@ async def test_requests_above_max_in_flight_are_refused_but_probes_are_served(
     client: httpx2.AsyncClient, service: FastAPI
 ) -> None:
     waiting = [asyncio.create_task(client.get("/test/wait")) for _ in range(2)]
-    await asyncio.sleep(0.05)
+    for _ in waiting:
+        await service.state.waiting.acquire()
     refused = await client.get("/test/ids")
     assert refused.status_code == 503
     assert refused.headers["retry-after"] == "1"

@@ -1,6 +1,7 @@
 """Settings: where values come from, and how an invalid environment is refused."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,18 @@ def test_a_valid_environment_is_read() -> None:
 def test_production_requires_a_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.delenv(name)
     assert f"\n  {name}: is missing" in settings_error()
+
+
+def test_no_validator_replaces_another() -> None:
+    """Pydantic keeps one validator of each name, of all classes that ``Settings`` inherits from."""
+    classes = [vars(each) for each in Settings.__mro__ if each.__module__.startswith("app.")]
+    names = Counter(
+        name
+        for attributes in classes
+        for name, value in attributes.items()
+        if not name.startswith("__") and (callable(value) or isinstance(value, classmethod))
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_all_invalid_variables_are_listed_without_their_values(

@@ -57,6 +57,7 @@ def test_a_number_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value
         ("ALLOWED_HOSTS", "bücher.example", "is not a host"),
         ("ALLOWED_HOSTS", "::1", "is not a host"),
         ("ALLOWED_HOSTS", ",", "is empty"),
+        ("REQUEST_ID_HOSTS", "*, https://api.internal", "https://api.internal is not a host"),
         ("TRUSTED_PROXIES", "caddy", "caddy is not an address"),
         ("TRUSTED_PROXIES", "10.0.0.1/8", "10.0.0.0/8"),
         ("TRUSTED_PROXIES", "10.0.0.0/33", "is not an address"),
@@ -95,6 +96,7 @@ def test_a_value_that_cannot_work_is_refused(
     [
         ("ALLOWED_HOSTS", "api.example.com, *.example.org, localhost, 127.0.0.1, [::1], my_api"),
         ("ALLOWED_HOSTS", "xn--bcher-kva.example, *"),
+        ("REQUEST_ID_HOSTS", "*, *.example.com"),
         ("TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::/32, ::1, 192.0.2.7"),
         ("TRUSTED_PROXIES", "*"),
         ("CORS_ORIGINS", "https://app.example.com, http://localhost:5173, http://[::1]:3000"),
@@ -112,6 +114,16 @@ def test_a_value_that_works_is_accepted(
 ) -> None:
     monkeypatch.setenv(name, value)
     get_settings()
+
+
+def test_a_number_that_can_be_off_is_off_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    off = "; 0: off"
+    names = [n for n in NUMERIC if (Settings.model_fields[n].description or "").endswith(off)]
+    assert names
+    for name in names:
+        monkeypatch.setenv(name.upper(), "0")
+    settings = get_settings()
+    assert {getattr(settings, name) for name in names} == {0}
 
 
 def test_libpqs_sslmode_is_passed_to_asyncpg(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ class DataSettings(BaseSettings):
 
     @field_validator("request_id_hosts")
     @classmethod
-    def _are_hosts(cls, value: list[str]) -> list[str]:
+    def _are_host_patterns(cls, value: list[str]) -> list[str]:
         for host in value:
             if host != "*" and not is_host(host):
                 raise ValueError(f"{host} is not a host; write it as api.internal or *.internal")

@@ -7,6 +7,7 @@ Copier runs this in the service's folder before and after the merge (``_migratio
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,11 @@ from extensions import options
 
 MARKER = "^<<<<<<< before updating"
 REVIEW = "You need to review these changes."  # `.ci/update.sh` of services starts to copy here
+# Files with one import and one router or component a line, each of which stands for itself.
+LISTS = ("src/app/api.py", "src/app/main.py")
+CONFLICT = re.compile(
+    r"^<{7} .*\n([\s\S]*?)^\|{7} .*\n([\s\S]*?)^={7}\n([\s\S]*?)^>{7} .*\n", re.MULTILINE
+)
 SIMILAR = "50%"  # of a file's content, from which on Git calls it renamed
 # The user's settings of Git, which would change what it prints.
 PLAIN = ("-c", "core.quotePath=false", "-c", "grep.fullName=false", "-c", "diff.renameLimit=0")
@@ -138,6 +144,8 @@ def after(answers_file: Path, template: str) -> None:
             _take_back([path for path in added if (renders.old / path).parent.exists()])
         if _listed("diff", "--name-only", "HEAD", "--", str(answers_file)):
             moved, linked = _follow(renders)
+        for path in {*LISTS} & {*_marked()}:
+            _resolve(path, renders)
     _report(along, moved, kept, linked)
 
 
@@ -226,7 +234,39 @@ def _follow(renders: Renders) -> tuple[Moves, list[str]]:
     return moved, elsewhere
 
 
-def _merged(mine: bytes, base: Path, theirs: bytes) -> bytes:
+def _resolve(path: str, renders: Renders) -> None:
+    """Merge a list in which one side added lines next to lines that the other side removed."""
+    mine, theirs = _bytes("show", f"HEAD:./{path}"), (renders.new / path).read_bytes()
+    merged = _merged(mine, renders.old / path, theirs, "--diff3").decode()
+    text = CONFLICT.sub(_added_and_removed, merged)
+    if not CONFLICT.search(text):
+        Path(path).write_bytes(text.encode())
+        _git("reset", "--quiet", "--", path)
+
+
+def _added_and_removed(conflict: re.Match[str]) -> str:
+    """What a conflict comes to if one side only added lines, and the other only removed some."""
+    mine, base, theirs = (side.splitlines(keepends=True) for side in conflict.groups())
+    for longer, shorter in ((mine, theirs), (theirs, mine)):
+        original, left = _matches(longer, base), set(_matches(shorter, base).values())
+        if len(original) == len(base) and len(left) == len(shorter):
+            return "".join(
+                line for n, line in enumerate(longer) if n not in original or original[n] in left
+            )
+    return conflict[0]
+
+
+def _matches(side: list[str], base: list[str]) -> dict[int, int]:
+    """The lines of ``side`` that ``base`` has, in the same order: the number in each."""
+    matcher = difflib.SequenceMatcher(None, side, base, autojunk=False)
+    return {
+        block.a + n: block.b + n
+        for block in matcher.get_matching_blocks()
+        for n in range(block.size)
+    }
+
+
+def _merged(mine: bytes, base: Path, theirs: bytes, *options: str) -> bytes:
     """Both sides' changes, with conflicts marked; nothing if the files are not text."""
     with tempfile.TemporaryDirectory() as folder:
         sides = Path(folder, "mine"), Path(folder, "theirs")
@@ -234,7 +274,7 @@ def _merged(mine: bytes, base: Path, theirs: bytes) -> bytes:
             path.write_bytes(side)
         labels = ("-L", "before updating", "-L", "original", "-L", "after updating")
         files = (str(sides[0]), str(base), str(sides[1]))
-        return _bytes("merge-file", "--stdout", *labels, *files, check=False)
+        return _bytes("merge-file", "--stdout", *options, *labels, *files, check=False)
 
 
 def _keep(path: str, before: bytes, after: bytes) -> None:
@@ -256,8 +296,7 @@ def _take_back(paths: list[str]) -> None:
 
 
 def _report(along: Moves, moved: Moves, kept: list[str], linked: list[str]) -> None:
-    grep = ("grep", "--name-only", "--untracked", "--no-color", "--basic-regexp", "-e", MARKER)
-    marked = _listed(*grep, check=False)
+    marked = _marked()
     rejected = _listed("ls-files", "--others", "--", "*.rej")
     rejected = [path for path in rejected if path.removesuffix(".rej") not in [*kept, *linked]]
     lines = [
@@ -270,6 +309,11 @@ def _report(along: Moves, moved: Moves, kept: list[str], linked: list[str]) -> N
     ]
     if lines:
         sys.stderr.write("\n".join(["", REVIEW, *lines, ""]))
+
+
+def _marked() -> list[str]:
+    grep = ("grep", "--name-only", "--untracked", "--no-color", "--basic-regexp", "-e", MARKER)
+    return _listed(*grep, check=False)
 
 
 def _renamed_by_template(paths: Moves) -> Iterator[str]:

@@ -24,6 +24,7 @@ SECONDS = 60  # until a test gives up, on the slowest machine
 SERVICE = """
 async def service(scope, receive, send):
     assert scope["type"] == "http"
+    assert scope["client"][0] == "127.0.0.1"
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"version 1"})
 
@@ -81,19 +82,6 @@ class Dev:
         while not condition():
             assert time.monotonic() < deadline, self.output
             time.sleep(0.02)
-
-    def save(self, path: Path, source: str, until: Callable[[], object]) -> None:
-        """Save a file, and again each few seconds: Uvicorn serves before it looks for edits."""
-        saved = 0.0
-
-        def seen() -> object:
-            nonlocal saved
-            if time.monotonic() > saved + 5:
-                path.write_text(source)
-                saved = time.monotonic()
-            return until()
-
-        self.wait_for(seen)
 
     def wait_until_ready(self) -> None:
         self.wait_for(lambda: "Ctrl-C stops everything" in self.output)
@@ -207,11 +195,8 @@ def test_edits_restart_the_api_and_its_background_processes(
     dev.wait_until_ready()
     # Of another size: bytecode is taken for fresh when the source's size and second are the same.
     edited = SERVICE.replace("version 1", "edited")
-    dev.save(
-        package / "main.py",
-        edited,
-        until=lambda: dev.get() == b"edited" and len(dev.pids("worker")) > 1,
-    )
+    (package / "main.py").write_text(edited)
+    dev.wait_for(lambda: dev.get() == b"edited" and len(dev.pids("worker")) > 1)
     (package / "__main__.py").write_text("broken(")
     dev.wait_for(lambda: "it starts again after the next edit" in dev.output)
     started = len(dev.pids("worker"))  # a slow disk can make two edits of one
@@ -220,6 +205,40 @@ def test_edits_restart_the_api_and_its_background_processes(
     dev.process.terminate()
     assert dev.process.wait(SECONDS) == 0
     assert all(gone(pid) for pid in dev.pids("worker"))
+
+
+@pytest.mark.parametrize("broken", ["broken(", "def create_app(): raise RuntimeError"])
+def test_a_request_gets_503_while_the_edited_code_does_not_start(
+    start: Callable[..., Dev], project: Path, broken: str
+) -> None:
+    main = project / "src" / "app" / "main.py"
+    dev = start()
+    dev.wait_until_ready()
+    main.write_text(broken)
+    dev.wait_for(lambda: dev.get().startswith(b"The edited code does not start"))
+    assert "Error" in dev.output
+    with socket.create_connection(("127.0.0.1", dev.port)):  # one that sends nothing
+        main.write_text(SERVICE.replace("version 1", "mended"))
+        dev.wait_for(lambda: dev.get() == b"mended")
+    dev.process.terminate()
+    assert dev.process.wait(SECONDS) == 0
+
+
+def test_a_request_waits_while_an_edited_api_restarts(
+    start: Callable[..., Dev], project: Path
+) -> None:
+    dev = start()
+    dev.wait_until_ready()
+    slow = "import time\ntime.sleep(1)\n" + SERVICE.replace("version 1", "edited")
+    (project / "src" / "app" / "main.py").write_text(slow)
+    answers = set()
+
+    def edited() -> bool:
+        answers.add(dev.get())
+        return b"edited" in answers
+
+    dev.wait_for(edited)
+    assert answers == {b"version 1", b"edited"}
 
 
 def test_when_one_process_ends_the_rest_stops(start: Callable[..., Dev]) -> None:

@@ -27,18 +27,20 @@ def command(
     stop: signal.Signals = signal.SIGTERM,
     kill_after: float = 10,
     folder: str | None = None,
+    fds: Sequence[int] = (),
 ) -> list[str]:
     """The command line of a guard that runs `before`, one by one, and then `argv`.
 
     `stop`: the signal that asks the command to end; it is killed `kill_after` seconds later.
-    `folder`: removed at the end. The guard writes the pid of `argv` as one line to stdout, the
-    output of every command to stderr, and exits with their code.
+    `folder`: removed at the end. `fds`: what `argv` inherits. The guard writes the pid of `argv` as
+    one line to stdout, the output of every command to stderr, and exits with their code.
     """
     spec = {
         "steps": [*map(list, before), list(argv)],
         "stop": int(stop),
         "kill_after": kill_after,
         "folder": folder,
+        "fds": list(fds),
     }
     return [sys.executable, "-I", "-S", __file__, json.dumps(spec)]
 
@@ -49,9 +51,9 @@ def main(spec: dict[str, Any]) -> int:
     *before, last = spec["steps"]
     try:
         for argv in before:
-            if code := _wait(_start(argv, spec["stop"]), wake, spec):
+            if code := _wait(_start(argv, spec), wake, spec):
                 return code
-        process = _start(last, spec["stop"])
+        process = _start(last, spec)
         with contextlib.suppress(BrokenPipeError):
             os.write(sys.stdout.fileno(), f"{process.pid}\n".encode())
         return _wait(process, wake, spec)
@@ -73,13 +75,14 @@ def _wake_on(*signals: signal.Signals) -> int:
     return wake
 
 
-def _start(argv: list[str], stop: int) -> "subprocess.Popen[bytes]":
+def _start(argv: list[str], spec: dict[str, Any]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(  # noqa: S603
         argv,
         stdin=subprocess.DEVNULL,
         stdout=STDERR,
         process_group=0,
-        preexec_fn=_end_with_guard(stop),
+        pass_fds=spec["fds"],
+        preexec_fn=_end_with_guard(spec["stop"]),
     )
 
 

@@ -40,11 +40,11 @@ def run(*, port: int = 8000, background: Sequence[Sequence[str]] = ()) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     load_dotenv(DOTENV)
     try:
-        _refuse(port)
-        with services(LOCAL) as urls:
+        _refuse_to_start()
+        with _listener(port) as listener, services(LOCAL) as urls:
             environment = _environment(port, urls)
             with _environment_file(environment, urls):
-                asyncio.run(_run(port, background, environment, urls))
+                asyncio.run(_run(listener, background, environment, urls))
     except (DevError, ServerError) as error:
         sys.stderr.write(f"app dev: {error}\n")
         return 1
@@ -53,22 +53,24 @@ def run(*, port: int = 8000, background: Sequence[Sequence[str]] = ()) -> int:
     return 0
 
 
-def _refuse(port: int) -> None:
+def _refuse_to_start() -> None:
     if os.name == "nt":
         raise DevError("it needs Linux or macOS; on Windows, run it in WSL")
     if (environment := os.environ.get("ENVIRONMENT")) in DEPLOYED:
         raise DevError(
             f"ENVIRONMENT is {environment}: unset it, or start the service with `app serve`"
         )
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise DevError(
-                f"port {port} can't be used ({error.strerror}): stop what runs there, or choose "
-                "another one with --port"
-            ) from None
+
+
+def _listener(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise DevError(
+            f"port {port} can't be used ({reason}): stop what runs there, or choose another one "
+            "with --port"
+        ) from None
 
 
 def _environment(port: int, urls: dict[str, str]) -> dict[str, str]:
@@ -118,7 +120,7 @@ def _secret_key() -> str:
 
 
 async def _run(
-    port: int,
+    listener: socket.socket,
     background: Sequence[Sequence[str]],
     environment: dict[str, str],
     servers: ServerUrls,
@@ -128,17 +130,18 @@ async def _run(
     Raise `DevError` when a process ends by itself, `ServerError` when a server does.
     """
     _cancel_on(signal.SIGINT, signal.SIGTERM)
-    commands = {"migrate": _app("migrate"), "api": _api(port)}
+    commands = {"migrate": _app("migrate"), "api": _api(listener)}
     commands |= {words[0]: _app(*words) for words in background}
     migrate, api, *workers = _children(commands, environment)
+    api.listener = listener
     if code := await migrate.run():
         raise DevError(f"the migrations failed with exit code {code}: see above")
     try:
         async with asyncio.TaskGroup() as group:
             for child in (api, *workers):
                 group.create_task(child.supervise())
-            group.create_task(_restart_after_edits(workers))
-            group.create_task(_announce(port, environment))
+            group.create_task(_restart_after_edits([api, *workers]))
+            group.create_task(_announce(listener.getsockname()[1], environment))
             group.create_task(_watch_servers(servers))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
@@ -155,10 +158,10 @@ def _app(*words: str) -> list[str]:
     return [sys.executable, "-m", "app", *words]
 
 
-def _api(port: int) -> list[str]:
+def _api(listener: socket.socket) -> list[str]:
     return [
         *[sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory"],
-        *["--reload", "--reload-dir", "src", "--host", "127.0.0.1", "--port", str(port)],
+        *["--fd", str(listener.fileno())],
         # Requests are read as they are in production.
         *["--http", "app.platform.server.connection_limits:BoundedHttpProtocol"],
         *["--no-access-log", "--timeout-graceful-shutdown", str(STOP_SECONDS - 2)],

@@ -33,7 +33,7 @@ from app.main import create_app
 from app.platform.base.cpus import available_cpus
 from app.platform.data.database import Database, ReadSession
 from app.platform.data.prepared_reads import PreparedReads
-from app.platform.dev.servers import given, services
+from app.platform.dev.servers import KINDS, given, services
 from app.settings import Settings, get_settings
 from tests.actors import seed, sign_in
 
@@ -346,10 +346,20 @@ async def bob(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_this_shell() -> Iterator[None]:
+    """Ignore the settings in this shell and in a ``.env``, except the servers that they name."""
+    names = Settings.model_fields.keys() - {kind.variable.lower() for kind in KINDS}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(Settings.model_config, "env_file", None)
+        for variable in [*os.environ]:
+            if variable.lower().removesuffix("_file").partition("__")[0] in names:
+                patched.delenv(variable)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ignore the variables of this shell, and a ``.env``."""
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
+def _no_cached_settings() -> Iterator[None]:
     get_settings.cache_clear()
     yield
     get_settings.cache_clear()

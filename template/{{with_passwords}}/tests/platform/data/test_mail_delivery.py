@@ -4,11 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from socket import socket
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from sqlalchemy import select, text
 
 from app.platform.data import mail, mail_delivery
@@ -222,13 +224,70 @@ async def test_a_mail_without_tls_is_not_sent_where_tls_is_required(
     assert server.attempts == []
 
 
-async def test_in_development_mails_are_in_the_log(
+async def test_in_development_mails_are_in_the_output(
     module_settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
     developing = module_settings.model_copy(update={"environment": "development"})
     async with running_app(developing) as app:
         await clear(app)
-        await send(app, ADA, "Look here")
+        link = "http://localhost:8000/verify-email#token=abc"
+        async with app.state.db.transaction() as session:
+            await mail.send(session, mail.Mail("hello", ADA, "Look here", f"{link}\n", "<p></p>"))
         await until(lambda: _is_empty(app))
 
-    assert "Look here" in capfd.readouterr().out
+    assert f"Mail to {ADA}: Look here\n\n{link}\n" in capfd.readouterr().out
+
+
+async def test_a_claim_is_of_at_most_a_batch_whatever_the_plan(module_settings: Settings) -> None:
+    async with running_app(module_settings) as app:
+        await clear(app)
+        for _ in range(5):
+            await send(app, ADA)
+        async with app.state.db.transaction() as session:
+            # Leaves a nested loop, with the subquery within.
+            for kind in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):
+                await session.execute(text(f"SET LOCAL enable_{kind} = off"))
+            claimed = await session.execute(mail_delivery.CLAIM, {"lease": 60, "limit": 2})
+            assert len(claimed.all()) == 2
+
+
+async def test_a_claim_outlasts_the_connection_and_each_mail_of_a_batch(
+    module_settings: Settings, server: MailServer
+) -> None:
+    server.silent = True
+    async with sending_app(module_settings, server.url, mail_timeout=300) as app:
+        await send(app, ADA)
+        await until(lambda: _attempted(app, 1))
+        async with app.state.db.transaction() as session:
+            left = await session.scalar(text("SELECT due_at - now() FROM mails"))
+        assert left > timedelta(seconds=300 * (1 + mail_delivery.BATCH_SIZE))
+
+
+class SlowServer(asyncio.Protocol):
+    """Takes half of the time-out for the greeting, and again for each reply."""
+
+    received: ClassVar[list[bytes]] = []
+
+    def _reply(self, line: bytes) -> None:
+        asyncio.get_running_loop().call_later(0.15, self.transport.write, line + b"\r\n")
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._reply(b"220 slow")
+
+    def data_received(self, data: bytes) -> None:
+        self.received.append(data[:4])
+        replies = {b"EHLO": b"250-slow\r\n250 AUTH PLAIN", b"AUTH": b"235 OK"}
+        self._reply(replies.get(data[:4], b"250 OK"))
+
+
+async def test_to_connect_takes_one_time_out_in_all(module_settings: Settings) -> None:
+    server = await asyncio.get_running_loop().create_server(SlowServer, "127.0.0.1")
+    url = f"smtp://shop@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    changes = {"mail_timeout": 0.3, "smtp_password": SecretStr("any")}
+    async with sending_app(module_settings, url, **changes) as app:
+        await send(app, ADA)
+        await until(lambda: _attempted(app, 2))
+    server.close()
+    assert SlowServer.received
+    assert b"MAIL" not in SlowServer.received

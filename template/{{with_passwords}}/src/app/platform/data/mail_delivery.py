@@ -23,7 +23,7 @@ from app.platform.base.tasks import cancel
 from app.platform.data import mail_metrics
 from app.platform.data.mail_messages import message_of
 from app.platform.observability import metrics
-from app.platform.observability.logs import get_logger
+from app.platform.observability.logs import get_logger, output
 from app.platform.settings import PlatformSettings
 from app.platform.settings.mail import smtp_options
 
@@ -34,8 +34,9 @@ STOP_TIMEOUT = 5.0  # seconds for the mail that is being sent when the process s
 
 CLAIM = text(
     "UPDATE mails SET attempts = attempts + 1, due_at = now() + make_interval(secs => :lease)"
-    " WHERE id IN (SELECT id FROM mails WHERE due_at <= now() AND expires_at > now()"
-    " ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED) RETURNING *"
+    # ARRAY() is evaluated once: with IN, a plan may repeat the subquery and exceed its LIMIT.
+    " WHERE id = ANY(ARRAY(SELECT id FROM mails WHERE due_at <= now() AND expires_at > now()"
+    " ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED)) RETURNING *"
 )
 RETRY = text("UPDATE mails SET due_at = now() + make_interval(secs => :wait) WHERE id = :id")
 DELETE = text("DELETE FROM mails WHERE id = :id")
@@ -68,7 +69,7 @@ class Delivery:
 
     @property
     def delivers(self) -> bool:
-        """Whether there is a mail server, or a log to show mails in."""
+        """Whether there is a mail server, or an output to show mails in."""
         return self._options is not None or self._settings.environment == "development"
 
     def announce(self) -> None:
@@ -113,7 +114,7 @@ class Delivery:
 
     async def _deliver_batch(self) -> bool:
         """Deliver up to ``BATCH_SIZE`` due mails; return whether there may be more."""
-        lease = BATCH_SIZE * self._settings.mail_timeout + MARGIN
+        lease = (1 + BATCH_SIZE) * self._settings.mail_timeout + MARGIN  # to connect, and a mail
         waiting = list(await self._execute(CLAIM, lease=lease, limit=BATCH_SIZE))
         more = len(waiting) == BATCH_SIZE
         for row in [row for row in waiting if row.is_decoy]:
@@ -138,17 +139,17 @@ class Delivery:
         if self._options is None:
             yield self._show
             return
-        async with aiosmtplib.SMTP(**self._options) as server:
+        server = aiosmtplib.SMTP(**self._options)
+        async with asyncio.timeout(self._settings.mail_timeout):  # its own is for each step
+            await server.connect()
+        async with server:
             yield server.send_message
 
     async def _show(self, message: EmailMessage) -> None:
+        """Write a mail to stdout: the log redacts addresses, and the tokens in links."""
         body = message.get_body(("plain",))
-        logger.info(
-            "mail",
-            to=str(message["To"]),
-            subject=str(message["Subject"]),
-            text=body.get_content() if body else "",
-        )
+        text = body.get_content() if body else ""
+        output.write(f"Mail to {message['To']}: {message['Subject']}\n\n{text}\n".encode())
 
     async def _deliver(self, row: Row[Any], send: Send) -> None:
         """Deliver one mail, and delete it; raise only if the server can't be used any more."""

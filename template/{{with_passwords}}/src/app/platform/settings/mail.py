@@ -39,7 +39,7 @@ class MailSettings(BaseSettings):
     smtp_url: str | None = Field(
         None,
         description="Mail server, such as smtps://user@mail.example.com; unset: mails are shown in"
-        " the log in development, and wait in the database elsewhere",
+        " the output in development, and wait in the database elsewhere",
     )
     email_verification: Literal["optional", "required"] = Field(
         "optional",

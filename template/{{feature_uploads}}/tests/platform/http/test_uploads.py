@@ -266,6 +266,33 @@ async def test_an_object_that_could_not_be_deleted_is_deleted_by_the_clean_up(
     assert objects(folder) == []
 
 
+async def test_a_process_receives_a_limited_number_of_uploads_at_once(
+    client: httpx2.AsyncClient, app: FastAPI
+) -> None:
+    limit = app.state.settings.uploads_limit
+    waiting, release = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield PNG
+        waiting.release()
+        await release.wait()
+
+    async def send(record: int) -> int:
+        url = FILES.replace("7", str(record))
+        return (await client.post(url, params={"name": "a.png"}, content=slow())).status_code
+
+    async with asyncio.TaskGroup() as group:
+        uploads = [group.create_task(send(record)) for record in range(100, 100 + limit)]
+        for _ in uploads:
+            await waiting.acquire()
+        refused = await client.post(FILES, params={"name": "a.png"}, content=PNG)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+        assert (await client.get(FILES)).json() == []  # it takes no place of the record's
+        release.set()
+    assert {upload.result() for upload in uploads} == {201}
+    assert await upload(client)  # their places are free again
+
+
 async def test_an_upload_whose_connection_is_lost_leaves_nothing(
     folder: Path, app: FastAPI
 ) -> None:

@@ -32,6 +32,7 @@ from app.platform.base.errors import (
     BadRequest,
     Conflict,
     NotFound,
+    Unavailable,
     UnsupportedMediaType,
 )
 from app.platform.base.files import HEAD_SIZE, content_disposition, safe_name, sniff
@@ -48,6 +49,7 @@ from app.platform.settings import PlatformSettings
 
 logger = get_logger(__name__)
 
+RETRY_AFTER = 10  # seconds
 # Raises an error unless the caller may change the record; locks its row until the commit.
 Authorize = Callable[[AsyncSession], Awaitable[object]]
 # Enqueues a scan of an upload in the transaction that records its arrival.
@@ -91,6 +93,7 @@ class Uploads:
         self._settings = settings
         self.store = store
         self.scan: Scan | None = getattr(app.state, "upload_scan", None)
+        self._free = settings.uploads_limit
         registry = app.state.metrics.registry
         self._outcomes = prometheus_client.Counter(
             "uploads", "Uploads that have arrived or failed.", ["outcome"], registry=registry
@@ -116,11 +119,25 @@ class Uploads:
 
         ``authorize`` runs in the transactions before and after the transfer. The route must not
         have a transaction open. Raises ``UnsupportedMediaType`` for contents of a type that is not
-        accepted, ``Conflict`` if the record has too many files, and answers 413 for a large one.
+        accepted, ``Conflict`` if the record has too many files, ``Unavailable`` while the process
+        receives as many as it may, and answers 413 for a large one.
         """
         if "json" in request.headers.get("Content-Type", "").lower():
             # The check for strict JSON keeps a body in memory.
             raise UnsupportedMediaType("Send the file as application/octet-stream.")
+        if not self._free:  # each keeps parts in memory, for as long as its client is slow
+            raise Unavailable("Too many uploads at once; try again.", retry_after=RETRY_AFTER)
+        self._free -= 1
+        try:
+            upload_id, size = await self._receive(request, owner, record, name, authorize)
+        finally:
+            self._free += 1
+        self._count("stored", size)
+        return await self.get(self._read_session, upload_id, owner=owner, record=record)
+
+    async def _receive(
+        self, request: Request, owner: str, record: str, name: str, authorize: Authorize
+    ) -> tuple[UUID, int]:
         await _raise_limits(request, self._settings)
         upload_id = await self._add(owner, record, name, authorize)
         try:
@@ -138,8 +155,7 @@ class Uploads:
             if isinstance(error, ClientDisconnect):
                 raise BadRequest("The body ended early.") from None
             raise
-        self._count("stored", received.size)
-        return await self.get(self._read_session, upload_id, owner=owner, record=record)
+        return upload_id, received.size
 
     async def _store_body(self, request: Request, upload_id: UUID) -> _Received:
         """Write the body to the storage, chunk by chunk; an exception leaves no object."""

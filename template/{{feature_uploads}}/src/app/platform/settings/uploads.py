@@ -50,6 +50,9 @@ class UploadSettings(BaseSettings):
         description="Accepted types of files, comma-separated; recognized by their contents",
     )
     uploads_per_record: int = Field(20, ge=1, le=10_000, description="Maximum files of one record")
+    uploads_limit: int = Field(
+        10, ge=1, le=1000, description="Uploads through the service that a process receives at once"
+    )
     uploads_timeout: float = Field(
         600, gt=0, le=86_400, description="Seconds until an upload through the service is cancelled"
     )

@@ -196,6 +196,15 @@ async def test_a_hanging_dependency_is_down_and_concurrent_probes_share_one_chec
     assert all(checks["slow"].status == "down" for checks in results)
 
 
+async def test_a_check_names_the_time_that_it_had() -> None:
+    readiness = Readiness(timeout=0.01)
+    readiness.add("usual", asyncio.Event().wait, critical=True)
+    readiness.add("longer", asyncio.Event().wait, critical=True, extra_time=0.02)
+    checks = await readiness.checks()
+    assert checks["usual"].error == "no answer within 0.01 s"
+    assert checks["longer"].error == "no answer within 0.03 s"
+
+
 async def test_metrics_report_each_dependency_and_do_not_wait_for_one_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

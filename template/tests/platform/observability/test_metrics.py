@@ -183,6 +183,16 @@ async def test_a_bucket_has_a_trace_as_its_exemplar(
     assert bucket.exemplar.value == 0.06
 
 
+async def test_unmatched_requests_have_exemplars_too(
+    client: httpx2.AsyncClient, service: FastAPI
+) -> None:
+    service.state.metrics.observe("BREW", "", 404, 0.06, "b" * 32)
+    response = await client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+    [family] = [f for f in parse_openmetrics(response.text) if f.name == metrics.DURATION]
+    shown = [s for s in family.samples if s.exemplar and s.exemplar.labels["trace_id"] == "b" * 32]
+    assert [(s.labels["method"], s.labels["route"]) for s in shown] == [("other", "unmatched")]
+
+
 @pytest.mark.parametrize(
     "accept", ["application/openmetrics-text;version=x.y", "text/plain;version=1.x", ";=,;version"]
 )

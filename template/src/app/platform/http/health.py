@@ -131,7 +131,7 @@ class Readiness:
             async with asyncio.timeout(self.timeout + extra_time):
                 await ping()
         except TimeoutError:
-            error = f"no answer within {self.timeout:g} s"
+            error = f"no answer within {self.timeout + extra_time:g} s"
         except Exception as reason:  # noqa: BLE001
             # The class alone: messages contain addresses, and this response is public.
             driver_error = reason.__cause__ if isinstance(reason, DatabaseUnavailable) else reason

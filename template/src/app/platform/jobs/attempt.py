@@ -37,7 +37,8 @@ async def attempt(definition: JobDefinition, context: JobContext, arguments: dic
 def error_summary(error: Exception) -> str:
     """Type and message of an error in one line, storable in a ``text`` column."""
     # Postgres rejects NUL characters and lone surrogates.
-    line = f"{type(error).__name__}: {error}".replace("\0", "")[:MAX_ERROR_LENGTH]
+    text = f"{type(error).__name__}: {error}".replace("\0", "")
+    line = " ".join(text.split())[:MAX_ERROR_LENGTH]
     return line.encode(errors="replace").decode()
 
 
@@ -46,4 +47,4 @@ def backoff(failures: int, base: float, maximum: float) -> float:
 
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
-    return random.uniform(0, min(maximum, base * 2 ** (failures - 1)))  # noqa: S311 (not a secret)
+    return random.uniform(0, min(maximum, base * 2 ** min(failures - 1, 64)))  # noqa: S311 (not a secret)

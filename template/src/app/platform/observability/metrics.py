@@ -96,13 +96,11 @@ class Metrics:
         if trace_id:
             bucket = next((bound for bound in BUCKETS if seconds <= bound), float("inf"))
             exemplar = Exemplar({"trace_id": trace_id}, seconds, time.time())
-            self._exemplars[method, route, str(status), bucket] = exemplar
+            self._exemplars[*_label_values(labels), bucket] = exemplar
 
     def _child(self, labels: Labels) -> Histogram:
-        method, route, status = labels
-        method = method if method in METHODS else "other"
-        child = self._durations.labels(method, route or UNMATCHED, str(status))
-        if method != "other":
+        child = self._durations.labels(*_label_values(labels))
+        if labels[0] in METHODS:
             self._children[labels] = child
         return child
 
@@ -125,6 +123,11 @@ class Metrics:
         labels = sample.labels
         key = (labels["method"], labels["route"], labels["status"], float(labels["le"]))
         return sample._replace(exemplar=self._exemplars.get(key))
+
+
+def _label_values(labels: Labels) -> tuple[str, str, str]:
+    method, route, status = labels
+    return method if method in METHODS else "other", route or UNMATCHED, str(status)
 
 
 class CollectedMetrics:

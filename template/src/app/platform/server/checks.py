@@ -26,6 +26,7 @@ CHECK_TIMEOUT = 5.0  # seconds for one dependency
 CONNECTION_LIMIT = text(
     "SELECT current_setting('max_connections')::int"
     " - current_setting('superuser_reserved_connections')::int"
+    " - coalesce(current_setting('reserved_connections', true)::int, 0)"  # from Postgres 16 on
 )
 IN_RECOVERY = text("SELECT pg_is_in_recovery()")
 

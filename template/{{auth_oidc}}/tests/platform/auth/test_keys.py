@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -13,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import FastAPI
 
 from app.platform.auth import discovery, keys
-from app.platform.auth.discovery import ProviderError, read_keys
+from app.platform.auth.discovery import ProviderData, ProviderError, read_keys
 from app.platform.auth.keys import Keys
+from app.platform.base.tasks import cancel
 from app.settings import Settings
 from tests.conftest import client_for, running_app
 from tests.platform.auth.conftest import CONFIGURATION, JWKS, Peer, eventually
@@ -287,3 +289,25 @@ def test_other_than_public_signing_keys_are_ignored(wrong: dict[str, Any]) -> No
 def test_a_short_rsa_key_is_ignored() -> None:
     with pytest.raises(ProviderError, match="it has no key for any of"):
         read_keys({"keys": [rsa_key(1024)]}, ["RS256"])
+
+
+async def test_close_waits_for_a_fetch_that_loses_its_first_cancellation() -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def fetch() -> ProviderData:
+        started.set()
+        try:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+        raise AssertionError
+
+    known = Keys(fetch, max_age=60)
+    refresh = asyncio.create_task(known.refresh())
+    await started.wait()
+    await asyncio.wait_for(known.close(), 10)
+    assert ended.is_set()
+    await cancel(refresh)

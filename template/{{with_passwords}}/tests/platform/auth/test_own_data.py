@@ -1,15 +1,19 @@
 """The owner's sessions and data: listed, ended, exported, deleted."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from unittest.mock import AsyncMock, patch
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from sqlalchemy import func, select, text
+from sqlalchemy.engine import URL
 
 from app.platform.auth.auth_cache import AuthCache
 from app.platform.auth.models import Account, AccountToken, LoginSession
 from app.platform.base.errors import Unavailable
+from app.platform.data.replica import Replica
 from app.settings import Settings
 from tests.accounts import AUTH, PASSWORD, log_in, post, register
 from tests.actors import sign_in
@@ -37,6 +41,23 @@ async def test_the_sessions_of_an_account_are_listed_and_ended_one_by_one(
     assert (ended.status_code, again.status_code) == (204, 404)
     assert statuses == [200, 401, 200]
     assert [each["id"] for each in (await alice.get(SESSIONS)).json()] == [own["id"]]
+
+
+async def test_a_new_account_is_there_before_the_standby_has_it(
+    module_settings: Settings, create_database: Callable[..., URL], migrated_template: str
+) -> None:
+    """The standby is a database of its own, to which nothing is copied."""
+    standby = create_database(migrated_template).render_as_string(hide_password=False)
+    settings = module_settings.model_copy(update={"database_replica_url": SecretStr(standby)})
+    with patch.object(Replica, "_follow", AsyncMock()):
+        async with running_app(settings) as app, client_for(app) as client:
+            app.state.replica.current_at = float("inf")
+            client.headers.update(await sign_in(client, "new@example.com"))
+            assert app.state.replica.reads is not app.state.read_session
+            answers = [await client.get(path) for path in (ME, EXPORT, SESSIONS)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert [each["current"] for each in answers[2].json()] == [True]
 
 
 async def test_nobody_sees_or_ends_the_sessions_of_another_account(

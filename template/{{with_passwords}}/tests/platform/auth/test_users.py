@@ -1,6 +1,7 @@
 """Administration: the commands, and the effect of each on the next request."""
 
 import asyncio
+import unicodedata
 from collections.abc import AsyncIterator
 from typing import Annotated
 from uuid import UUID
@@ -8,10 +9,12 @@ from uuid import UUID
 import httpx2
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import select
 
 from app.auth import User, require
 from app.platform.auth import users
 from app.platform.auth.audit_log import Actor
+from app.platform.auth.models import Account
 from app.platform.base.errors import Conflict
 from app.settings import Settings
 from tests.accounts import AUTH, PASSWORD, register
@@ -175,6 +178,18 @@ async def test_the_last_administrator_does_not_delete_their_account(
     deleted = await client.post(f"{AUTH}/delete-account", headers=headers, json=body)
 
     assert (refused.status_code, deleted.status_code) == (409, 204)
+
+
+async def test_an_address_is_found_in_each_form_of_unicode(
+    app: FastAPI, environment: dict[str, str]
+) -> None:
+    composed, decomposed = (unicodedata.normalize(f, "zoé@example.com") for f in ("NFC", "NFD"))
+    created = done(environment, "create", composed, "--password", PASSWORD)
+    assert created.strip() in done(environment, "show", decomposed)
+    async with app.state.db.transaction() as db:
+        by_email = users.LISTING.filters["email"]
+        listed = select(Account.id).where(by_email.compare(Account.email, decomposed))
+        assert await db.scalar(listed) == await users.find(db, composed)
 
 
 async def test_of_two_administrators_that_are_removed_at_once_one_stays(

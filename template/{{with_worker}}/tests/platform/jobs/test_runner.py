@@ -86,6 +86,7 @@ def test_backoff_is_exponential_with_full_jitter() -> None:
         delays = [backoff(failures, 5, 600) for _ in range(500)]
         assert 0 <= min(delays) < maximum * 0.1
         assert maximum * 0.9 < max(delays) <= maximum
+    assert backoff(2000, 5.0, 600) <= 600
 
 
 async def test_an_attempt_times_out(service: Service) -> None:
@@ -176,6 +177,7 @@ async def test_an_attempt_that_lost_its_lease_is_not_recorded_with_its_successor
 
 def test_an_error_with_invalid_text_is_summarized() -> None:
     assert error_summary(OSError("caf\udce9\0")) == "OSError: caf?"
+    assert error_summary(OSError("one\n  two\u2028")) == "OSError: one two"
 
 
 async def test_a_long_job_keeps_its_lease(service: Service) -> None:

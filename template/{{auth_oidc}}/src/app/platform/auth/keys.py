@@ -16,6 +16,7 @@ import jwt
 
 from app.platform.auth.discovery import Metadata, ProviderData, ProviderError
 from app.platform.base.errors import Unavailable
+from app.platform.base.tasks import cancel
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,7 @@ class Keys:
     async def close(self) -> None:
         """Cancel a running fetch."""
         if self._fetching:
-            self._fetching.cancel()
-            await asyncio.wait([self._fetching])
+            await cancel(self._fetching)
 
     def _age(self) -> float:
         return time.monotonic() - self.fetched_at

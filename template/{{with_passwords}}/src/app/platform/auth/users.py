@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.auth import audit_log, grants, sessions
 from app.platform.auth.account_mails import AccountMails
+from app.platform.auth.accounts import normalise
 from app.platform.auth.audit_log import Actor
 from app.platform.auth.grants import RoleGrant, Roles
 from app.platform.auth.models import Account, LoginSession
@@ -49,7 +50,7 @@ def _has_role(role: Any, name: Any) -> ColumnElement[bool]:
 
 
 def _has_address(email: Any, given: Any) -> ColumnElement[bool]:
-    return func.lower(email) == func.lower(given)
+    return func.lower(email) == func.lower(func.normalize(func.trim(given)))
 
 
 LISTING = Listing(
@@ -78,7 +79,7 @@ async def create(db: AsyncSession, actor: Actor, email: str, password_hash: str)
 
 async def find(db: AsyncSession, email_or_id: str) -> UUID:
     """The id of a user; raises ``NotFound``."""
-    statement = select(Account.id).where(func.lower(Account.email) == email_or_id.strip().lower())
+    statement = select(Account.id).where(func.lower(Account.email) == normalise(email_or_id))
     if "@" not in email_or_id:
         try:
             statement = select(Account.id).where(Account.id == UUID(email_or_id))

@@ -107,6 +107,8 @@ class Watchdog:
         """Stop watching."""
         self._own_loop.call_soon_threadsafe(self._closing.set)
         self._thread.join(CLOSE_TIMEOUT)
+        if self._heartbeat:
+            faulthandler.cancel_dump_traceback_later()
 
     @contextmanager
     def watch(self, claim: Claim, timeout: float) -> Iterator[Running]:

@@ -1,16 +1,21 @@
 """Rules of the code that no linter has. ``make lint`` checks those that one has."""
 
 import ast
+import gc
 import inspect
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.routing import iter_route_contexts
+
+from app.settings import Settings
+from tests.conftest import running_app
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src/app"
@@ -92,6 +97,15 @@ def test_nothing_connects_at_import() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+async def test_no_route_keeps_its_app(settings: Settings) -> None:
+    """FastAPI remembers the functions of routes: take the app from the request, not a closure."""
+    async with running_app(settings) as app:
+        kept = weakref.ref(app)
+    del app
+    gc.collect()
+    assert kept() is None
 
 
 async def test_each_route_of_the_api_is_serialized_on_the_fast_path(shared_app: FastAPI) -> None:

@@ -101,7 +101,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
     protection = [app.state.docs_protection] if access == "admin" else []
 
     async def document(request: Request) -> JSONResponse:
-        content = _below(request.scope.get("root_path", ""), app.openapi())
+        content = _below(request.scope.get("root_path", ""), request.app.openapi())
         return JSONResponse(content, headers={"Cache-Control": "no-store"} if protection else None)
 
     app.add_api_route("/openapi.json", document, include_in_schema=False, dependencies=protection)
@@ -114,7 +114,7 @@ def setup(app: FastAPI, settings: PlatformSettings) -> None:
         prefix = request.scope.get("root_path", "")
         html = get_swagger_ui_html(
             openapi_url=f"{prefix}/openapi.json",
-            title=app.title,
+            title=request.app.title,
             swagger_js_url=f"{prefix}{ASSETS_PATH}/swagger-ui-bundle.js",
             swagger_css_url=f"{prefix}{ASSETS_PATH}/swagger-ui.css",
             swagger_favicon_url=f"{prefix}{ASSETS_PATH}/favicon.png",

@@ -39,6 +39,7 @@ def test_staging_and_production_refuse_weak_costs(weak: dict[str, Any], environm
     given: dict[str, Any] = {**required, "environment": environment}
     strong = Settings(**given)
 
-    assert (strong.argon2_memory_cost, strong.argon2_time_cost) == (65_536, 3)
+    costs = (strong.argon2_memory_cost, strong.argon2_time_cost, strong.argon2_parallelism)
+    assert costs == (65_536, 3, 4)
     with pytest.raises(ValidationError, match="too weak for production"):
         Settings(**given, **weak)

@@ -15,7 +15,7 @@ from sqlalchemy import select, text
 
 from app.platform.data import mail, mail_delivery
 from app.settings import Settings
-from tests.conftest import running_app
+from tests.conftest import running_platform
 from tests.mail import MailServer, mail_server, plain
 
 ADA, BOB = "ada@example.com", "bob@example.com"
@@ -37,7 +37,7 @@ def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 async def sending_app(settings: Settings, url: str, **changes: Any) -> AsyncIterator[FastAPI]:
     """An app that delivers to ``url``, with no mails at the beginning."""
     used = {"smtp_url": url, "smtp_tls": "off", "mail_poll_interval": 0.05, **changes}
-    async with running_app(settings.model_copy(update=used)) as app:
+    async with running_platform(settings.model_copy(update=used)) as app:
         await clear(app)
         yield app
 
@@ -203,7 +203,7 @@ async def test_a_mail_that_expires_is_given_up_and_a_decoy_is_never_delivered(
             await session.execute(expired)
         await send(app, ADA)
         await server.receives()
-    async with running_app(
+    async with running_platform(
         app.state.settings.model_copy(update={"mail_poll_interval": 0.05})
     ) as app:
         await until(lambda: _is_empty(app))
@@ -228,7 +228,7 @@ async def test_in_development_mails_are_in_the_output(
     module_settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
     developing = module_settings.model_copy(update={"environment": "development"})
-    async with running_app(developing) as app:
+    async with running_platform(developing) as app:
         await clear(app)
         link = "http://localhost:8000/verify-email#token=abc"
         async with app.state.db.transaction() as session:
@@ -239,7 +239,7 @@ async def test_in_development_mails_are_in_the_output(
 
 
 async def test_a_claim_is_of_at_most_a_batch_whatever_the_plan(module_settings: Settings) -> None:
-    async with running_app(module_settings) as app:
+    async with running_platform(module_settings) as app:
         await clear(app)
         for _ in range(5):
             await send(app, ADA)

@@ -20,7 +20,7 @@ REFUSED = -1
 SUFFIX = b'-gzip"'  # of the ETag of a compressed response
 QUALITY = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
 VARY = (b"vary", b"Accept-Encoding")
-CONDITIONS = (b"if-match", b"if-none-match", b"if-range")
+CONDITIONS = (b"if-match", b"if-none-match")  # not If-Range: a range is never compressed
 
 
 class Compression:

@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from app.platform.data import upload_cleanup
-from app.platform.data.object_store import ObjectStore
+from app.platform.data.object_store import CONCURRENT_DELETES, ObjectStore
+from app.platform.http import uploads
 from app.settings import Settings
 from tests.conftest import client_for
 from tests.uploading import HTML, PNG, execute, objects, uploading_app
@@ -46,6 +47,10 @@ async def app(shared: FastAPI, folder: Path) -> FastAPI:
 async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     async with client_for(app) as client:
         yield client
+
+
+async def hang(_key: str) -> None:
+    await asyncio.Event().wait()
 
 
 def empty(folder: Path) -> None:
@@ -213,6 +218,14 @@ async def test_a_range_is_of_the_file_that_the_client_has(client: httpx2.AsyncCl
     assert cached.status_code == 304
 
 
+async def test_a_compressed_file_is_not_continued_with_a_range(client: httpx2.AsyncClient) -> None:
+    path = f"{FILES}/{(await upload(client, PNG + bytes(5000)))['id']}"
+    # As for a PDF: Starlette compresses no pictures.
+    compressed = (await client.get(path)).headers["ETag"][:-1] + '-gzip"'
+    headers = {"Range": "bytes=10-", "If-Range": compressed, "Accept-Encoding": "gzip"}
+    assert (await client.get(path, headers=headers)).status_code == 200
+
+
 async def test_the_head_of_a_file_is_sent_without_reading_it(
     client: httpx2.AsyncClient, folder: Path
 ) -> None:
@@ -266,10 +279,42 @@ async def test_an_object_that_could_not_be_deleted_is_deleted_by_the_clean_up(
     assert objects(folder) == []
 
 
+async def test_the_response_to_a_deletion_does_not_wait_for_a_storage_that_hangs(
+    client: httpx2.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{FILES}/{(await upload(client))['id']}"
+    monkeypatch.setattr(uploads, "REMOVE_TIMEOUT", 0.01)
+    monkeypatch.setattr(app.state.uploads.store, "delete", hang)
+    assert (await client.delete(path)).status_code == 204
+
+
+async def test_a_clean_up_that_is_cut_off_has_made_progress(
+    client: httpx2.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, rows = app.state.uploads.store, 2 * CONCURRENT_DELETES
+    insert = "INSERT INTO uploads (id, owner, record, name, state) SELECT gen_random_uuid(),"
+    await execute(app, f"{insert} 'a', 'b', 'c', 'deleted' FROM generate_series(1, {rows})")
+    begun = asyncio.Semaphore(0)
+    quick = iter(range(CONCURRENT_DELETES))
+
+    async def slow(key: str) -> None:
+        begun.release()
+        if next(quick, None) is None:
+            await hang(key)
+
+    monkeypatch.setattr(store, "delete", slow)
+    task = asyncio.create_task(clean(app))
+    for _ in range(rows):
+        await begun.acquire()
+    task.cancel()
+    await asyncio.wait([task])
+    assert await execute(app, "SELECT count(*) FROM uploads") == [(rows - CONCURRENT_DELETES,)]
+
+
 async def test_a_process_receives_a_limited_number_of_uploads_at_once(
     client: httpx2.AsyncClient, app: FastAPI
 ) -> None:
-    limit = app.state.settings.uploads_limit
+    half = app.state.settings.uploads_limit // 2
     waiting, release = asyncio.Semaphore(0), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -277,20 +322,38 @@ async def test_a_process_receives_a_limited_number_of_uploads_at_once(
         waiting.release()
         await release.wait()
 
-    async def send(record: int) -> int:
-        url = FILES.replace("7", str(record))
-        return (await client.post(url, params={"name": "a.png"}, content=slow())).status_code
+    async def send(owner: str, number: int, body: Any = PNG) -> httpx2.Response:
+        url, headers = FILES.replace("7", f"{owner}{number}"), {"x-owner": owner}
+        return await client.post(url, params={"name": "a.png"}, content=body, headers=headers)
 
     async with asyncio.TaskGroup() as group:
-        uploads = [group.create_task(send(record)) for record in range(100, 100 + limit)]
+        uploads = [group.create_task(send("ada", number, slow())) for number in range(half)]
         for _ in uploads:
             await waiting.acquire()
-        refused = await client.post(FILES, params={"name": "a.png"}, content=PNG)
+        refused = await send("ada", half)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
+        uploads += [group.create_task(send("bob", number, slow())) for number in range(half)]
+        for _ in range(half):
+            await waiting.acquire()
+        refused = await send("eve", 0)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
-        assert (await client.get(FILES)).json() == []  # it takes no place of the record's
         release.set()
-    assert {upload.result() for upload in uploads} == {201}
-    assert await upload(client)  # their places are free again
+    assert {upload.result().status_code for upload in uploads} == {201}
+    assert (await send("ada", half)).status_code == 201
+    assert await execute(app, "SELECT count(*) FROM uploads") == [(2 * half + 1,)]
+
+
+async def test_a_client_that_stops_sending_is_given_up(
+    client: httpx2.AsyncClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield PNG
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(uploads, "STALL_TIMEOUT", 0.05)
+    answer = await client.post(FILES, params={"name": "a.png"}, content=body())
+    assert (answer.status_code, answer.json()["code"]) == (408, "request_timeout")
+    assert objects(folder) == []
 
 
 async def test_an_upload_whose_connection_is_lost_leaves_nothing(

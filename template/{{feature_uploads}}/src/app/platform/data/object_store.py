@@ -9,7 +9,7 @@ import asyncio
 import base64
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Config, S3Credential
 
 PART_SIZE = 8 * 1024 * 1024  # bytes; S3 takes 10,000 parts
+CONCURRENT_DELETES = 20
 CONCURRENT_PARTS = 2  # so that an upload needs at most 24 MiB
 READ_SIZE = 256 * 1024  # bytes
 CONNECT_TIMEOUT = 3  # seconds
@@ -136,6 +137,13 @@ class ObjectStore:
         with storage_errors():
             found = await obstore.get_async(self._store, key, options={"range": (start, end)})
         return _parts(found)
+
+    async def delete_all(self, keys: Sequence[str]) -> None:
+        """Delete some objects at the same time, if they exist."""
+        deletions = [self.delete(key) for key in keys]
+        for error in await asyncio.gather(*deletions, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def delete(self, key: str) -> None:
         """Delete an object, if it exists."""

@@ -4,14 +4,14 @@ What it deletes it never reads: it may run twice, at once and beside uploads.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from app.platform.data import uploads
 from app.platform.data.database import Database
-from app.platform.data.object_store import ObjectStore
+from app.platform.data.object_store import CONCURRENT_DELETES, ObjectStore
 from app.platform.settings import PlatformSettings
 
 BATCH_SIZE = 500  # rows of one transaction
@@ -61,11 +61,10 @@ async def clean(
 
 async def remove(database: Database, store: ObjectStore, ids: Sequence[UUID]) -> None:
     """Delete the objects of deleted uploads, and then their rows."""
-    for upload_id in ids:
-        await store.delete(uploads.key(upload_id))
-    if ids:
-        async with database.transaction() as session:
-            await uploads.purge(session, ids)
+    for some in _batches(ids):
+        await store.delete_all([uploads.key(upload_id) for upload_id in some])
+        async with database.transaction() as session:  # the next run does not begin with these
+            await uploads.purge(session, some)
 
 
 async def _delete_unknown(database: Database, store: ObjectStore, ids: list[UUID]) -> int:
@@ -73,6 +72,11 @@ async def _delete_unknown(database: Database, store: ObjectStore, ids: list[UUID
         return 0
     async with database.transaction() as session:
         unknown = await uploads.unknown(session, ids)
-    for upload_id in unknown:
-        await store.delete(uploads.key(upload_id))
+    for some in _batches(list(unknown)):
+        await store.delete_all([uploads.key(upload_id) for upload_id in some])
     return len(unknown)
+
+
+def _batches(ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+    for start in range(0, len(ids), CONCURRENT_DELETES):
+        yield ids[start : start + CONCURRENT_DELETES]

@@ -116,6 +116,13 @@ async def set_scanned(session: AsyncSession, upload_id: UUID, reason: str | None
     return bool(await _change(session, changed, Upload.id == upload_id, *awaiting))
 
 
+async def unscanned(session: AsyncSession, seconds: float, limit: int) -> Sequence[UUID]:
+    """Uploads that arrived more than ``seconds`` ago and are still to be scanned."""
+    late = Upload.received_at < func.now() - timedelta(seconds=seconds)
+    found = select(Upload.id).where(Upload.state == "pending", late).order_by(Upload.received_at)
+    return (await session.scalars(found.limit(limit))).all()
+
+
 async def set_failed(session: AsyncSession, upload_id: UUID, reason: str) -> bool:
     """Record that the file did not arrive, or was refused; false if it has arrived."""
     values = {"state": "failed", "reason": reason, "changed_at": func.now()}

@@ -7,6 +7,7 @@ the database is held while a file is in transit.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from app.platform.base.errors import (
     BadRequest,
     Conflict,
     NotFound,
+    TooManyRequests,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -50,6 +52,8 @@ from app.platform.settings import PlatformSettings
 logger = get_logger(__name__)
 
 RETRY_AFTER = 10  # seconds
+STALL_TIMEOUT = 30.0  # seconds until a client that sends nothing is given up
+REMOVE_TIMEOUT = 5.0  # seconds that a response waits for the storage to delete its objects
 # Raises an error unless the caller may change the record; locks its row until the commit.
 Authorize = Callable[[AsyncSession], Awaitable[object]]
 # Enqueues a scan of an upload in the transaction that records its arrival.
@@ -61,6 +65,16 @@ class UploadRefused(AppError):
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "upload_refused"
+
+
+class UploadStalled(AppError):
+    """The client has stopped sending."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "request_timeout"
+
+    def __init__(self) -> None:
+        super().__init__("The body did not arrive in time.", headers={"Connection": "close"})
 
 
 class NotStored(Conflict):
@@ -93,7 +107,7 @@ class Uploads:
         self._settings = settings
         self.store = store
         self.scan: Scan | None = getattr(app.state, "upload_scan", None)
-        self._free = settings.uploads_limit
+        self._in_transit = Counter[str]()  # by owner
         registry = app.state.metrics.registry
         self._outcomes = prometheus_client.Counter(
             "uploads", "Uploads that have arrived or failed.", ["outcome"], registry=registry
@@ -120,18 +134,23 @@ class Uploads:
         ``authorize`` runs in the transactions before and after the transfer. The route must not
         have a transaction open. Raises ``UnsupportedMediaType`` for contents of a type that is not
         accepted, ``Conflict`` if the record has too many files, ``Unavailable`` while the process
-        receives as many as it may, and answers 413 for a large one.
+        receives as many as it may, ``TooManyRequests`` if half of these are the owner's, and
+        answers 413 for a large one.
         """
         if "json" in request.headers.get("Content-Type", "").lower():
             # The check for strict JSON keeps a body in memory.
             raise UnsupportedMediaType("Send the file as application/octet-stream.")
-        if not self._free:  # each keeps parts in memory, for as long as its client is slow
+        # Each keeps parts in memory, for as long as its client is slow.
+        if self._in_transit.total() >= self._settings.uploads_limit:
             raise Unavailable("Too many uploads at once; try again.", retry_after=RETRY_AFTER)
-        self._free -= 1
+        if self._in_transit[owner] >= max(1, self._settings.uploads_limit // 2):
+            headers = {"Retry-After": str(RETRY_AFTER)}
+            raise TooManyRequests("You send too many files at once.", headers=headers)
+        self._in_transit[owner] += 1
         try:
             upload_id, size = await self._receive(request, owner, record, name, authorize)
         finally:
-            self._free += 1
+            self._in_transit -= Counter([owner])  # which leaves no zero
         self._count("stored", size)
         return await self.get(self._read_session, upload_id, owner=owner, record=record)
 
@@ -343,7 +362,8 @@ class Uploads:
 
     async def _remove(self, ids: list[UUID]) -> None:
         try:
-            await upload_cleanup.remove(self._database, self.store, ids)
+            async with asyncio.timeout(REMOVE_TIMEOUT):
+                await upload_cleanup.remove(self._database, self.store, ids)
         except Exception as error:  # noqa: BLE001 (the change is committed; the clean-up tries again)
             logger.warning("objects not deleted yet", error=type(error).__name__)
 
@@ -408,7 +428,15 @@ async def _send_nothing(message: Any) -> None:
 
 async def _chunks(request: Request) -> AsyncGenerator[bytes]:
     """The parts of the body that are not empty."""
-    async for chunk in request.stream():
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(STALL_TIMEOUT):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise UploadStalled from None
+        if chunk is None:
+            return
         if chunk:
             yield chunk
 

@@ -32,6 +32,7 @@ class Context:
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self.transaction = app.state.db.transaction
+        self.queue_for = app.state.jobs.queue_for
         self.read_session = app.state.read_session
         self.logger = get_logger("app.platform.jobs.uploads.scan")
 
@@ -146,6 +147,21 @@ async def test_an_upload_stays_pending_while_it_can_not_be_scanned(
     with pytest.raises(clamav.ScanFailed):
         await run_scan(app)
     assert (await client.get(path)).status_code == 409
+
+
+async def test_an_upload_whose_scan_has_failed_for_good_is_scanned_again(
+    client: httpx2.AsyncClient, app: FastAPI, clamd: Clamd
+) -> None:
+    await upload(client, PNG)
+    await execute(app, "UPDATE jobs SET status = 'dead', finished_at = now()")
+    count = "SELECT count(*) FROM jobs WHERE name = 'uploads.scan' AND status = 'queued'"
+    context = cast("Any", Context(app))
+    await upload_jobs.clean(context)
+    assert await execute(app, count) == [(0,)]  # it may be retried yet
+    await execute(app, "UPDATE uploads SET received_at = now() - interval '61 minutes'")
+    for _ in range(2):
+        await upload_jobs.clean(context)
+    assert await execute(app, count) == [(1,)]
 
 
 @pytest.mark.parametrize("reply", [b"stream: Can't allocate memory ERROR\0", b"", b"\0"])

@@ -18,14 +18,25 @@ from app.platform.settings import PlatformSettings
 # Seconds. A worker that stops waits for its jobs, but not for minutes. ClamAV's own limit of a
 # file, StreamMaxLength, is 100 MB by default.
 CLEAN_TIMEOUT = SCAN_TIMEOUT = 60
+# Seconds after which a scan has no retries left: the daemon was unavailable for longer than that.
+UNSCANNED_AFTER = 3600
+UNSCANNED_LIMIT = 500  # scans that one run of the clean-up enqueues again
 
 
 @job(name="uploads.clean", cron="23 * * * *", retries=0, timeout=CLEAN_TIMEOUT)
 async def clean(context: JobContext) -> dict[str, int]:
-    """Delete stale uploads, and objects without one; return how many. The next run continues."""
+    """Delete stale uploads, and objects without one; return how many. The next run continues.
+
+    Before that, uploads whose scan has failed for good are scanned again.
+    """
     app = context._app
     settings: PlatformSettings = app.state.settings
     store: ObjectStore = app.state.uploads.store
+    if settings.clamav_address:
+        async with context.transaction() as session:
+            queue = context.queue_for(session)
+            for upload_id in await uploads.unscanned(session, UNSCANNED_AFTER, UNSCANNED_LIMIT):
+                await queue.enqueue(scan, unique=f"uploads.scan:{upload_id}", upload_id=upload_id)
     cleaned = await upload_cleanup.clean(app.state.db, store, settings, CLEAN_TIMEOUT / 2)
     return vars(cleaned)
 

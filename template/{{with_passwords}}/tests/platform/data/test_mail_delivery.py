@@ -269,7 +269,11 @@ class SlowServer(asyncio.Protocol):
     received: ClassVar[list[bytes]] = []
 
     def _reply(self, line: bytes) -> None:
-        asyncio.get_running_loop().call_later(0.15, self.transport.write, line + b"\r\n")
+        asyncio.get_running_loop().call_later(0.15, self._write, line + b"\r\n")
+
+    def _write(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport

@@ -20,7 +20,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor
 from app.platform.base import context
 from app.platform.observability.redaction import redact_fields
 from app.platform.settings import PlatformSettings
-from app.platform.settings.renamed import rename_hints
+from app.platform.settings.hints import variable_hints
 
 # JSON may contain these unescaped; some log readers treat them as line ends.
 LINE_ENDS = ("\x85", "\u2028", "\u2029")
@@ -279,5 +279,5 @@ def _write_request(fields: dict[str, Any]) -> None:
 
 def setup(app: FastAPI, settings: PlatformSettings) -> None:
     configure(settings)
-    for hint in rename_hints(type(settings)):
+    for hint in variable_hints(type(settings)):
         get_logger(__name__).warning(hint)

@@ -17,7 +17,7 @@ from app.platform.data.replica import CONNECTIONS, replica_settings
 from app.platform.jobs import background_connections
 from app.platform.observability import tracing
 from app.platform.settings import PlatformSettings, SettingsError
-from app.platform.settings.renamed import rename_hints
+from app.platform.settings.hints import variable_hints
 from app.platform.settings.sources import ERROR_HEADER
 from app.platform.settings.timeouts import out_of_order, pairs
 
@@ -203,7 +203,7 @@ async def run_checks(settings: PlatformSettings) -> int:
     """Print one line for each check; return 0 if all passed, else 1."""
     count = len(type(settings).model_fields)
     _print_result("ok", "settings", f"{settings.environment}, {count} settings valid")
-    for hint in rename_hints(type(settings)):
+    for hint in variable_hints(type(settings)):
         _print_result("warning", "settings", hint)
     passed = [await _run_check(name, check, settings) for name, check in CHECKS.items()]
     return 0 if all(passed) else 1

@@ -109,6 +109,11 @@ async def test_a_subscriber_that_is_not_there_is_an_outcome() -> None:
     assert (await deliver("https://subscriber.invalid/")).error == "the host has no address"
 
 
+@pytest.mark.parametrize("host", ["a..b", ".example.com", "example.com...", "a" * 64 + ".com"])
+async def test_a_host_that_no_resolver_can_be_asked_for_is_an_outcome(host: str) -> None:
+    assert (await deliver(f"https://{host}/", Guard())).error == "the host has no address"
+
+
 async def test_a_subscriber_that_closes_each_connection_is_an_outcome() -> None:
     async with resetting_server() as address:
         for _ in range(50):

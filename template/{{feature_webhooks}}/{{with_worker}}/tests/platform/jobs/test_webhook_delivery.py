@@ -384,6 +384,9 @@ async def test_a_caller_has_so_many_subscriptions_and_no_more(
         "https://example.com:99999/",
         "https://example.com/ x",
         "https://exämple.com/",
+        "https://example..com/",
+        "https://.example.com/",
+        f"https://{'x' * 64}.example.com/",
         "https://127.0.0.1/",
         "https://169.254.169.254/latest",
         "https://[::ffff:10.0.0.1]/",
@@ -399,6 +402,7 @@ def test_a_url_that_can_not_be_delivered_to_is_refused(url: str) -> None:
 def test_a_url_of_an_allowed_network_may_be_without_tls() -> None:
     assert check_url("http://10.1.0.7:8080/hook", ["10.1.0.0/16"])
     assert check_url("https://example.com:8443/hook?a=b", [])
+    assert check_url("https://example.com./", [])
 
 
 def test_a_type_of_events_has_a_name_with_a_dot() -> None:

@@ -55,7 +55,7 @@ async def send(
         error = "no response in time"
     except (httpx2.HTTPError, httpx2.InvalidURL) as failure:
         error = f"no response: {type(failure).__name__}"
-    except OSError:  # of the resolver
+    except (OSError, UnicodeError):  # of the resolver; UnicodeError: it can't look such a name up
         error = "the host has no address"
     else:
         error = _error(status)

@@ -107,6 +107,10 @@ def check_url(url: str, allowed_networks: Sequence[str]) -> str:
     try:
         address = ip_address(host)
     except ValueError:
+        try:
+            host.encode("idna")  # as the resolver does
+        except UnicodeError:
+            raise InvalidWebhookUrl("The host has an empty label, or a too long one.") from None
         return url
     if not Guard(allowed_networks).allows(address):
         raise InvalidWebhookUrl("The address is not public.")

@@ -24,7 +24,7 @@ from app.platform.data.webhook_tables import (
 )
 from app.platform.http import webhook_events
 from app.platform.http.webhook_events import Webhooks, webhook_event
-from app.platform.jobs import store
+from app.platform.jobs import store, webhook_delivery
 from app.platform.jobs.webhook_delivery import sweep
 from app.settings import Settings
 from tests.conftest import client_for
@@ -32,6 +32,8 @@ from tests.platform.jobs.conftest import Service, running_service
 from tests.webhook_receiver import Receiver, running_receiver
 
 CHANGES = {"webhook_allowed_networks": ["127.0.0.0/8"], "webhook_subscriptions_per_caller": 2}
+
+FIRST = UUID(int=0)  # before every id
 
 
 class Sale(BaseModel):
@@ -341,24 +343,48 @@ async def test_a_rotated_secret_overlaps_and_then_ends(sender: Sender, receiver:
     assert one.headers["webhook-signature"].count("v1,") == 1
 
 
-async def test_secrets_are_encrypted_and_outlive_the_rotation_of_the_secret_key(
-    sender: Sender, receiver: Receiver
-) -> None:
-    _, secret = await sender.subscribe(receiver.url)
-    async with sender.db.transaction() as session:
-        dump = (await session.execute(text("SELECT * FROM webhook_subscriptions"))).all()
-    assert secret.removeprefix("whsec_") not in str(dump)
-    settings = sender.service.settings
-    keys = {
+def rotation(settings: Settings) -> dict[str, SecretStr]:
+    """A new ``SECRET_KEY``, with the former one as its fallback."""
+    return {
         "secret_key": SecretStr("b2" * 32),
         "secret_key_fallbacks": SecretStr(settings.secret_key.get_secret_value()),
     }
-    rotated = settings.model_copy(update=keys)
+
+
+async def test_secrets_are_encrypted_and_outlive_the_rotation_of_the_secret_key(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_delivery, "BATCH_SIZE", 1)
+    secrets = {(await sender.subscribe(receiver.url, owner))[1] for owner in ("ada", "bob")}
     async with sender.db.transaction() as session:
-        assert await webhook_subscriptions.renew_secrets(session, rotated) == 1
-        assert await webhook_subscriptions.renew_secrets(session, rotated) == 0
-    without = rotated.model_copy(update={"secret_key_fallbacks": SecretStr("")})
-    assert SecretCipher(without).decrypt((await sender.subscription()).secret) == secret
+        dump = (await session.execute(text("SELECT * FROM webhook_subscriptions"))).all()
+    assert not any(secret.removeprefix("whsec_") in str(dump) for secret in secrets)
+    settings = sender.service.settings
+    rotated = settings.model_copy(update=rotation(settings))
+    async with running_service(rotated) as service:
+        await service.runner.run((await service.enqueue(sweep)).id)
+    without = SecretCipher(rotated.model_copy(update={"secret_key_fallbacks": SecretStr("")}))
+    async with sender.db.transaction() as session:
+        stored = (await session.scalars(select(WebhookSubscription.secret))).all()
+    assert {without.decrypt(each) for each in stored} == secrets
+
+
+async def test_secrets_are_renewed_in_batches_while_deliveries_go_on(
+    sender: Sender, receiver: Receiver
+) -> None:
+    ids = sorted([(await sender.subscribe(receiver.url, owner))[0] for owner in ("ada", "bob")])
+    locked = select(WebhookSubscription.id)
+    settings = sender.service.settings
+    async with sender.db.transaction() as session, sender.db.engine.begin() as other:
+        for after, last in ((FIRST, ids[0]), (ids[0], ids[1]), (ids[1], None)):
+            renewed = await webhook_subscriptions.renew_secrets(session, settings, after, 1)
+            assert renewed == last
+        await other.execute(locked.with_for_update(nowait=True))  # none is locked
+    rotated = settings.model_copy(update=rotation(settings))
+    async with sender.db.transaction() as session, sender.db.engine.begin() as other:
+        await webhook_subscriptions.renew_secrets(session, rotated, FIRST, 10)
+        # As the foreign key of a new delivery locks them.
+        await other.execute(locked.with_for_update(nowait=True, read=True, key_share=True))
 
 
 async def test_a_caller_has_so_many_subscriptions_and_no_more(

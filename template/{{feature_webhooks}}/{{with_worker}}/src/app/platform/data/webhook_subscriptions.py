@@ -260,23 +260,34 @@ async def rotate_secret(
     return secret
 
 
-async def renew_secrets(session: AsyncSession, settings: PlatformSettings) -> int:
-    """Encrypt secrets with the ``SECRET_KEY`` of today, and forget those that were replaced."""
+async def forget_replaced_secrets(session: AsyncSession) -> None:
+    """Delete the secrets whose overlap with the new one has ended."""
+    over = WebhookSubscription.previous_secret_ends_at < func.now()
+    statement = update(WebhookSubscription).where(over)
+    await session.execute(statement.values(previous_secret=None, previous_secret_ends_at=None))
+
+
+async def renew_secrets(
+    session: AsyncSession, settings: PlatformSettings, after: UUID, limit: int
+) -> UUID | None:
+    """Encrypt secrets with the ``SECRET_KEY`` of today: of ``limit`` subscriptions after ``after``.
+
+    Only those of an older key are locked, and not against new deliveries. Returns the last id;
+    ``None`` if no subscriptions follow.
+    """
     cipher = SecretCipher(settings)
-    over = update(WebhookSubscription).where(
-        WebhookSubscription.previous_secret_ends_at < func.now()
-    )
-    await session.execute(over.values(previous_secret=None, previous_secret_ends_at=None))
-    renewed = 0
-    for subscription in await session.scalars(select(WebhookSubscription).with_for_update()):
-        if cipher.is_current(subscription.secret):
-            continue
-        subscription.secret = cipher.renew(subscription.secret)
-        if subscription.previous_secret:
-            subscription.previous_secret = cipher.renew(subscription.previous_secret)
-        renewed += 1
-    await session.flush()
-    return renewed
+    columns = (WebhookSubscription.id, WebhookSubscription.secret)
+    page = select(*columns).where(WebhookSubscription.id > after).order_by(WebhookSubscription.id)
+    rows = (await session.execute(page.limit(limit))).all()
+    old = [row.id for row in rows if not cipher.is_current(row.secret)]
+    if old:
+        locked = select(WebhookSubscription).where(WebhookSubscription.id.in_(old))
+        for subscription in await session.scalars(locked.with_for_update(key_share=True)):
+            subscription.secret = cipher.renew(subscription.secret)
+            if subscription.previous_secret:
+                subscription.previous_secret = cipher.renew(subscription.previous_secret)
+        await session.flush()
+    return rows[-1].id if len(rows) == limit else None
 
 
 def _found(row: T | None) -> T:

@@ -30,7 +30,8 @@ __all__ = ["add_commands", "setup"]
 # More than WEBHOOK_TIMEOUT may be, with the statements before and after; as much as the grace of a
 # worker that stops.
 TIMEOUT = 60
-BATCH_SIZE = 500  # events and ids that one transaction deletes, and deliveries that it enqueues
+# Events and ids that one transaction deletes, deliveries that it enqueues, secrets that it renews.
+BATCH_SIZE = 500
 SWEEP_TIMEOUT = 30  # seconds; a worker that stops waits for its jobs, but not for minutes
 
 
@@ -100,18 +101,17 @@ async def _enqueue(
 
 @job(name="webhooks.sweep", cron="19 * * * *", retries=0, timeout=SWEEP_TIMEOUT)
 async def sweep(context: JobContext) -> int:
-    """Delete what is old, in batches; enqueue deliveries whose job was lost; return how many.
+    """Enqueue deliveries whose job was lost and delete what is old, in batches; return how many.
 
-    Safe to run twice, and at once. The next run continues.
+    Encrypts secrets with the ``SECRET_KEY`` of today, too. Safe to run twice, and at once. The next
+    run continues.
     """
     settings = context.settings
-    async with context.transaction() as session:
-        await webhook_subscriptions.renew_secrets(session, settings)
     async with context.transaction() as session:
         lost = await webhook_deliveries.overdue(session, BATCH_SIZE)
         for delivery_id, attempt in lost:
             await _enqueue(context, session, delivery_id, attempt, 0)
-    total, end = len(lost), time.monotonic() + SWEEP_TIMEOUT / 2
+    total, end = len(lost), time.monotonic() + SWEEP_TIMEOUT / 3
     events = ids = BATCH_SIZE
     while BATCH_SIZE in (events, ids) and time.monotonic() < end:
         async with context.transaction() as session:
@@ -120,6 +120,13 @@ async def sweep(context: JobContext) -> int:
             )
             ids = await received_webhooks.sweep(session, settings.webhook_id_retention, BATCH_SIZE)
         total += events + ids
+    async with context.transaction() as session:
+        await webhook_subscriptions.forget_replaced_secrets(session)
+    after: UUID | None = UUID(int=0)
+    end += SWEEP_TIMEOUT / 3
+    while after is not None and time.monotonic() < end:
+        async with context.transaction() as session:
+            after = await webhook_subscriptions.renew_secrets(session, settings, after, BATCH_SIZE)
     return total
 
 

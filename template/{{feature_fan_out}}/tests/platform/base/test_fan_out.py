@@ -100,5 +100,7 @@ async def test_cancelling_the_caller_cancels_the_calls() -> None:
 
 async def test_no_items_have_no_outcomes_and_a_limit_of_none_is_a_mistake() -> None:
     assert await fan_out(call, [], timeout=1) == []
+    [outcome] = await fan_out(call, [1], timeout=5, limit=1)
+    assert outcome.value == 10
     with pytest.raises(ValueError, match="limit"):
         await fan_out(call, [1], timeout=1, limit=0)

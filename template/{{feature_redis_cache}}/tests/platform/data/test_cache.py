@@ -389,7 +389,9 @@ async def test_values_stay_correct_while_redis_stops(settings: Settings) -> None
             assert cache._metrics.errors.labels("read")._value.get() >= 1
 
 
-async def test_warming_delays_the_start_no_longer_than_its_limit(settings: Settings) -> None:
+async def test_warming_delays_the_start_no_longer_than_its_limit(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
     brief = settings.model_copy(update={"cache_warm_timeout": 0.05})
     warmed = []
 
@@ -405,6 +407,7 @@ async def test_warming_delays_the_start_no_longer_than_its_limit(settings: Setti
     warm_at_start(app, fail)
     async with asyncio.timeout(30), app.router.lifespan_context(app):
         assert warmed == [1]
+    assert "warming the cache was not complete in time" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -348,9 +348,15 @@ async def test_who_shares_a_response_does_not_depend_on_the_one_who_asked_first(
     assert type(await late) is UpstreamTimedOut
     assert await other == 200
 
+    peer.will("hang", "200")
+    leaves, stays = (asyncio.create_task(ask(None)) for _ in range(2))
+    await until(lambda: len(peer.requests) == 3)
+    leaves.cancel()
+    assert await stays == 200
+
     peer.will("hang")
     alone = asyncio.create_task(ask(None))
-    await until(lambda: len(peer.requests) == 3)
+    await until(lambda: len(peer.requests) == 5)
     alone.cancel()
     await until(lambda: peer.open <= 1)  # nobody waits: the call has ended, too
     assert billing.breaker.state == "closed"

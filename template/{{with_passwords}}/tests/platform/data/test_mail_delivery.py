@@ -126,6 +126,21 @@ async def test_each_outage_of_the_database_is_logged_once(
             await until(lambda: _is_empty(app))
 
 
+async def test_without_a_mail_server_and_after_the_stop_no_mail_is_claimed(
+    module_settings: Settings, server: MailServer
+) -> None:
+    reachable = module_settings.model_copy(update={"smtp_url": server.url, "smtp_tls": "off"})
+    async with running_app(module_settings) as app:
+        await clear(app)
+        await send(app, ADA)
+        await mail_delivery.Delivery(app, module_settings)._deliver_due()
+        stopped = mail_delivery.Delivery(app, reachable)
+        await stopped.stop(asyncio.create_task(stopped.run()))
+        await stopped._deliver_due()
+        assert [row.attempts for row in await rows(app)] == [0]
+    assert server.attempts == []
+
+
 async def _attempted(app: FastAPI, times: int) -> bool:
     return min((row.attempts for row in await rows(app)), default=0) >= times
 

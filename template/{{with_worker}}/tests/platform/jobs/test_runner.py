@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import func, update
 
-from app.platform.jobs import changes, runner, store
+from app.platform.jobs import changes, outcomes, runner, store
 from app.platform.jobs.attempt import backoff, error_summary
-from app.platform.jobs.outcomes import RELEASE_OVERLAP
+from app.platform.jobs.outcomes import RELEASE_OVERLAP, Outcomes
 from app.platform.jobs.status import JobState, Progress
 from tests.platform.jobs import samples
 from tests.platform.jobs.conftest import Service, SingleRunner, claim
@@ -46,6 +46,25 @@ async def test_the_log_line_of_a_job_has_the_fields_that_it_added(
 
 async def test_a_message_for_an_unknown_job_is_ignored(service: Service) -> None:
     await service.runner.run(uuid4())
+
+
+async def test_an_outcome_is_abandoned_when_postgres_stays_away(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+
+    async def refuse(*_: Any) -> bool:
+        nonlocal attempts
+        attempts += 1
+        raise ConnectionRefusedError
+
+    enqueued = await service.enqueue(samples.note, text="hello")
+    (claimed,) = await claim(service.runner.database, enqueued.id, lease=60)
+    monkeypatch.setattr(outcomes, "RECORD_RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(store, "release", refuse)
+    recorder = Outcomes(service.runner.database, service.app.state.settings)
+    assert await recorder.release(claimed) == "abandoned"
+    assert attempts == 3
 
 
 async def test_a_failed_job_is_retried_until_it_succeeds(service: Service) -> None:

@@ -407,6 +407,7 @@ async def test_a_caller_has_so_many_subscriptions_and_no_more(
         "https://example.com/#part",
         "https://example.com:22/",
         "https://example.com:0/",
+        "https://example.com:1023/",
         "https://example.com:99999/",
         "https://example.com/ x",
         "https://exämple.com/",
@@ -427,7 +428,9 @@ def test_a_url_that_can_not_be_delivered_to_is_refused(url: str) -> None:
 
 def test_a_url_of_an_allowed_network_may_be_without_tls() -> None:
     assert check_url("http://10.1.0.7:8080/hook", ["10.1.0.0/16"])
-    assert check_url("https://example.com:8443/hook?a=b", [])
+    assert check_url("http://10.1.0.7:80/hook", ["10.1.0.0/16"])
+    for port in (443, 1024, 8443):
+        assert check_url(f"https://example.com:{port}/hook?a=b", [])
     assert check_url("https://example.com./", [])
 
 

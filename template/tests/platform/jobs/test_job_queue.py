@@ -143,3 +143,17 @@ async def test_a_synchronous_function_is_rejected() -> None:
 
         @job()
         def blocking(context: Any) -> None: ...
+
+
+async def test_a_parameter_that_a_job_cannot_be_given_is_rejected() -> None:
+    async def positional(context: Any, *texts: str) -> None: ...
+
+    async def keywords(context: Any, **texts: str) -> None: ...
+
+    async def reserved(context: Any, delay: float) -> None: ...
+
+    for function in (positional, keywords):
+        with pytest.raises(TypeError, match=r"must name all parameters"):
+            job()(function)
+    with pytest.raises(TypeError, match="delay is a parameter of `enqueue`"):
+        job()(reserved)

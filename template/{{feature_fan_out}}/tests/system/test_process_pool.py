@@ -14,7 +14,7 @@ import pytest
 from anyio import BrokenWorkerProcess
 
 from app.platform.base.errors import Unavailable
-from app.platform.base.processes import ComputationTimeout, Processes
+from app.platform.base.processes import ComputationTimeout, Processes, _run
 from tests.conftest import ROOT
 from tests.system.computations import compute, die, fail
 from tests.system.serving import Serve
@@ -121,6 +121,11 @@ async def test_processes_end_with_the_service(serve: Serve, tmp_path: Path) -> N
     assert await asyncio.to_thread(server.stop) == 0
     await until(lambda: not is_running(child))
     client.join()
+
+
+def test_a_call_that_has_returned_has_no_alarm() -> None:
+    assert _run(60, int, ("7",)) == 7
+    assert signal.alarm(0) == 0, "its process would end while another call runs"
 
 
 async def test_a_process_that_nobody_ends_at_its_time_out_ends_by_its_own_alarm() -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import update
 
 from app.platform.auth import key_format
+from app.platform.auth.models import ApiKey
 from tests.actors import AS_ADMIN, KEYS, key_in, sign_in
 from tests.conftest import client_for
 
@@ -129,9 +131,14 @@ async def test_the_admin_scope_manages_all_keys(
     assert (await bob.get(ME)).status_code == 401
 
 
+@pytest.mark.parametrize("expires", [True, False])
 async def test_both_keys_are_valid_during_the_overlap_of_a_rotation(
-    carol: httpx2.AsyncClient,
+    app: FastAPI, carol: httpx2.AsyncClient, expires: bool
 ) -> None:
+    if not expires:
+        forever = update(ApiKey).where(ApiKey.id == own_id(carol)).values(expires_at=None)
+        async with app.state.db.transaction() as session:
+            await session.execute(forever)
     answer = await carol.post(f"{KEYS}/{own_id(carol)}/rotate", json={"overlap_hours": 1})
     new = answer.json()
     old = next(key for key in (await carol.get(KEYS)).json() if key["id"] == own_id(carol))

@@ -130,7 +130,7 @@ async def test_without_a_mail_server_and_after_the_stop_no_mail_is_claimed(
     module_settings: Settings, server: MailServer
 ) -> None:
     reachable = module_settings.model_copy(update={"smtp_url": server.url, "smtp_tls": "off"})
-    async with running_app(module_settings) as app:
+    async with running_platform(module_settings) as app:
         await clear(app)
         await send(app, ADA)
         await mail_delivery.Delivery(app, module_settings)._deliver_due()
@@ -139,6 +139,25 @@ async def test_without_a_mail_server_and_after_the_stop_no_mail_is_claimed(
         await stopped._deliver_due()
         assert [row.attempts for row in await rows(app)] == [0]
     assert server.attempts == []
+
+
+async def test_a_batch_that_fails_is_the_last_until_the_next_poll(
+    module_settings: Settings, server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reachable = module_settings.model_copy(update={"smtp_url": server.url, "smtp_tls": "off"})
+    attempts = 0
+
+    async def fail() -> bool:
+        nonlocal attempts
+        attempts += 1
+        delivery._stopping = attempts == 2
+        raise ConnectionRefusedError
+
+    async with running_platform(module_settings) as app:
+        delivery = mail_delivery.Delivery(app, reachable)
+        monkeypatch.setattr(delivery, "_deliver_batch", fail)
+        await delivery._deliver_due()
+    assert attempts == 1
 
 
 async def _attempted(app: FastAPI, times: int) -> bool:

@@ -243,6 +243,13 @@ async def test_a_copy_in_memory_outlives_an_invalidation_elsewhere_by_its_own_tt
     assert await other.get(kind, 1, source.load) == Price(amount=2)
 
 
+async def test_memory_holds_no_value_for_longer_than_it_is_fresh(cache: Cache) -> None:
+    kind = prices(ttl=60, missing_ttl=5, stale=60, local_ttl=30)
+    assert await cache.get(kind, 1, Source(None).load) is None
+    [(ends, _)] = cache._local.values()
+    assert ends - time.monotonic() <= 5
+
+
 async def test_memory_holds_the_values_used_last(slow_machine: Settings) -> None:
     few = slow_machine.model_copy(update={"cache_local_entries": 2})
     kind, source = prices(local_ttl=60), Source()

@@ -81,7 +81,7 @@ async def test_a_stranger_gets_nothing(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_ping_is_a_delivery_that_can_be_replayed_when_it_is_dead(
-    app: FastAPI, alice: httpx2.AsyncClient
+    app: FastAPI, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient
 ) -> None:
     made = await subscribe(alice)
     assert (await alice.post(f"{URL}/{made['id']}/ping")).status_code == 202
@@ -92,6 +92,7 @@ async def test_a_ping_is_a_delivery_that_can_be_replayed_when_it_is_dead(
     async with app.state.db.transaction() as session:
         await session.execute(update(WebhookDelivery).values(status="dead"))
     assert (await alice.get(DELIVERIES, params={"status": "pending"})).json() == []
+    assert (await bob.post(replay)).status_code == 404
     assert (await alice.post(replay)).status_code == 202
     [again] = (await alice.get(DELIVERIES, params={"status": "pending"})).json()
     assert again["id"] == delivery["id"]

@@ -1,5 +1,6 @@
 """Request headers: those that several lines may carry, and requests that are refused by them."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from app.platform.http.problems import ProblemResponse, problem
@@ -8,6 +9,8 @@ Header = tuple[bytes, bytes]
 
 # Headers with one value: with two, a proxy and this service could each act on another one.
 SINGLETONS = (b"authorization", b"content-length", b"content-type", b"host")
+# RFC 3986, section 3.2.2, as a URL may have it: an IP address in brackets or a name, and a port.
+HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?")
 
 
 def joined(lines: Sequence[Header]) -> dict[bytes, bytes]:
@@ -34,8 +37,11 @@ def refuse(
             if names.count(name) > 1:
                 detail = f"The request has more than one {name.decode().title()} header."
                 return problem(400, "bad_request", detail)
-    if b"host" not in headers and http_version == "1.1":  # RFC 9112, section 3.2
-        return problem(400, "bad_request", "The request has no Host header.")
+    if (host := headers.get(b"host")) is None:
+        if http_version == "1.1":  # RFC 9112, section 3.2
+            return problem(400, "bad_request", "The request has no Host header.")
+    elif not HOST.fullmatch(host):
+        return problem(400, "bad_request", "The Host header is not a host.")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         detail = "The body is compressed; send it without Content-Encoding."
         accepted = {"Accept-Encoding": "identity"}  # RFC 9110, section 12.5.3

@@ -6,7 +6,7 @@ ignored would return everything. A cursor is valid for one list, with one sort a
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache
 from inspect import Parameter, Signature
@@ -15,9 +15,28 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    NaiveDatetime,
+    TypeAdapter,
+)
 from pydantic_core import to_json
-from sqlalchemy import BigInteger, Date, DateTime, Enum, Integer, Numeric, SmallInteger, String
+from sqlalchemy import (
+    BigInteger,
+    Date,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    Numeric,
+    SmallInteger,
+    String,
+    Time,
+)
 from sqlalchemy.types import TypeEngine
 
 from app.platform.base.errors import BadRequest
@@ -32,6 +51,9 @@ BITS = {SmallInteger: 16, BigInteger: 64, Integer: 32}
 MAX_TEXT = 1000
 # Of a number that is compared with a NUMERIC without a precision; Postgres stores up to 147,455.
 MAX_DIGITS = 1000
+# Of `real`, and the bits of its fraction: a Float of at most so many is one.
+MAX_REAL, REAL_BITS = 3.4028234e38, 24
+MAX_OFFSET = timedelta(hours=16)  # of a time with a zone: Postgres knows none as large
 RFC_3339_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
 
@@ -190,14 +212,20 @@ def _filter_type(chosen: Filter) -> Any:
     for kind, bits in BITS.items():
         if isinstance(column, kind):
             return Annotated[int, Field(ge=-(2 ** (bits - 1)), lt=2 ** (bits - 1))]
+    if column.python_type is object:  # SQLAlchemy does not say, as for INET: any text would do
+        raise ValueError(f"A filter of a column of the type {column!r} needs a `type`.")
     return _python_type(column)
 
 
 def _python_type(column: TypeEngine[Any]) -> Any:
     if isinstance(column, DateTime):
-        return MOMENT if column.timezone else Annotated[datetime, BeforeValidator(_rfc3339)]
+        return MOMENT if column.timezone else Annotated[NaiveDatetime, BeforeValidator(_rfc3339)]
     if isinstance(column, Date):
         return Annotated[date, BeforeValidator(_rfc3339_date)]
+    if isinstance(column, Time):
+        return Annotated[time, AfterValidator(_with_zone if column.timezone else _without_zone)]
+    if isinstance(column, Float) and (column.precision or REAL_BITS + 1) <= REAL_BITS:
+        return Annotated[float, Field(ge=-MAX_REAL, le=MAX_REAL)]
     return column.python_type
 
 
@@ -211,6 +239,19 @@ def _rfc3339(value: Any) -> Any:
 def _rfc3339_date(value: Any) -> Any:
     if isinstance(value, str) and not RFC_3339_DATE.fullmatch(value):
         raise ValueError("must be a date as in RFC 3339, such as 2026-01-31")
+    return value
+
+
+def _with_zone(value: time) -> time:
+    offset = value.utcoffset()
+    if offset is None or abs(offset) >= MAX_OFFSET:
+        raise ValueError("must be a time with an offset of less than 16 hours, such as 09:30:00Z")
+    return value
+
+
+def _without_zone(value: time) -> time:
+    if value.tzinfo:
+        raise ValueError("must be a time without an offset, such as 09:30:00")
     return value
 
 

@@ -1,6 +1,7 @@
 """Webhooks that are sent: published with the change, tried for days, and given up with notice."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -486,6 +487,39 @@ async def test_the_sweep_leaves_rows_that_another_transaction_holds(
         await other.execute(select(WebhookEvent.id).limit(1).with_for_update())
         await session.execute(text("SET LOCAL lock_timeout = '1s'"))
         assert await webhook_deliveries.sweep(session, 30, 10) == 1
+
+
+async def test_deliveries_of_an_owner_are_read_without_those_of_others(
+    sender: Sender, receiver: Receiver
+) -> None:
+    await sender.subscribe(receiver.url)
+    await sender.publish()
+    others = """
+        WITH subscription AS (
+            INSERT INTO webhook_subscriptions
+                (id, owner, url, event_types, secret, created_at, failures)
+            SELECT gen_random_uuid(), 'owner ' || number, '', '{}', '', now(), 0
+            FROM generate_series(1, 200) number RETURNING id, owner
+        ),
+        event AS (
+            INSERT INTO webhook_events (id, owner, type, payload, created_at)
+            SELECT gen_random_uuid(), owner, 'test.sold', '{}', now()
+            FROM subscription, generate_series(1, 25) RETURNING id, owner
+        )
+        INSERT INTO webhook_deliveries
+            (id, event_id, subscription_id, status, attempts, created_at)
+        SELECT gen_random_uuid(), event.id, subscription.id, 'delivered', 1, now()
+        FROM event JOIN subscription USING (owner)
+    """
+    analyze = "ANALYZE webhook_subscriptions, webhook_events, webhook_deliveries"
+    mine = webhook_deliveries.select_deliveries("ada").limit(50)
+    async with sender.db.engine.connect() as connection:  # which rolls back
+        for statement in (others, analyze):
+            await connection.execute(text(statement))
+        assert len((await connection.execute(mine)).all()) == 1
+        query = mine.compile(sender.db.engine, compile_kwargs={"literal_binds": True})
+        plan = (await connection.execute(text(f"EXPLAIN {query}"))).scalars().all()
+    assert not re.search("Seq Scan on webhook_(deliveries|events)", "\n".join(plan))
 
 
 async def test_the_result_of_an_attempt_that_is_not_the_deliverys_last_changes_nothing(

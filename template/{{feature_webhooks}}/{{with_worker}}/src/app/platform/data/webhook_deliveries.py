@@ -221,8 +221,9 @@ def select_deliveries(
         .outerjoin(last, text("true"))
         .order_by(WebhookDelivery.created_at.desc(), WebhookDelivery.id.desc())
     )
-    if owner is not None:
-        statement = statement.where(WebhookEvent.owner == owner)
+    if owner is not None:  # the owner of the events; their table has no index of it
+        owned = select(WebhookSubscription.id).where(WebhookSubscription.owner == owner)
+        statement = statement.where(WebhookDelivery.subscription_id.in_(owned))
     if subscription_id is not None:
         statement = statement.where(WebhookDelivery.subscription_id == subscription_id)
     return statement if status is None else statement.where(WebhookDelivery.status == status)

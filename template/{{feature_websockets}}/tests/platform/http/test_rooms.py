@@ -222,6 +222,17 @@ async def test_a_client_resumes_after_what_it_has_acknowledged(
         assert await texts(client, 1) == ["5"]
 
 
+async def test_an_acknowledgement_expires_whoever_else_acknowledges(
+    two: tuple[Listener, Listener],
+) -> None:
+    state, redis = rooms_of(two[0]).state, two[0].app.state.redis
+    await state.acknowledge("a", "phone", "1-0")
+    (key,) = await redis.keys("*ack*")
+    await redis.expire(key, 60)
+    await state.acknowledge("a", "tablet", "1-0")
+    assert await redis.ttl(key) <= 60
+
+
 @pytest.mark.parametrize("kept", [False, True])
 async def test_websockets_survive_an_outage_of_redis(
     two: tuple[Listener, Listener], kept: bool

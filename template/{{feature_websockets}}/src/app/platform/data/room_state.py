@@ -32,14 +32,13 @@ ACKNOWLEDGE = """
 local function parts(id)
   return tonumber(string.match(id, '^%d+')), tonumber(string.match(id, '%d+$'))
 end
-local time, number = parts(ARGV[2])
-local before = redis.call('HGET', KEYS[1], ARGV[1])
+local time, number = parts(ARGV[1])
+local before = redis.call('GET', KEYS[1])
 if before then
   local old_time, old_number = parts(before)
   if old_time > time or (old_time == time and old_number >= number) then return end
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 """
 
 
@@ -70,17 +69,18 @@ class RoomState:
         if parse_id(message_id):
             with suppress(*REDIS_ERRORS):  # the next one counts for this one, too
                 await self._redis.eval(
-                    ACKNOWLEDGE, 1, _acks_key(topic), client, message_id, self._retention
+                    ACKNOWLEDGE, 1, _ack_key(topic, client), message_id, self._retention
                 )
 
     async def acknowledged(self, topic: str, client: str) -> Id | None:
         """The last message that a client has acknowledged. Raises errors of Redis."""
-        return parse_id(await self._redis.hget(_acks_key(topic), client) or "")
+        return parse_id(await self._redis.get(_ack_key(topic, client)) or "")
 
 
 def _members_key(channel: str) -> str:
     return f"members:{channel}"
 
 
-def _acks_key(topic: str) -> str:
-    return f"acks:{topic}"
+def _ack_key(topic: str, client: str) -> str:
+    """A key for each client, so that each expires by itself."""
+    return f"ack:{topic}\n{client}"

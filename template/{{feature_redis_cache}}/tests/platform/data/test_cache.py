@@ -372,6 +372,31 @@ async def test_an_invalidation_during_an_outage_takes_effect_after_it(
             assert await cache.get(kind, 1, source.load) == Price(amount=2)
 
 
+async def test_an_invalidation_during_the_retry_of_an_earlier_one_is_not_lost(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_store, "RETRY_INTERVAL", 0.01)
+    begun, go, deleted = asyncio.Event(), asyncio.Event(), 0
+
+    async def delete(_: object) -> bool:
+        nonlocal deleted
+        begun.set()
+        await go.wait()
+        deleted += 1
+        return True
+
+    async with open_cache(settings) as cache:
+        monkeypatch.setattr(cache.store, "_is_unavailable", lambda: True)
+        monkeypatch.setattr(cache.store, "_delete", delete)
+        expired = time.monotonic() + 60
+        await cache.store.delete(("prices", "1"), expired)
+        await begun.wait()
+        await cache.store.delete(("prices", "1"), expired + 1)
+        go.set()
+        await until(lambda: not cache.store._pending)
+    assert deleted == 2
+
+
 async def test_values_stay_correct_while_redis_stops(settings: Settings) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(servers.redis())

@@ -110,7 +110,8 @@ class CacheStore:
             for key, expired in list(self._pending.items()):
                 if time.monotonic() < expired and not await self._delete(key):
                     break
-                self._pending.pop(key, None)
+                if self._pending.get(key) == expired:  # else it was invalidated again meanwhile
+                    del self._pending[key]
 
     async def _delete(self, key: Key) -> bool:
         try:

@@ -318,7 +318,11 @@ async def until_waiting(app: FastAPI, number: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_lock_timeout_of_the_route_is_its_own(client: httpx2.AsyncClient) -> None:
+async def test_the_lock_timeout_of_the_route_is_its_own(
+    client: httpx2.AsyncClient, shared: FastAPI
+) -> None:
+    assert (await client.post("/test/locks")).json() == "0"
+    await expire(shared)
     assert (await client.post("/test/locks")).json() == "0"
 
 

@@ -91,6 +91,7 @@ INSERT = text(
     RETURNING set_config('lock_timeout', (SELECT lock_timeout FROM former), true)
     """
 ).bindparams(bindparam("fingerprint", type_=LargeBinary))
+RESTORE = text("SET LOCAL lock_timeout TO DEFAULT")  # an INSERT that conflicts restores nothing
 THIS_KEY = (IdempotencyKey.caller == bindparam("of"), IdempotencyKey.key == bindparam("named"))
 EXPIRED = IdempotencyKey.expires_at <= func.now()
 STORED = select(
@@ -128,6 +129,7 @@ async def claim(
         if found and not found.expired:
             return StoredResponse(found.fingerprint, found.status, found.headers, found.body)
         await session.execute(DELETE_EXPIRED, named)
+        await session.execute(RESTORE)
     raise Unavailable("The Idempotency-Key is expiring; try again.")
 
 

@@ -1,10 +1,14 @@
 """Which addresses this service may connect to when others choose the URL."""
 
+import asyncio
+import socket
+import threading
 from collections.abc import Sequence
 from ipaddress import ip_address
 
 import pytest
 
+from app.platform.base.threads import Threads, track_calls
 from app.platform.data.public_addresses import MAX_ADDRESSES, AddressRefused, Guard, resolve
 
 PUBLIC = [
@@ -114,3 +118,29 @@ async def test_a_host_has_so_many_addresses_and_no_more() -> None:
 async def test_every_spelling_of_loopback_is_refused(host: str) -> None:
     with pytest.raises(AddressRefused):
         await Guard(resolve=resolve).addresses(host, 443, "https")
+
+
+async def test_a_lookup_that_hangs_is_given_up_and_no_job_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hangs, end = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        loop.call_soon_threadsafe(hangs.set)
+        end.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    loop.set_default_executor(Threads(1))
+    calls = track_calls()
+    lookup = asyncio.create_task(resolve("example.com", 443))
+    try:
+        async with asyncio.timeout(30):
+            await hangs.wait()
+        lookup.cancel()
+        await asyncio.wait([lookup])
+        assert not calls
+        await asyncio.to_thread(lambda: None)  # has a thread
+    finally:
+        end.set()

@@ -9,6 +9,8 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
@@ -84,10 +86,14 @@ def destination(address: Address) -> Address:
     return address
 
 
+# Of their own: one that hangs is given up with its delivery, and keeps no thread from other jobs.
+_lookups = ThreadPoolExecutor(20, "lookup")
+
+
 async def resolve(host: str, port: int) -> Sequence[str]:
     """The addresses of a host, from the system's resolver."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_lookups, lookup)
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 

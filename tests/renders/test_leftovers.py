@@ -1,5 +1,8 @@
-"""The search for leftovers finds what somebody leaves on purpose."""
+"""The search for leftovers finds what somebody leaves on purpose; the example goes by hand."""
 
+import re
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,3 +74,17 @@ def test_a_leftover_is_found(
     found = set(search(minimal)) - set(before)
     target.write_bytes(old) if old is not None else target.unlink()
     assert said in "\n".join(found)
+
+
+def test_the_command_in_the_readme_deletes_all_files_of_the_example(
+    template: Path, tmp_path: Path
+) -> None:
+    """Its smoke test would fail the next release."""
+    service = generator.render(template, tmp_path / "with", preset="everything")
+    without = generator.render(template, tmp_path / "without", preset="everything", example=False)
+    readme = (service / "README.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^git rm (?:.*\\\n)*.*", readme, re.MULTILINE)
+    for words in ("git init --quiet", "git add .", f"{command} --force --quiet"):
+        subprocess.run(shlex.split(words.replace("\\\n", "")), cwd=service, check=True)
+    left = {path.relative_to(service) for path in generator.files(service)}
+    assert left == {path.relative_to(without) for path in generator.files(without)}

@@ -458,10 +458,16 @@ async def test_a_folder_has_no_links(client: httpx2.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["code"]) == (409, "upload_links_unavailable")
 
 
-async def test_storage_that_fails_is_unavailable(client: httpx2.AsyncClient, folder: Path) -> None:
+async def test_storage_that_fails_is_unavailable_and_the_log_says_why(
+    client: httpx2.AsyncClient, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with broken(folder):
         answer = await client.post(FILES, params={"name": "a.png"}, content=PNG)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    reasons = [line["reason"] for line in lines if line["event"] == "storage unavailable"]
+    assert reasons
+    assert all("Error: " in reason for reason in reasons)
 
 
 INVALID = {

@@ -23,10 +23,13 @@ from obstore.store import LocalStore, S3Store
 
 from app.platform import about
 from app.platform.base.errors import Unavailable
+from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
 if TYPE_CHECKING:
     from obstore.store import S3Config, S3Credential
+
+logger = get_logger(__name__)
 
 PART_SIZE = 8 * 1024 * 1024  # bytes; S3 takes 10,000 parts
 CONCURRENT_DELETES = 20
@@ -255,12 +258,14 @@ def storage_errors() -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (BaseError, OSError) as error:
-        raise Unavailable("The storage of files is not available.") from error
     except Exception as error:
-        if type(error).__module__.startswith("botocore."):  # imported for S3 alone
-            raise Unavailable("The storage of files is not available.") from error
-        raise
+        # botocore is imported for S3 alone.
+        of_storage = isinstance(error, (BaseError, OSError))
+        if not of_storage and not type(error).__module__.startswith("botocore."):
+            raise
+        reason = str(error).partition("\n")[0]
+        logger.warning("storage unavailable", reason=f"{type(error).__name__}: {reason}")
+        raise Unavailable("The storage of files is not available.") from error
 
 
 async def _parts(found: "obstore.GetResult") -> AsyncIterator[bytes]:

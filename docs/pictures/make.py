@@ -19,7 +19,7 @@ import pyte
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
-COLUMNS, ROWS = 100, 500  # rows enough for all that is shown
+COLUMNS, ROWS = 100, 2000  # rows enough for all that is shown
 PROMPTS, SERVICE = HERE / "prompts.svg", HERE / "service.svg"
 WAIT = 180  # seconds for the slowest step: the first `uv sync` of a machine
 

@@ -201,8 +201,8 @@ def _keep_logging(**_: Any) -> None:
     """Keep the service's logging: without a receiver for this signal, Celery configures its own."""
     # Billiard's logger has no handler and does not propagate, so Python would print its lines.
     get_logger().propagate = True
-    for name in ("celery.worker.strategy", "celery.app.trace"):
-        # Their two lines per job only repeat the runner's.
+    # Two lines per job only repeat the runner's; those of Billiard are for its developers.
+    for name in ("celery.worker.strategy", "celery.app.trace", get_logger().name):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

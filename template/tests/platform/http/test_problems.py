@@ -98,6 +98,17 @@ async def test_an_app_error_becomes_a_problem(client: httpx2.AsyncClient) -> Non
     assert document.detail == "The tide is out."
 
 
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(413, "content_too_large"), (416, "range_not_satisfiable"), (422, "unprocessable_content")],
+)
+async def test_a_code_is_the_phrase_of_the_status_whatever_the_python(
+    client: httpx2.AsyncClient, status: int, code: str
+) -> None:
+    response = await client.get("/raise-http", params={"status": status, "kind": "nothing"})
+    assert problem(response).code == code
+
+
 async def test_an_unknown_route_and_a_wrong_method_are_problems(
     client: httpx2.AsyncClient,
 ) -> None:

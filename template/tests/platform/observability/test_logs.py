@@ -128,6 +128,17 @@ async def test_probes_are_not_logged(service: FastAPI, capfd: pytest.CaptureFixt
     assert await request_lines(service, capfd, "/health/live", "/metrics") == []
 
 
+async def test_probes_are_logged_at_the_debug_level(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        async with running_platform(settings.model_copy(update={"log_level": "DEBUG"})) as app:
+            [line] = await request_lines(app, capfd, "/health/live")
+    finally:
+        logs.configure(settings)
+    assert line["path"] == "/health/live"
+
+
 async def test_every_line_of_a_request_has_its_ids_from_any_logger(
     service: FastAPI, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,6 @@
 """No table keeps the rows of an owner whose account is deleted, whichever feature it belongs to.
 
-A table whose rows stay says why: ``__table_args__ = {"info": {"outlives_account": "..."}}``.
+A table whose rows stay says why: ``__table_args__ = ({"info": {"outlives_account": "..."}},)``.
 """
 
 import re
@@ -87,7 +87,7 @@ async def test_a_deleted_account_leaves_no_row_in_any_table(
     assert "accounts" in changed
     assert remaining(tables(), changed) == [], (
         "delete the rows in the feature's personal_data.py, or say in the table why they stay:"
-        ' __table_args__ = {"info": {"outlives_account": "..."}}'
+        ' __table_args__ = ({"info": {"outlives_account": "..."}},)'
     )
 
 

@@ -8,6 +8,7 @@ from app.platform.data.database import Base
 
 class Order(Base):
     __tablename__ = "orders"
+    __table_args__ = ({"info": {"outlives_account": "the books keep orders for ten years"}},)
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     owner: Mapped[str] = mapped_column(String(64), index=True)

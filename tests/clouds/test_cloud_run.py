@@ -29,7 +29,7 @@ def test_nothing_is_found(project: Path) -> None:
     ("old", "new", "said"),
     [
         ("taskCount: 1", "tasks: 1", "there is no such field"),
-        ("timeoutSeconds: 60", "timeoutSeconds: soon", "is not of type integer"),
+        ("timeoutSeconds: 3600", "timeoutSeconds: soon", "is not of type integer"),
         ("cpu-throttling", "cpu-throttle", "there is no annotation"),
         ("run.googleapis.com/startup-cpu-boost", "run.googleapis.com/ingress", "Revision: there"),
     ],

@@ -21,7 +21,7 @@ def topic() -> str:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topics, "MAX_BACKOFF", 0.05)
+    monkeypatch.setattr(topics, "MAX_BACKOFF", 0.02)
 
 
 @asynccontextmanager
@@ -137,6 +137,29 @@ async def test_what_a_broken_connection_missed_is_delivered_once(
             await cut(settings)
             await publish(one, topic, number, number + 1)
             assert await take(listener, 2) == names(number, number + 1)
+
+
+async def test_listeners_that_join_while_the_connection_is_replaced_miss_nothing(
+    settings: Settings, two: tuple[Topics, Topics], topic: str
+) -> None:
+    """Each joins some steps of the event loop later than the one before."""
+    async with create_client(settings) as redis:
+        for steps in range(40):
+            await redis.client_kill_filter(_type="pubsub")
+            for _ in range(steps % 10):
+                await asyncio.sleep(0)
+            async with two[0].listen(topic, kept=False) as listener:
+                await two[1].pass_on(topic, "n", str(steps))
+                assert await take(listener, 1) == names(steps)
+
+
+async def test_text_that_is_no_event_does_not_stop_later_ones(
+    settings: Settings, two: tuple[Topics, Topics], topic: str
+) -> None:
+    async with create_client(settings) as redis, two[0].listen(topic) as listener:
+        await redis.publish(PREFIX + topic, "no event")
+        await publish(two[1], topic, 1)
+        assert await take(listener, 1) == names(1)
 
 
 async def test_a_listener_that_does_not_read_ends_and_resumes_elsewhere(

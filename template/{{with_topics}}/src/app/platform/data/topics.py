@@ -9,6 +9,7 @@ A topic that is not ``kept`` has no stream: its listeners get ``GAP`` after an o
 import asyncio
 import random
 import re
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -25,7 +26,7 @@ from app.platform.settings import PlatformSettings
 
 PREFIX = "events:"
 NOT_KEPT = "passing:"  # the prefix of topics without a stream
-CONTROL = "events"  # a channel without messages: a connection has to be subscribed to something
+CONTROL = "topics:"  # the prefix of each process's own channel, which says that its topics changed
 PUBLISH = """
 local entry = {'name', ARGV[1], 'data', ARGV[2]}
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', unpack(entry))
@@ -128,6 +129,7 @@ class _Topic:
         self.listeners: set[Listener] = set()
         self.last = START  # the last event that the listeners have received
         self.subscribed = asyncio.Event()
+        self.connection: PubSub | None = None  # on which it was subscribed last
         self.opening: asyncio.Task[None] | None = None
 
     def deliver(self, event: Event) -> None:
@@ -145,8 +147,7 @@ class Topics:
         self._redis = redis
         self._settings = settings
         self._topics: dict[str, _Topic] = {}
-        self._connection: PubSub | None = None
-        self._commands = asyncio.Lock()  # keeps the order of SUBSCRIBE and UNSUBSCRIBE
+        self._control = f"{CONTROL}{secrets.token_hex(8)}"
 
     async def publish(self, topic: str, name: str, data: str) -> Id:
         """Add an event to a topic, and send it to all listeners; ``data``: JSON."""
@@ -208,34 +209,45 @@ class Topics:
                     create_client(self._settings, retries=0) as client,
                     client.pubsub() as connection,
                 ):
-                    async with self._commands:
-                        await connection.subscribe(CONTROL, *self._topics)
-                        self._connection, outage = connection, False
+                    await connection.subscribe(self._control)
+                    outage = False
                     await self._deliver_from(connection)
-            except REDIS_ERRORS as error:
-                if not outage:
+            except Exception as error:
+                if not isinstance(error, REDIS_ERRORS):
+                    logger.exception("events are not received")
+                elif not outage:
                     logger.warning("events are not received", error=type(error).__name__)
                 outage = True
-            finally:
-                self._connection = None
             await asyncio.sleep(random.uniform(0, MAX_BACKOFF))  # noqa: S311 (not a secret)
 
     async def _deliver_from(self, connection: PubSub) -> None:
+        """Deliver what arrives. Only this task uses the connection: redis-py reconnects in any."""
         pinged = False
+        subscribed: dict[str, _Topic] = {}
         while True:
             message = await connection.get_message(timeout=PING_AFTER)
             if message is None:
                 if pinged:
                     raise TimeoutError
                 await connection.ping()
-            pinged = message is None
-            topic = self._topics.get(message["channel"] or "") if message else None
-            if message and topic and message["type"] == "subscribe":
+                pinged = True
+                continue
+            pinged = False
+            topic = self._topics.get(message["channel"] or "")
+            if message["channel"] == self._control:
+                wanted = dict(self._topics)
+                if opened := [key for key in wanted if wanted[key] is not subscribed.get(key)]:
+                    await connection.subscribe(*opened)
+                if closed := subscribed.keys() - wanted:
+                    await connection.unsubscribe(*closed)
+                subscribed = wanted
+            elif topic and message["type"] == "subscribe":
                 # Before any event that is sent to the subscription.
-                for event in await self._missed(topic):
+                for event in await self._missed(topic, connection):
                     topic.deliver(event)
+                topic.connection = connection
                 topic.subscribed.set()
-            elif message and topic and message["type"] == "message":
+            elif topic and message["type"] == "message":
                 topic.deliver(_event(*message["data"].split("\n", 2)))
 
     async def _open(self, topic: _Topic) -> None:
@@ -248,9 +260,7 @@ class Topics:
         if topic.kept:
             newest: Any = await self._redis.xrevrange(topic.key, count=1)
             topic.last = _id(newest[0][0]) if newest else START
-        async with self._commands, asyncio.timeout(self._settings.redis_timeout):
-            if self._connection:
-                await self._connection.subscribe(topic.key)
+        await self._redis.publish(self._control, "")
         await topic.subscribed.wait()
 
     async def _close(self, topic: _Topic) -> None:
@@ -261,15 +271,13 @@ class Topics:
         if topic.opening:
             topic.opening.cancel()
         with suppress(*REDIS_ERRORS):  # the connection is replaced then
-            async with self._commands, asyncio.timeout(self._settings.redis_timeout):
-                if self._connection and topic.key not in self._topics:
-                    await self._connection.unsubscribe(topic.key)
+            await self._redis.publish(self._control, "")
 
-    async def _missed(self, topic: _Topic) -> list[Event]:
+    async def _missed(self, topic: _Topic, connection: PubSub) -> list[Event]:
         """The events since the last that the listeners have received."""
         if topic.kept:
             return await self._events_after(topic.key, topic.last)
-        return [GAP] if topic.subscribed.is_set() else []
+        return [GAP] if topic.connection not in (None, connection) else []
 
     async def _events_after(self, key: str, seen: Id) -> list[Event]:
         """The events after one that has been seen; without it, others may be gone, too."""

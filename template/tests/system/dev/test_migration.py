@@ -161,11 +161,13 @@ def test_one_that_would_keep_others_waiting_is_flagged_and_the_next_is_not(
     assert (harmless.returncode, harmless.stderr) == (0, "")
 
 
-def test_changed_enums_and_checks_are_seen(with_parcels: Path) -> None:
+def test_changed_enums_checks_and_primary_keys_are_seen(with_parcels: Path) -> None:
     before = versions(with_parcels)
     changed = MODEL.replace('"large"\n', '"large"\n    HUGE = "huge"\n')
     changed = changed.replace('"blue"\n', '"blue"\n    GREEN = "green"\n')
     changed = changed.replace("weight > 0", "weight > 1 OR shape IS NULL")
+    weight = "weight: Mapped[int] = mapped_column("
+    changed = changed.replace(weight, weight + "primary_key=True")
     shape = 'class Shape(Enum):\n    ROUND = "round"\n\n\nclass Parcel'
     changed = changed.replace("class Parcel", shape)
     add_model(with_parcels, changed + "    shape: Mapped[Shape | None] = mapped_column()\n")
@@ -173,7 +175,7 @@ def test_changed_enums_and_checks_are_seen(with_parcels: Path) -> None:
     assert write(with_parcels, "add members").returncode == 0
     [new] = versions(with_parcels) - before
     upgrade = new.read_text().partition("def downgrade")[0]
-    for expected in ("HUGE", "GREEN", "weight > 1", "ROUND"):
+    for expected in ("HUGE", "GREEN", "weight > 1", "ROUND", '["id", "weight"]'):
         assert expected in upgrade
     assert "nothing to write" in write(with_parcels, "add nothing").stdout
 

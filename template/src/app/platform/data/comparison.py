@@ -1,15 +1,20 @@
-"""The differences between models and database, enum types and CHECK constraints among them.
+"""The differences between models and database; also of enum types, CHECKs and primary keys.
 
-Alembic alone compares neither: importing this module registers both comparisons.
+Alembic alone compares none of these three: importing this module registers the comparisons.
 """
 
 from typing import Any
 
 import alembic_postgresql_enum as alembic_postgresql_enum
-from alembic.autogenerate import comparators, compare_metadata
+from alembic.autogenerate import comparators, compare_metadata, renderers
 from alembic.autogenerate.api import AutogenContext
 from alembic.migration import MigrationContext
-from alembic.operations.ops import CreateCheckConstraintOp, DropConstraintOp, UpgradeOps
+from alembic.operations.ops import (
+    CreateCheckConstraintOp,
+    CreatePrimaryKeyOp,
+    DropConstraintOp,
+    UpgradeOps,
+)
 from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import CheckConstraint, Connection, inspect, text
 from sqlalchemy.schema import conv
@@ -25,6 +30,7 @@ _CHECKS = text("""
 """)
 
 Checks = dict[tuple[str, str], str]  # expressions, by the names of table and constraint
+PrimaryKeys = dict[str, tuple[str, list[str]]]  # their names and columns, by table
 
 
 def differences(connection: Connection) -> list[Any]:
@@ -36,12 +42,14 @@ def differences(connection: Connection) -> list[Any]:
 
 # After the tables, and before alembic_postgresql_enum, which changes the types in the models.
 @comparators.dispatch_for("schema", qualifier="postgresql", priority=DispatchPriority.LAST)
-def _compare_checks(
+def _compare_constraints(
     context: AutogenContext, upgrade: UpgradeOps, _schemas: object
 ) -> PriorityDispatchResult:
     assert context.connection
     both = {*inspect(context.connection).get_table_names()} & {*Base.metadata.tables}
-    stored, declared = _checks(context.connection), _declared_checks(context.connection)
+    stored = _checks(context.connection)
+    stored_keys = _primary_keys(context.connection)
+    declared, declared_keys = _declared(context.connection)
     differing = {name for name, _ in stored.items() ^ declared.items() if name[0] in both}
     drops: list[DropConstraintOp] = []
     for table, name in sorted(differing):
@@ -52,6 +60,14 @@ def _compare_checks(
             # As the model has it: what Postgres prints is not always printed the same way again.
             condition = _models_check(context.connection, table, name).sqltext
             upgrade.ops.append(CreateCheckConstraintOp(conv(name), table, condition))
+    for table in sorted(both):
+        (old, old_columns), (new, columns) = stored_keys[table], declared_keys[table]
+        if columns != old_columns:
+            if old_columns:
+                key = CreatePrimaryKeyOp(conv(old), table, old_columns)
+                drops.append(DropConstraintOp(conv(old), table, type_="primary", _reverse=key))
+            if columns:
+                upgrade.ops.append(CreatePrimaryKeyOp(conv(new), table, columns))
     upgrade.ops[:0] = drops  # before the columns that they mention
     return PriorityDispatchResult.CONTINUE
 
@@ -70,12 +86,27 @@ def _checks(connection: Connection) -> Checks:
     return {(table, name): check for table, name, check in connection.execute(_CHECKS)}
 
 
-def _declared_checks(connection: Connection) -> Checks:
-    """The checks of the models, printed by Postgres: in tables that exist for a moment."""
+def _primary_keys(connection: Connection, schema: str | None = None) -> PrimaryKeys:
+    found = inspect(connection).get_multi_pk_constraint(schema)
+    return {
+        table: (key["name"] or "", key["constrained_columns"])
+        for (_, table), key in found.items()
+        if key
+    }
+
+
+def _declared(connection: Connection) -> tuple[Checks, PrimaryKeys]:
+    """The constraints of the models, as Postgres has them: in tables that exist for a moment."""
     with connection.begin_nested() as savepoint:
         connection.execute(text(f"CREATE SCHEMA {_SCRATCH}"))
         connection.execute(text(f"SET LOCAL search_path = {_SCRATCH}, public"))
         Base.metadata.create_all(connection, checkfirst=False)
-        declared = _checks(connection)
+        declared = _checks(connection), _primary_keys(connection, _SCRATCH)
         savepoint.rollback()
     return declared
+
+
+@renderers.dispatch_for(CreatePrimaryKeyOp, replace=True)  # Alembic's is not implemented
+def _render_primary_key(_context: AutogenContext, key: CreatePrimaryKeyOp) -> str:
+    name = str(key.constraint_name)
+    return f"op.create_primary_key(op.f({name!r}), {key.table_name!r}, {[*key.columns]!r})"

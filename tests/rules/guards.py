@@ -20,6 +20,7 @@ import yaml
 
 from extensions import answers, options
 from tests import generator
+from tests.rules import expressions
 
 SLOT = re.compile(r"^ *# \{\{ \w+ \}\}$", re.MULTILINE)
 REVISION = re.compile(r"^revision(?:: str)? = \"([a-z_]+_\d{4})\"$", re.MULTILINE)
@@ -172,6 +173,35 @@ def options_can_be_asked_for(root: Path) -> list[str]:
     ]
 
 
+def expressions_do_not_backtrack(root: Path) -> list[str]:
+    """No expression of the service's code backtracks: strangers choose the texts of many.
+
+    Patterns of Pydantic's fields are others: Rust's engine takes linear time.
+    """
+    found = []
+    for path in python(root):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name("re")), args=[pattern, *_]):
+                    text = _text(pattern)
+                    if "src/app" in path.as_posix() and expressions.backtracks(text):
+                        found.append(f"{path}:{node.lineno}: {text}")
+    return found
+
+
+def _text(pattern: ast.expr) -> str:
+    """The constant parts of a string, or of bytes, with an ``x`` in place of each other part."""
+    match pattern:
+        case ast.Constant(str(text)):
+            return text
+        case ast.Constant(bytes(raw)):
+            return raw.decode("latin-1")
+        case ast.JoinedStr(parts):
+            return "".join(_text(part) for part in parts)
+        case _:
+            return "x"
+
+
 def migrations_say_whose_they_are(root: Path) -> list[str]:
     """By this a service knows a part that is gone: its ``app.platform.data.revisions``."""
     return [
@@ -229,6 +259,7 @@ ALL = (
     facts_can_be_chosen,
     options_can_be_asked_for,
     documents_parse,
+    expressions_do_not_backtrack,
     images_can_be_read,
     migrations_say_whose_they_are,
 )

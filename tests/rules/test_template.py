@@ -52,6 +52,11 @@ BROKEN: list[tuple[Guard, Callable[[Path], None], str]] = [
     ),
     (guards.python_has_no_tags, _append("src/app/api.py.jinja", "# {% if x %}\n"), "a Jinja tag"),
     (guards.python_has_no_tags, _append("src/app/api.py.jinja", "x = {{ y }}\n"), "neither a slot"),
+    (
+        guards.expressions_do_not_backtrack,
+        _append("src/app/platform/data/database.py", 're.compile(r"(.+?)(?:[^a-z]*\\1)+")\n'),
+        "(.+?)",
+    ),
     (guards.python_is_linted, _append("src/app/platform/data/database.py", "import os\n"), "F401"),
     (
         guards.python_is_linted,

@@ -69,6 +69,13 @@ def test_a_long_name_keeps_its_extension() -> None:
     assert name.endswith("ö.jpeg")
 
 
+def test_a_name_of_a_megabyte_keeps_no_process_busy() -> None:
+    marks = "\N{COMBINING ACUTE ACCENT}\N{COMBINING GRAVE ACCENT BELOW}"
+    name = safe_name(f"a{marks * 250_000}.png", "image/png")
+    assert name.endswith(".png")
+    assert len(name.encode()) <= 200
+
+
 def test_a_header_can_not_be_left_through_a_name() -> None:
     value = content_disposition(safe_name('a"; x="b\r\nX: y.png', "image/png"))
     assert value.startswith('attachment; filename="')

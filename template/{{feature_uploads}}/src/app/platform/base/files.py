@@ -74,7 +74,8 @@ def sniff(head: bytes) -> str | None:
 def safe_name(name: str, media_type: str) -> str:
     """A name for a file of ``media_type``, safe on every system, with an extension of its type."""
     name = name.replace("\\", "/").rpartition("/")[2]
-    if len(name) > 2 * MAX_NAME_BYTES:  # the time of normalizing grows with the square of the length
+    # The time of normalizing grows with the square of the length.
+    if len(name) > 2 * MAX_NAME_BYTES:
         name = name[:MAX_NAME_BYTES] + name[-MAX_NAME_BYTES:]
     name = unicodedata.normalize("NFC", name)
     # Categories C*: control characters, also those that turn the direction of text, and others.

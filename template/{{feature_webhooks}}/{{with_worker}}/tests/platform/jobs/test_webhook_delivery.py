@@ -243,8 +243,26 @@ async def test_a_subscriber_in_a_network_of_ours_gets_nothing_unless_it_is_allow
     await sender.run()
     [delivery] = await sender.deliveries()
     assert (delivery.status, delivery.attempts) == ("pending", 1)
-    assert delivery.error == "the host has an address that is not public"
+    assert delivery.error.startswith("the URL is no longer accepted")
     assert receiver.received == []
+
+
+async def test_a_url_that_is_no_longer_accepted_gets_nothing_and_fails_like_any_other(
+    sender: Sender, receiver: Receiver
+) -> None:
+    await sender.subscribe(receiver.url)
+    for _ in range(webhook_subscriptions.PAUSE_FROM):
+        await sender.publish()
+    await sender.change(url=f"{receiver.url}#part")
+    await sender.run()
+    assert receiver.received == []
+    [error] = {each.error for each in await sender.deliveries()}
+    assert error.startswith("the URL is no longer accepted: The URL has credentials, a fragment")
+    assert (await sender.subscription()).paused_until is not None
+    await sender.age(days=5.1)
+    await sender.run()
+    reason = "no delivery has succeeded for 5 days"
+    assert (await sender.subscription()).disabled_reason == reason
 
 
 async def test_a_success_ends_the_pause(sender: Sender, receiver: Receiver) -> None:

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
@@ -16,7 +17,12 @@ from app.platform.data import received_webhooks, webhook_deliveries, webhook_sub
 from app.platform.data.public_addresses import Guard
 from app.platform.data.webhook_deliveries import Outcome
 from app.platform.data.webhook_sender import headers, send
-from app.platform.data.webhook_subscriptions import AnyRow, SecretCipher
+from app.platform.data.webhook_subscriptions import (
+    AnyRow,
+    InvalidWebhookUrl,
+    SecretCipher,
+    check_url,
+)
 from app.platform.jobs import webhook_metrics
 from app.platform.jobs.context import JobContext
 from app.platform.jobs.registry import job
@@ -78,6 +84,12 @@ async def deliver(context: JobContext, delivery_id: UUID, attempt: int) -> str:
 
 
 async def _attempt(settings: PlatformSettings, due: AnyRow) -> Outcome:
+    try:
+        # It was accepted, but perhaps under other settings, or by an earlier version.
+        check_url(due.url, settings.webhook_allowed_networks)
+    except InvalidWebhookUrl as invalid:
+        error = f"the URL is no longer accepted: {invalid.detail}"
+        return Outcome(datetime.now(UTC), 0, error=error)
     cipher = SecretCipher(settings)
     stored = [due.secret, *([due.previous_secret] if due.overlap else [])]
     try:

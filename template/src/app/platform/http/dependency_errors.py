@@ -13,7 +13,7 @@ from redis import exceptions as redis
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from app.platform.base.errors import DatabaseUnavailable
+from app.platform.base.errors import AppError, Conflict, DatabaseUnavailable
 from app.platform.data.driver_errors import sqlstate
 from app.platform.http.problems import ProblemResponse, problem
 from app.platform.settings import PlatformSettings
@@ -59,26 +59,39 @@ PEER_FAILURES = {
 }
 
 
+class Unstorable(AppError):
+    """A value of the request can't be stored."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "invalid"
+
+
 async def _database_error(_: Request, error: Exception) -> ProblemResponse:
     """A conflict or an outage, by SQLSTATE; otherwise a fault of this service."""
     assert isinstance(error, DBAPIError)
+    if refused := refusal(error):
+        return problem(refused.status, refused.code, refused.detail)
     state = sqlstate(error) or ""
-    if state in CONFLICTS:
-        _log_refusal(error, state)
-        return problem(409, "conflict", "The request conflicts with the stored state.")
-    if state in DATA_EXCEPTIONS:
-        _log_refusal(error, state)
-        return problem(422, "invalid", "A value of the request can't be stored.")
     if error.connection_invalidated or state.startswith(RETRYABLE):
         return _unavailable("The database", f"{type(error.driver_exception).__name__} {state}")
     raise error
 
 
-def _log_refusal(error: DBAPIError, state: str) -> None:
+def refusal(error: DBAPIError) -> AppError | None:
+    """The caller's error, if Postgres refused values of the request; the constraint is logged."""
+    state = sqlstate(error)
+    refused: AppError
+    if state in CONFLICTS:
+        refused = Conflict("The request conflicts with the stored state.")
+    elif state in DATA_EXCEPTIONS:
+        refused = Unstorable("A value of the request can't be stored.")
+    else:
+        return None
     constraint = getattr(error.driver_exception, "constraint_name", None)
     logger.warning(
         "refused by the database: SQLSTATE %s, constraint %s", state, constraint or "none"
     )
+    return refused
 
 
 async def _database_unavailable(_: Request, error: Exception) -> ProblemResponse:

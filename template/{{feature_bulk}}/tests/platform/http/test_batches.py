@@ -31,7 +31,7 @@ async def insert(batch: BatchRequest[int], session: SessionDep) -> Batch[int]:
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
     async with running_platform(module_settings) as app:
         async with app.state.db.engine.begin() as connection:
-            await connection.execute(text("CREATE TABLE numbers (n integer)"))
+            await connection.execute(text("CREATE TABLE numbers (n integer UNIQUE)"))
         app.add_api_route("/numbers", insert, methods=["POST"], status_code=207)
         yield app
         async with app.state.db.engine.begin() as connection:
@@ -71,6 +71,18 @@ async def test_in_an_atomic_batch_an_item_that_fails_undoes_all(
     response = await client.post("/numbers", json={"items": [1, 2], "atomic": True})
     assert (response.status_code, response.json()["failed"]) == (207, 0)
     assert await stored(service) == [1, 2]
+
+
+async def test_an_item_that_postgres_refuses_leaves_the_others(
+    service: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    response = await client.post("/numbers", json={"items": [1, 1, 3]})
+    assert [each["status"] for each in response.json()["results"]] == [201, 409, 201]
+    assert await stored(service) == [1, 3]
+    response = await client.post("/numbers", json={"items": [4, 3], "atomic": True})
+    assert (response.status_code, response.json()["code"]) == (409, "conflict")
+    assert response.json()["detail"].startswith("Item 1: ")
+    assert await stored(service) == [1, 3]
 
 
 async def test_a_fault_undoes_all_items(service: FastAPI, client: httpx2.AsyncClient) -> None:

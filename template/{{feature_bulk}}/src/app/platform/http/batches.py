@@ -1,13 +1,16 @@
 """Batches: many items in one request, each with its own status, or all of them or none."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Annotated, Generic, TypeVar
 
 from pydantic import Field
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.platform.base.errors import AppError
+from app.platform.http.dependency_errors import refusal
 from app.platform.http.problems import Problem, document
 from app.platform.http.schemas import RequestModel, ResponseModel
 
@@ -52,22 +55,23 @@ async def run_batch(
 ) -> Batch[Result]:
     """Run each item of ``batch`` in a savepoint; ``status`` is that of an item that succeeds.
 
-    An ``AppError`` is the result of its item only; if the batch is atomic, it is raised and names
-    the item. Any other exception fails the request, and undoes all items.
+    An ``AppError`` is the result of its item only, and so is a conflict that Postgres reports, such
+    as a unique violation. If the batch is atomic, it is raised and names the item. Any other
+    exception fails the request, and undoes all items.
     """
     results: list[BatchResult[Result]] = []
     for number, item in enumerate(batch.items):
         try:
-            if batch.atomic:
+            async with nullcontext() if batch.atomic else session.begin_nested():
                 made = await run(item)
-            else:
-                async with session.begin_nested():
-                    made = await run(item)
             results.append(BatchResult(status=status, item=made))
-        except AppError as error:
-            if batch.atomic:
-                error.detail = f"Item {number}: {error.detail}"
+        except (AppError, DBAPIError) as error:
+            refused = refusal(error) if isinstance(error, DBAPIError) else error
+            if refused is None:
                 raise
-            problem = document(error.status, error.code, error.detail)
-            results.append(BatchResult(status=error.status, problem=problem))
+            if batch.atomic:
+                refused.detail = f"Item {number}: {refused.detail}"
+                raise refused from None
+            problem = document(refused.status, refused.code, refused.detail)
+            results.append(BatchResult(status=refused.status, problem=problem))
     return Batch(failed=sum(each.problem is not None for each in results), results=results)

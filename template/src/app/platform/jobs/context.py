@@ -38,17 +38,19 @@ class JobQueue(Protocol):
     ) -> JobStatus:
         """Enqueue a job that starts ``delay`` seconds after the transaction commits.
 
-        ``unique``: while the same job with the same key is queued or running, return its status
-        instead of enqueueing another. Raises ``Conflict`` if that one belongs to another owner, and
-        ``TypeError`` if ``arguments`` do not match the job's parameters.
+        It belongs to the caller of the request, who alone can read its status. ``unique``: while
+        the same job with the same key is queued or running, return its status instead of enqueueing
+        another. Raises ``Conflict`` if that one belongs to another caller, and ``TypeError`` if
+        ``arguments`` do not match the job's parameters.
         """
 
 
 class JobContext:
     """Identity and resources of one attempt at a job.
 
-    ``attempt`` counts from 1. Jobs run at least once: a worker may die after the work is done and
-    before that is recorded. Use ``job_id`` to make a job idempotent.
+    ``attempt`` counts from 1. An earlier one may have done the work, or a part of it: it failed
+    later, or its process died before the result was recorded. Use ``job_id`` to make a job
+    idempotent.
     """
 
     def __init__(

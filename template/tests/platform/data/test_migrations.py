@@ -4,16 +4,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, inspect, make_url, text
 
 from app.platform.data.comparison import differences
 from app.platform.data.database import Base
+from app.platform.data.migrations import create_index, drop_index
 from app.platform.dev.migration import lint
 from app.settings import Settings
 from tests.commands import run_command
@@ -95,6 +98,25 @@ async def test_a_database_ahead_of_the_code_is_rejected(
         await insert_revision(url, revision)
         with pytest.raises(CommandError, match=revision):
             await migrate(url)
+
+
+async def test_the_helpers_replace_an_index_and_drop_it(create_database: NewDatabase) -> None:
+    def indexes(connection: Connection) -> list[Any]:
+        return [index["column_names"] for index in inspect(connection).get_indexes("boxes")]
+
+    def use_helpers(connection: Connection) -> None:
+        context = MigrationContext.configure(connection)
+        with context.begin_transaction(), Operations.context(context):
+            connection.execute(text("CREATE TABLE boxes (height int, width int)"))
+            connection.execute(text("CREATE INDEX ix_boxes ON boxes (height)"))
+            create_index("ix_boxes", "boxes", ["width"])
+            assert indexes(connection) == [["width"]]
+            drop_index("ix_boxes", "boxes")
+            assert indexes(connection) == []
+            drop_index("ix_boxes", "boxes")
+
+    async with open_connection(create_database()) as connection:
+        await connection.run_sync(use_helpers)
 
 
 @pytest.mark.parametrize("revision", REVISIONS)

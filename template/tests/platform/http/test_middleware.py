@@ -35,6 +35,10 @@ async def serving(settings: Settings, **changes: Any) -> AsyncIterator[FastAPI]:
             await request.app.state.release.wait()
             return "done"
 
+        async def read_and_wait(request: Request) -> str:
+            await request.body()
+            return await wait(request)
+
         async def fail() -> None:
             raise RuntimeError("the password is hunter2")
 
@@ -77,6 +81,7 @@ async def serving(settings: Settings, **changes: Any) -> AsyncIterator[FastAPI]:
 
         for route in (ids, wait, fail, own_headers, stream, stream_without_waiting, endless):
             app.add_api_route(f"/test/{route.__name__}", route, response_model=None)
+        app.add_api_route("/test/read_and_wait", read_and_wait, methods=["POST"])
         app.add_api_route("/test/length", length, methods=["POST"])
         app.add_api_route("/test/events", events, response_class=EventSourceResponse)
         routing.install_index(app)
@@ -269,7 +274,8 @@ async def test_a_stream_that_never_waits_does_not_block_other_requests(
 async def test_requests_above_max_in_flight_are_refused_but_probes_are_served(
     client: httpx2.AsyncClient, service: FastAPI
 ) -> None:
-    waiting = [asyncio.create_task(client.get("/test/wait")) for _ in range(2)]
+    requests = client.get("/test/wait"), client.post("/test/read_and_wait", content=b"body")
+    waiting = [asyncio.create_task(request) for request in requests]
     for _ in waiting:
         await service.state.waiting.acquire()
     refused = await client.get("/test/ids")

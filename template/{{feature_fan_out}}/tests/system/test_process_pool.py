@@ -93,7 +93,7 @@ async def test_calls_beyond_the_queue_are_refused_at_once(tmp_path: Path) -> Non
     waiting = asyncio.create_task(processes.run(compute, str(path), 0.0, timeout=600))
     await until(lambda: processes.waiting == 1)
     with pytest.raises(Unavailable) as refused:
-        await processes.run(compute, str(path), 0.0, timeout=600)
+        await processes.run(compute, str(path), 0.0, timeout=30)
     assert refused.value.headers["Retry-After"] == "1"
     running.cancel()  # as the end of its request does
     assert await waiting != pids(path)[0]

@@ -199,6 +199,19 @@ async def test_a_waiter_loads_once_the_lock_of_a_dead_process_has_expired(
     assert source.loads == 1
 
 
+async def test_a_waiter_loads_itself_when_others_take_the_lock_again_and_again(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def held(*_: object) -> tuple[None, int, bool]:
+        return None, 0, False
+
+    kind, source = prices(load_timeout=0.1), Source()
+    cache.store._timeout = 0.1
+    monkeypatch.setattr(cache.store, "look_up", held)
+    async with asyncio.timeout(30):
+        assert await cache.get(kind, 1, source.load) == Price(amount=1)
+
+
 async def test_a_failed_load_releases_its_lock_and_caches_nothing(
     cache: Cache, other: Cache
 ) -> None:

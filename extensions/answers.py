@@ -9,10 +9,11 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
+from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,6 +25,9 @@ PACKAGES = Path(__file__).with_name("packages.txt")  # which services install, a
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST_NAME = 50  # Kubernetes allows 63 for a label, and deployments append to it
 LONGEST_LINE = 200
+# Namespaces that clusters have: a rule that denies all traffic to one would be an outage of others.
+NAMESPACES = re.compile(r"default|gateway|monitoring|kube-.*")
+UPDATING = "copier._main."  # how Copier calls the folders into which an update renders
 EMAIL = re.compile(r"[^@\s<>\"',;:\\()\[\]]+@[^@\s<>\"',;:\\()\[\]]+\.[^@\s.<>\"',;:\\()\[\]]+")
 BOOLEANS = {"yes", "no", "y", "n", "true", "false", "t", "f", "on", "off", "1", "0"}
 # Unicode categories of invisible characters and line breaks; and marks of text direction.
@@ -52,8 +56,18 @@ def taken() -> frozenset[str]:
     return frozenset(required | sys.stdlib_module_names | {"app", "test", "tests"})
 
 
-def refusal(question: str, answer: object, choices: list[str] | None = None) -> str:
-    """The reason, in one sentence, why ``answer`` is not valid; empty if it is."""
+def refusal(
+    question: str,
+    answer: object,
+    choices: list[str] | None = None,
+    kept: Mapping[str, object] = MappingProxyType({}),
+) -> str:
+    """The reason, in one sentence, why ``answer`` is not valid; empty if it is.
+
+    ``kept``: the answers of the service that is updated, which were valid when it was copied.
+    """
+    if question in kept and kept[question] == answer:
+        return ""
     if question not in questions():
         return f"`{question}` is not a question; the questions are {_listed(questions(), 'and')}."
     kind = questions()[question]["type"]
@@ -106,6 +120,8 @@ def _name(text: str) -> str:
         return (
             f"{text!r} is taken: the service installs a package or imports a module of that name."
         )
+    if NAMESPACES.fullmatch(text):
+        return f"{text!r} is a namespace of Kubernetes clusters themselves; choose another name."
     if yaml.safe_load(text) != text:
         return f"{text!r} is a reserved word in YAML; choose another name."
     return ""
@@ -140,13 +156,31 @@ class Answers(ContextHook):
     """
 
     def hook(self, context: dict[str, Any]) -> None:
-        context["refusal"] = refusal
         if context["_copier_phase"] in ("undefined", "prompt"):
-            check(context["_copier_conf"]["data"], context["choices"])
+            conf = context["_copier_conf"]
+            kept = _kept(conf["dst_path"], conf["answers_file"], conf["data"])
+            context["refusal"] = partial(refusal, kept=kept)
+            check(conf["data"], context["choices"], kept)
 
 
-def check(given: dict[str, Any], choices: dict[str, str]) -> None:
-    """Raise ``UserMessageError`` if given answers are not valid."""
+def _kept(folder: PurePath, answers_file: PurePath, given: dict[str, Any]) -> dict[str, Any]:
+    """The answers that the service in ``folder`` has.
+
+    Copier would take the default instead of one that is refused today, without a word. An update
+    also renders into other folders, with all ``given``.
+    """
+    if any(part.startswith(UPDATING) for part in folder.parts):
+        return given
+    file = Path(folder, answers_file)
+    return (file.is_file() and yaml.safe_load(file.read_text(encoding="utf-8"))) or {}
+
+
+def check(
+    given: dict[str, Any],
+    choices: dict[str, str],
+    kept: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Raise ``UserMessageError`` if given answers are not valid, but for those ``kept``."""
     always = {name for name, question in questions().items() if "when" not in question}
     complete = always <= set(given)  # what Copier hands on in an update, old questions and all
     wrong = {
@@ -154,7 +188,7 @@ def check(given: dict[str, Any], choices: dict[str, str]) -> None:
         for name, answer in sorted(given.items())
         if not name.startswith("_")
         and not (complete and name not in questions())
-        and (reason := refusal(name, answer, _allowed(name, choices)))
+        and (reason := refusal(name, answer, _allowed(name, choices), kept))
     }
     if wrong:
         lines = (f"  {name}: {reason}" for name, reason in wrong.items())

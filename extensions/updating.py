@@ -23,6 +23,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from extensions import options
+from extensions.answers import UPDATING
 
 MARKER = "^<<<<<<< before updating"
 REVIEW = "You need to review these changes."  # `.ci/update.sh` of services starts to copy here
@@ -132,7 +133,7 @@ def after(answers_file: Path, template: str) -> None:
     moved: Moves = {}
     kept: list[str] = []
     linked: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=UPDATING) as folder:
         renders = Renders(Path(folder).resolve(), answers_file, template)
         changed = {path: mine for path in deleted if (mine := _changed(renders, path)) is not None}
         if changed:

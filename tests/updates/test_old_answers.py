@@ -85,3 +85,32 @@ def test_a_choice_that_is_gone_is_asked_for_and_nothing_is_changed(updated: Upda
     done = service.update(queue="none")
     assert done.returncode == 0, done.stdout
     assert service.answers()["queue"] == "none"
+
+
+def test_answers_that_would_be_refused_today_are_kept(tmp_path: Path) -> None:
+    """The newer version installs a package of the service's name, and has a stricter rule.
+
+    The update renders both versions again, to find what its owner changed in a removed file.
+    """
+    template = generator.copy_of_template(tmp_path / "template")
+    world.publish(template, "1.0.0")
+    given = {"project_name": "shop", "description": "sells"}
+    service = world.Service.make(
+        template, tmp_path / "service", version="1.0.0", preset="minimal", **given
+    )
+    path = "src/app/platform/base/cpus.py"
+    service.write(path, service.read(path) + "# Mine.\n")
+    world.commit(service.folder)
+    (template / "template" / path).unlink()
+    rules = template / "extensions/answers.py"
+    stricter = rules.read_text().replace('"" if text.strip() else', '"" if text < "a" else')
+    rules.write_text(stricter.replace('{"app", "test"', '{"shop", "app", "test"'))
+    world.publish(template, "1.1.0")
+
+    assert "is taken" in service.update(project_name="rich").stdout
+    assert service.status() == []
+    done = service.update()
+    assert done.returncode == 0, done.stdout
+    assert service.answers()["_commit"] == "1.1.0"
+    assert {name: service.answers()[name] for name in given} == given
+    assert "+# Mine." in service.read(f"{path}.rej")

@@ -10,10 +10,11 @@ from tests.system.serving import free_port
 
 CODE = """
 import asyncio, json, os, sys
-import uvloop
+from uvicorn.config import Config
 import app.platform.server.gunicorn_worker
 from app.main import create_app
 from app.platform.data.preload import import_before_fork
+from app.platform.server.connection_limits import BoundedHttpProtocol, BoundedWebSocketProtocol
 
 app = create_app()
 if child := os.fork():  # a worker of a server that imports nothing before the fork
@@ -29,16 +30,20 @@ async def send(message):
     pass
 
 async def main():
-    async with app.router.lifespan_context(app):
-        for path in PATHS:
-            scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1"}
-            scope |= {"method": "GET", "scheme": "http", "path": path, "raw_path": path.encode()}
-            scope |= {"query_string": b"", "root_path": "", "headers": [], "state": {}}
-            await app(scope, receive, send)
+    config.load()
+    lifespan = config.lifespan_class(config)
+    await lifespan.startup()
+    for path in PATHS:
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1"}
+        scope |= {"method": "GET", "scheme": "http", "path": path, "raw_path": path.encode()}
+        scope |= {"query_string": b"", "root_path": "", "headers": [], "state": lifespan.state}
+        await app(scope, receive, send)
+    added = {name.partition(".")[0] for name in set(sys.modules) - before}
+    print(json.dumps(sorted(added - sys.stdlib_module_names)), flush=True)
+    os._exit(0)  # at once: a shutdown would wait for the collector
 
-uvloop.run(main())
-added = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(json.dumps(sorted(added - sys.stdlib_module_names)))
+config = Config(app, log_config=None, http=BoundedHttpProtocol, ws=BoundedWebSocketProtocol)
+asyncio.Runner(loop_factory=config.get_loop_factory()).run(main())
 """
 SERVE = """
 import gc, os, signal, sys

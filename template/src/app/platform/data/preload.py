@@ -11,7 +11,13 @@ import importlib
 from app.platform.data.http_client import create_client
 from app.platform.settings import PlatformSettings
 
-AT_FIRST_USE = ("anyio._backends._asyncio", "uvicorn.lifespan.on", "uvicorn.loops.auto")
+AT_FIRST_USE = (
+    "anyio._backends._asyncio",
+    "fastapi.telemetry._runtime",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+    "uvicorn.loops.uvloop",
+)
 
 
 def import_before_fork(settings: PlatformSettings) -> None:

@@ -24,6 +24,11 @@ from tests.rules import expressions
 
 SLOT = re.compile(r"^ *# \{\{ \w+ \}\}$", re.MULTILINE)
 REVISION = re.compile(r"^revision(?:: str)? = \"([a-z_]+_\d{4})\"$", re.MULTILINE)
+# `alembic_version` is the migrations' own.
+CREATED = re.compile(
+    r"\bCREATE (?:TABLE|SEQUENCE|TYPE) (?:IF NOT EXISTS )?"
+    r"(?!\w+_of_a_test\b|alembic_version\b|IF\b)(\w+)"
+)
 STRING = re.compile(r'"[^"\n]*"')
 # Answers whose word the core needs for something else.
 HOMONYMS = {
@@ -212,6 +217,16 @@ def migrations_say_whose_they_are(root: Path) -> list[str]:
     ]
 
 
+def tests_leave_names_to_the_owner(root: Path) -> list[str]:
+    """Tables, sequences and types of a service's tests have names that no feature would choose."""
+    offences = []
+    for path in python(root):
+        if "tests" in path.relative_to(root).parts:
+            names = CREATED.findall(path.read_text(encoding="utf-8"))
+            offences += [f"{path.relative_to(root)}: name it {name}_of_a_test" for name in names]
+    return offences
+
+
 def images_can_be_read(root: Path) -> list[str]:
     """A checkout with umask 077 makes an image whose user can read it: each COPY sets the mode."""
     return [
@@ -262,4 +277,5 @@ ALL = (
     expressions_do_not_backtrack,
     images_can_be_read,
     migrations_say_whose_they_are,
+    tests_leave_names_to_the_owner,
 )

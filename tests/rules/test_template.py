@@ -102,6 +102,11 @@ BROKEN: list[tuple[Guard, Callable[[Path], None], str]] = [
         _append("{{feature_x}}/migrations/versions/first.py", 'revision = "x_0001"\n'),
         "first.py",
     ),
+    (
+        guards.tests_leave_names_to_the_owner,
+        _append("tests/platform/data/test_database.py", '# text("CREATE TABLE notes ()")\n'),
+        "name it notes_of_a_test",
+    ),
 ]
 
 

@@ -29,7 +29,7 @@ TIMEOUT = 30.0
 NEWEST = select(
     literal_column("coalesce(max(number), 0)").label("number"),
     literal_column("pg_is_in_recovery()").label("standby"),
-).select_from(text("rows"))
+).select_from(text("rows_of_a_test"))
 
 
 async def read(reads: ReadSessionDep) -> dict[str, Any]:
@@ -41,7 +41,9 @@ async def read(reads: ReadSessionDep) -> dict[str, Any]:
 async def write(session: SessionDep) -> int:
     return int(
         (
-            await session.execute(text("INSERT INTO rows DEFAULT VALUES RETURNING number"))
+            await session.execute(
+                text("INSERT INTO rows_of_a_test DEFAULT VALUES RETURNING number")
+            )
         ).scalar_one()
     )
 
@@ -58,8 +60,8 @@ async def standby(primary: str) -> AsyncIterator[Standby]:
         make_url(primary),
         # So that a commit has been written, and its position counts, before it is acknowledged.
         "ALTER DATABASE postgres SET synchronous_commit = on",
-        "DROP TABLE IF EXISTS rows",
-        "CREATE TABLE rows (number int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)",
+        "DROP TABLE IF EXISTS rows_of_a_test",
+        "CREATE TABLE rows_of_a_test (number int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)",
     )
     standby = Standby(primary)
     with standby.running():
@@ -165,7 +167,7 @@ async def test_a_promoted_standby_is_dropped_at_once(service: Service, standby: 
         assert time.monotonic() < end, "still in use"
         await asyncio.sleep(0.05)
     assert service.app.state.replica.lag == math.inf  # not only when the limit had passed
-    await execute(url, "INSERT INTO rows SELECT FROM generate_series(1, 1000)")
+    await execute(url, "INSERT INTO rows_of_a_test SELECT FROM generate_series(1, 1000)")
     newest = await service.write()
     assert await service.read() == (newest, False)
     await asyncio.sleep(2 * replica.CHECK_INTERVAL)

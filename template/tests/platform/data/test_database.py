@@ -25,23 +25,25 @@ PID = select(literal_column("pg_backend_pid()"))
 
 @pytest.fixture
 async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    """An app with at most two connections and an empty table ``notes``."""
+    """An app with at most two connections and an empty table ``notes_of_a_test``."""
     changes = {"db_pool_size": 1, "db_max_overflow": 1}
     async with running_platform(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.transaction() as session:
-            await session.execute(text("CREATE TABLE notes (body text UNIQUE DEFERRABLE)"))
+            await session.execute(
+                text("CREATE TABLE notes_of_a_test (body text UNIQUE DEFERRABLE)")
+            )
         yield app
         async with app.state.db.transaction() as session:
-            await session.execute(text("DROP TABLE notes"))
+            await session.execute(text("DROP TABLE notes_of_a_test"))
 
 
 async def stored_notes(app: FastAPI) -> list[str]:
     async with app.state.db.engine.connect() as connection:
-        return list((await connection.execute(text("SELECT body FROM notes"))).scalars())
+        return list((await connection.execute(text("SELECT body FROM notes_of_a_test"))).scalars())
 
 
 async def add_note(session: SessionDep, body: str, fail: bool = False) -> str:
-    await session.execute(text("INSERT INTO notes VALUES (:body)"), {"body": body})
+    await session.execute(text("INSERT INTO notes_of_a_test VALUES (:body)"), {"body": body})
     if fail:
         raise Conflict("No.")
     return body
@@ -58,7 +60,7 @@ async def test_a_request_is_one_transaction(app: FastAPI) -> None:
 async def test_a_failed_commit_becomes_an_error_response(app: FastAPI) -> None:
     async def violate_at_commit(session: SessionDep) -> str:
         await session.execute(text("SET CONSTRAINTS ALL DEFERRED"))
-        await session.execute(text("INSERT INTO notes VALUES ('same'), ('same')"))
+        await session.execute(text("INSERT INTO notes_of_a_test VALUES ('same'), ('same')"))
         return "done"
 
     app.add_api_route("/notes", violate_at_commit, methods=["POST"])
@@ -76,7 +78,7 @@ async def test_on_commit_callbacks_run_after_a_commit_and_not_after_a_rollback(
         seen.append(await stored_notes(app))
 
     async with app.state.db.transaction() as session:
-        await session.execute(text("INSERT INTO notes VALUES ('kept')"))
+        await session.execute(text("INSERT INTO notes_of_a_test VALUES ('kept')"))
         on_commit(session, record)
         assert seen == []
     assert seen == [["kept"]]
@@ -103,7 +105,9 @@ async def test_callbacks_of_a_savepoint_do_not_run_if_it_is_rolled_back(app: Fas
     async def part(session: AsyncSession, name: str, *, fails: bool) -> None:
         async with session.begin_nested():
             register(session, name)
-            await session.execute(text("INSERT INTO notes VALUES (:name)"), {"name": name})
+            await session.execute(
+                text("INSERT INTO notes_of_a_test VALUES (:name)"), {"name": name}
+            )
             if fails:
                 raise Conflict("No.")
 
@@ -191,7 +195,7 @@ async def pids(engine: AsyncEngine) -> set[int]:
     [
         # Without its own timeout, Postgres looks unresponsive.
         ("SET statement_timeout = 0", "SELECT pg_sleep(30)"),
-        ("SET TRANSACTION READ ONLY", "CREATE TABLE t ()"),
+        ("SET TRANSACTION READ ONLY", "CREATE TABLE t_of_a_test ()"),
     ],
     ids=["unresponsive", "standby"],
 )
@@ -221,7 +225,7 @@ async def test_a_connection_lost_during_the_commit_is_an_unknown_outcome(app: Fa
         )
         await session.execute(
             text(
-                "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON notes"
+                "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON notes_of_a_test"
                 " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION crash()"
             )
         )
@@ -269,7 +273,7 @@ async def test_a_cancelled_read_returns_its_connection(app: FastAPI) -> None:
 
 
 async def test_reads_bind_values_by_name(app: FastAPI) -> None:
-    statement = select(literal_column("body")).select_from(text("notes"))
+    statement = select(literal_column("body")).select_from(text("notes_of_a_test"))
     statement = statement.where(literal_column("body") == bindparam("body", type_=String))
     async with app.state.db.transaction() as session:
         await add_note(session, "one")
@@ -278,7 +282,7 @@ async def test_reads_bind_values_by_name(app: FastAPI) -> None:
 
 
 async def test_errors_do_not_contain_parameter_values(app: FastAPI) -> None:
-    duplicates = text("INSERT INTO notes VALUES (:body), (:body)")
+    duplicates = text("INSERT INTO notes_of_a_test VALUES (:body), (:body)")
     async with app.state.db.transaction() as session:
         await session.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
         with pytest.raises(IntegrityError) as error:

@@ -34,7 +34,7 @@ from tests.conftest import client_for, connect_websocket, running_app
 from tests.platform.jobs import samples
 
 ONE = select(literal_column("1"))
-NOTES = select(literal_column("to_regclass('notes')::text"))  # NULL without such a table
+NOTES = select(literal_column("to_regclass('notes_of_a_test')::text"))  # NULL without such a table
 
 
 @pytest.fixture
@@ -181,11 +181,11 @@ async def look_before_and_after_writing(app: FastAPI) -> list[str | None]:
 
     async with app.state.db.transaction() as session:
         await look()
-        await session.execute(text("CREATE TABLE notes ()"))
+        await session.execute(text("CREATE TABLE notes_of_a_test ()"))
         await look()
         await session.rollback()
         await look()
-        await session.execute(text("CREATE TABLE notes ()"))
+        await session.execute(text("CREATE TABLE notes_of_a_test ()"))
         await asyncio.create_task(look())
         await session.rollback()
     return seen
@@ -194,11 +194,21 @@ async def look_before_and_after_writing(app: FastAPI) -> list[str | None]:
 async def test_reads_see_what_the_open_transaction_of_their_request_has_written(
     service: FastAPI,
 ) -> None:
-    assert await look_before_and_after_writing(service) == [None, "notes", None, "notes"]
+    assert await look_before_and_after_writing(service) == [
+        None,
+        "notes_of_a_test",
+        None,
+        "notes_of_a_test",
+    ]
 
 
 async def test_in_tests_reads_see_the_same_as_in_production(app: FastAPI) -> None:
-    assert await look_before_and_after_writing(app) == [None, "notes", None, "notes"]
+    assert await look_before_and_after_writing(app) == [
+        None,
+        "notes_of_a_test",
+        None,
+        "notes_of_a_test",
+    ]
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["commit", "rollback"])

@@ -185,20 +185,20 @@ async def test_a_read_leaves_no_transaction_open(
 
 
 async def test_reads_in_a_transaction_see_what_it_has_written(app: FastAPI) -> None:
-    statement = select(column("body", Text)).select_from(text("drafts"))
+    statement = select(column("body", Text)).select_from(text("drafts_of_a_test"))
     async with app.state.db.transaction() as session:
-        await session.execute(text("CREATE TABLE drafts AS SELECT 'kept' AS body"))
+        await session.execute(text("CREATE TABLE drafts_of_a_test AS SELECT 'kept' AS body"))
     await prepare(app.state.read_session, statement)
 
     async def write(session: SessionDep) -> int:
-        await session.execute(text("INSERT INTO drafts VALUES ('new')"))
+        await session.execute(text("INSERT INTO drafts_of_a_test VALUES ('new')"))
         return len(await app.state.read_session.all(statement))
 
     app.add_api_route("/drafts", write, methods=["POST"])
     async with client_for(app) as client:
         assert (await client.post("/drafts")).json() == 2
     async with app.state.db.transaction() as session:
-        await session.execute(text("DROP TABLE drafts"))
+        await session.execute(text("DROP TABLE drafts_of_a_test"))
 
 
 async def test_an_error_is_what_sqlalchemy_raises(reads: ReadSession) -> None:

@@ -24,10 +24,10 @@ from app.platform.server import checks
 from app.settings import Settings
 from tests.conftest import client_for, open_connection, running_platform
 
-SERVER = select(literal_column("name")).select_from(text("server"))
-ONLY_ON_PRIMARY = select(literal_column("1")).select_from(text("new_table"))
+SERVER = select(literal_column("name")).select_from(text("server_of_a_test"))
+ONLY_ON_PRIMARY = select(literal_column("1")).select_from(text("new_table_of_a_test"))
 SLEEP = select(literal_column("pg_sleep(1)"))
-WRITE = text("UPDATE server SET name = name")
+WRITE = text("UPDATE server_of_a_test SET name = name")
 
 
 async def read(reads: ReadSessionDep) -> str:
@@ -87,9 +87,11 @@ async def both(
     urls = create_database(), create_database()
     for name, url in zip(("primary", "standby"), urls, strict=True):
         async with open_connection(url, isolation_level="AUTOCOMMIT") as connection:
-            await connection.execute(text(f"CREATE TABLE server AS SELECT '{name}' AS name"))
+            await connection.execute(
+                text(f"CREATE TABLE server_of_a_test AS SELECT '{name}' AS name")
+            )
             if name == "primary":
-                await connection.execute(text("CREATE TABLE new_table AS SELECT 1"))
+                await connection.execute(text("CREATE TABLE new_table_of_a_test AS SELECT 1"))
     primary, standby = (SecretStr(url.render_as_string(hide_password=False)) for url in urls)
     changes = {"database_url": primary, "database_replica_url": standby}
     settings = module_settings.model_copy(update={**changes, "db_statement_timeout": 0.3})

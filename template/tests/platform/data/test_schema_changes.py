@@ -11,19 +11,22 @@ from app.platform.data.database import ReadSessionDep, SessionDep
 from app.settings import Settings
 from tests.conftest import client_for, open_connection, running_platform
 
-VALUE = select(literal_column("value", Integer)).select_from(text("changing"))
+VALUE = select(literal_column("value", Integer)).select_from(text("changing_of_a_test"))
 
 
 @pytest.fixture
 async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    """An app with one connection, and routes that read and write a table ``changing``."""
+    """An app with one connection, and routes that read and write a table ``changing_of_a_test``."""
 
     async def read(session: ReadSessionDep) -> int:
         row = await session.first(VALUE)
         return row[0] if row else 0
 
     async def write(session: SessionDep) -> int:
-        return await session.scalar(text("UPDATE changing SET value = 2 RETURNING value")) or 0
+        return (
+            await session.scalar(text("UPDATE changing_of_a_test SET value = 2 RETURNING value"))
+            or 0
+        )
 
     async def read_in_transaction(session: SessionDep) -> int:
         return await session.scalar(VALUE) or 0
@@ -33,16 +36,18 @@ async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
         app.add_api_route("/write", write, methods=["POST"])
         app.add_api_route("/transaction", read_in_transaction)
         async with app.state.db.transaction() as session:
-            await session.execute(text("CREATE TABLE changing (value integer)"))
-            await session.execute(text("INSERT INTO changing VALUES (1)"))
+            await session.execute(text("CREATE TABLE changing_of_a_test (value integer)"))
+            await session.execute(text("INSERT INTO changing_of_a_test VALUES (1)"))
         yield app
         async with app.state.db.transaction() as session:
-            await session.execute(text("DROP TABLE changing"))
+            await session.execute(text("DROP TABLE changing_of_a_test"))
 
 
 async def migrate(settings: Settings) -> None:
     async with open_connection(make_url(settings.database_url.get_secret_value())) as connection:
-        await connection.execute(text("ALTER TABLE changing ALTER COLUMN value TYPE bigint"))
+        await connection.execute(
+            text("ALTER TABLE changing_of_a_test ALTER COLUMN value TYPE bigint")
+        )
         await connection.commit()
 
 

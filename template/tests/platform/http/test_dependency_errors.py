@@ -167,16 +167,18 @@ RAISE = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{}', CONSTRAINT = 'the_con
         "SELECT nonsense",
         "SELECT 1/0",
         "SELECT 'x'::int",
-        "SELECT 'lacking'::weekday",
-        "INSERT INTO seen VALUES (NULL)",
+        "SELECT 'lacking'::weekday_of_a_test",
+        "INSERT INTO seen_of_a_test VALUES (NULL)",
         *(RAISE.format(state) for state in ("22001", "22003", "22P02", "23000", "23502", "23514")),
     ],
 )
 async def test_what_the_database_refuses_to_run_is_a_fault_of_ours(
     client: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture, sql: str
 ) -> None:
-    await client.get("/query", params={"sql": "CREATE TABLE seen (at timestamptz NOT NULL)"})
-    await client.get("/query", params={"sql": "CREATE TYPE weekday AS ENUM ('monday')"})
+    await client.get(
+        "/query", params={"sql": "CREATE TABLE seen_of_a_test (at timestamptz NOT NULL)"}
+    )
+    await client.get("/query", params={"sql": "CREATE TYPE weekday_of_a_test AS ENUM ('monday')"})
     caplog.clear()
     response = await client.get("/query", params={"sql": sql})
     assert_is_a_fault_of_ours(response, caplog)

@@ -21,7 +21,7 @@ from tests.system.serving import Serve, Server
 
 CLIENTS = 200
 KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
-TABLE = "CREATE TABLE payments (number serial, pid int)"
+TABLE = "CREATE TABLE payments_of_a_test (number serial, pid int)"
 
 # The first process that has inserted the row waits, with its transaction open, for the gate.
 APP = """
@@ -36,7 +36,7 @@ from app.platform.http.idempotency import idempotent
 from app.platform.http.rate_limit import client_key
 
 async def pay(session: SessionDep) -> dict[str, int]:
-    statement = text("INSERT INTO payments (pid) VALUES (:pid) RETURNING number")
+    statement = text("INSERT INTO payments_of_a_test (pid) VALUES (:pid) RETURNING number")
     number = (await session.execute(statement, {"pid": os.getpid()})).scalar_one()
     here = Path(os.environ["GATES"])
     with (here / "reached").open("a") as reached:
@@ -100,7 +100,7 @@ async def test_200_clients_with_one_key_make_one_change_although_a_process_is_ki
         (tmp_path / "open").touch()
     assert len({each.result().content for each in clients}) == 1
     assert clients[0].result().json()["pid"] != killed
-    assert await run(fresh_settings, "SELECT count(*) FROM payments") == 1
+    assert await run(fresh_settings, "SELECT count(*) FROM payments_of_a_test") == 1
     assert outcomes["lost"] > 0
     assert set(outcomes) <= {"200", "409", "503", "lost"}, outcomes
 
@@ -153,7 +153,7 @@ async def caller(_: Request) -> str:
 
 
 async def pay(session: SessionDep) -> int:
-    statement = text("INSERT INTO payments DEFAULT VALUES RETURNING number")
+    statement = text("INSERT INTO payments_of_a_test DEFAULT VALUES RETURNING number")
     return int((await session.execute(statement)).scalar_one())
 
 
@@ -174,7 +174,7 @@ async def repeated_after_a_lost_commit(
             proxy.armed = True
             first = await client.post("/test/pay", headers=KEY)
             second = await client.post("/test/pay", headers=KEY)
-    return first, second, await run(settings, "SELECT count(*) FROM payments")
+    return first, second, await run(settings, "SELECT count(*) FROM payments_of_a_test")
 
 
 async def test_a_request_whose_commit_was_answered_to_nobody_can_be_repeated(

@@ -25,7 +25,7 @@ class Grade(Enum):
 
 METADATA = MetaData()
 GOODS = Table(
-    "goods",
+    "goods_of_a_test",
     METADATA,
     Column("id", Uuid, primary_key=True),
     Column("name", String(20), nullable=False),
@@ -127,8 +127,8 @@ async def test_a_part_that_fails_leaves_neither_changes_nor_callbacks(database: 
 
 async def test_a_cursor_can_not_write(database: Database) -> None:
     async with database.engine.begin() as connection:
-        await connection.exec_driver_sql("CREATE SEQUENCE numbers")
-    statement = select(func.nextval("numbers"))
+        await connection.exec_driver_sql("CREATE SEQUENCE numbers_of_a_test")
+    statement = select(func.nextval("numbers_of_a_test"))
     async with database.transaction() as session:
         await session.execute(statement)
     with pytest.raises(DBAPIError, match="read-only transaction"):

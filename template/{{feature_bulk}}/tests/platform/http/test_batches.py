@@ -17,7 +17,7 @@ from tests.conftest import client_for, running_platform
 
 async def insert(batch: BatchRequest[int], session: SessionDep) -> Batch[int]:
     async def run(number: int) -> int:
-        await session.execute(text("INSERT INTO numbers VALUES (:n)"), {"n": number})
+        await session.execute(text("INSERT INTO numbers_of_a_test VALUES (:n)"), {"n": number})
         if number < 0:
             raise Conflict("It is negative.")
         if number == 0:
@@ -31,11 +31,11 @@ async def insert(batch: BatchRequest[int], session: SessionDep) -> Batch[int]:
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
     async with running_platform(module_settings) as app:
         async with app.state.db.engine.begin() as connection:
-            await connection.execute(text("CREATE TABLE numbers (n integer UNIQUE)"))
+            await connection.execute(text("CREATE TABLE numbers_of_a_test (n integer UNIQUE)"))
         app.add_api_route("/numbers", insert, methods=["POST"], status_code=207)
         yield app
         async with app.state.db.engine.begin() as connection:
-            await connection.execute(text("DROP TABLE numbers"))
+            await connection.execute(text("DROP TABLE numbers_of_a_test"))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def client(service: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 
 async def stored(service: FastAPI) -> list[int]:
     async with service.state.db.transaction() as session:
-        return list(await session.scalars(text("SELECT n FROM numbers ORDER BY n")))
+        return list(await session.scalars(text("SELECT n FROM numbers_of_a_test ORDER BY n")))
 
 
 async def test_an_item_that_fails_leaves_the_others(

@@ -94,7 +94,7 @@ class Routes:
 
 
 async def insert(session: Any, amount: int) -> int:
-    statement = text("INSERT INTO payments (amount) VALUES (:amount) RETURNING number")
+    statement = text("INSERT INTO payments_of_a_test (amount) VALUES (:amount) RETURNING number")
     number: int = (await session.execute(statement, {"amount": amount})).scalar_one()
     return number
 
@@ -103,7 +103,9 @@ async def insert(session: Any, amount: int) -> int:
 async def shared(module_settings: Settings) -> AsyncIterator[FastAPI]:
     async with running_platform(module_settings.model_copy(update=SETTINGS)) as app:
         async with app.state.db.transaction() as session:
-            await session.execute(text("CREATE TABLE payments (number serial, amount int)"))
+            await session.execute(
+                text("CREATE TABLE payments_of_a_test (number serial, amount int)")
+            )
         app.state.routes = Routes()
         router = APIRouter(prefix="/test", route_class=idempotent(by=caller))
         for name in ("pay", "fail", "crash", "refuse", "large", "stream", "tasks", "wait"):
@@ -126,7 +128,7 @@ async def routes(shared: FastAPI) -> Routes:
     routes.leave.clear()
     routes.done.clear()
     async with shared.state.db.transaction() as session:
-        await session.execute(text("TRUNCATE payments, idempotency_keys"))
+        await session.execute(text("TRUNCATE payments_of_a_test, idempotency_keys"))
     return routes
 
 
@@ -137,7 +139,7 @@ async def client(shared: FastAPI, routes: Routes) -> AsyncIterator[httpx2.AsyncC
         yield client
 
 
-async def count(app: FastAPI, table: str = "payments") -> int:
+async def count(app: FastAPI, table: str = "payments_of_a_test") -> int:
     async with app.state.db.engine.connect() as connection:
         number: int = (await connection.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one()
     return number

@@ -66,7 +66,7 @@ class Routes:
 
 
 async def insert(session: Any, message: WebhookMessage) -> None:
-    await session.execute(text("INSERT INTO messages VALUES (:id)"), {"id": message.id})
+    await session.execute(text("INSERT INTO messages_of_a_test VALUES (:id)"), {"id": message.id})
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ async def shared(module_settings: Settings) -> AsyncIterator[FastAPI]:
     changes = {"webhook_secrets": SecretStr(pairs), "webhook_max_size": MAX_SIZE}
     async with running_platform(module_settings.model_copy(update=changes)) as app:
         async with app.state.db.transaction() as session:
-            await session.execute(text("CREATE TABLE messages (id text)"))
+            await session.execute(text("CREATE TABLE messages_of_a_test (id text)"))
         app.state.routes = Routes()
         router = APIRouter(prefix="/hooks")
         for name in ("pay", "push", "unknown"):
@@ -91,12 +91,12 @@ async def client(shared: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     shared.state.routes.gate.set()
     shared.state.routes.entered.clear()
     async with shared.state.db.transaction() as session:
-        await session.execute(text("TRUNCATE messages, received_webhooks"))
+        await session.execute(text("TRUNCATE messages_of_a_test, received_webhooks"))
     async with client_for(shared) as client:
         yield client
 
 
-async def ids(app: FastAPI, table: str = "messages") -> list[str]:
+async def ids(app: FastAPI, table: str = "messages_of_a_test") -> list[str]:
     async with app.state.db.transaction() as session:
         return list((await session.execute(text(f"SELECT id FROM {table}"))).scalars())
 

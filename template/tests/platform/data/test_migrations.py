@@ -102,18 +102,20 @@ async def test_a_database_ahead_of_the_code_is_rejected(
 
 async def test_the_helpers_replace_an_index_and_drop_it(create_database: NewDatabase) -> None:
     def indexes(connection: Connection) -> list[Any]:
-        return [index["column_names"] for index in inspect(connection).get_indexes("boxes")]
+        return [
+            index["column_names"] for index in inspect(connection).get_indexes("boxes_of_a_test")
+        ]
 
     def use_helpers(connection: Connection) -> None:
         context = MigrationContext.configure(connection)
         with context.begin_transaction(), Operations.context(context):
-            connection.execute(text("CREATE TABLE boxes (height int, width int)"))
-            connection.execute(text("CREATE INDEX ix_boxes ON boxes (height)"))
-            create_index("ix_boxes", "boxes", ["width"])
+            connection.execute(text("CREATE TABLE boxes_of_a_test (height int, width int)"))
+            connection.execute(text("CREATE INDEX ix_boxes_of_a_test ON boxes_of_a_test (height)"))
+            create_index("ix_boxes_of_a_test", "boxes_of_a_test", ["width"])
             assert indexes(connection) == [["width"]]
-            drop_index("ix_boxes", "boxes")
+            drop_index("ix_boxes_of_a_test", "boxes_of_a_test")
             assert indexes(connection) == []
-            drop_index("ix_boxes", "boxes")
+            drop_index("ix_boxes_of_a_test", "boxes_of_a_test")
 
     async with open_connection(create_database()) as connection:
         await connection.run_sync(use_helpers)

@@ -133,14 +133,14 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 async def database(module_settings: Settings) -> AsyncIterator[Database]:
-    """A database with at most two connections, for one of which a request waits for a second."""
-    changes = {"db_pool_size": 1, "db_max_overflow": 1, "db_pool_timeout": 1.0}
+    """A database with at most two connections."""
+    changes = {"db_pool_size": 1, "db_max_overflow": 1}
     async with running_platform(module_settings.model_copy(update=changes)) as app:
         yield app.state.db
 
 
 async def test_an_exhausted_pool_queues_requests_and_then_raises_unavailable(
-    database: Database,
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = [asyncio.Event(), asyncio.Event()]
 
@@ -151,8 +151,10 @@ async def test_an_exhausted_pool_queues_requests_and_then_raises_unavailable(
 
     holders = [asyncio.create_task(hold(end)) for end in ends]
     await wait_until(lambda: database.used == len(holders))
-    with pytest.raises(Unavailable):
-        await ReadSession(database).first(PID)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(database, "_acquire_timeout", 0.05)
+        with pytest.raises(Unavailable):
+            await ReadSession(database).first(PID)
     queued = asyncio.create_task(ReadSession(database).all(PID))
     await wait_until(lambda: database.waiting == 1)
     for end in ends:

@@ -95,7 +95,6 @@ async def app(request: pytest.FixtureRequest, module_settings: Settings) -> Asyn
     changes: dict[str, Any] = {
         "db_pool_size": 1,
         "db_max_overflow": 0,
-        "db_statement_timeout": 0.6,
         "db_ping_after_idle": request.param,
     }
     async with running_platform(module_settings.model_copy(update=changes)) as app:
@@ -213,14 +212,11 @@ async def test_an_error_is_what_sqlalchemy_raises(reads: ReadSession) -> None:
     assert await reads.first(statement, by="2") == (Decimal("0.5"),)
 
 
-SLEEP = select(func.pg_sleep(bindparam("seconds", type_=Numeric)))
-
-
-async def test_a_slow_statement_times_out(reads: ReadSession) -> None:
-    await prepare(reads, SLEEP, seconds=0)
-    with pytest.raises(DBAPIError) as error:
-        await reads.first(SLEEP, seconds=30)
-    assert getattr(error.value.orig, "sqlstate", "") == "57014"  # query_canceled
+async def test_a_statement_has_the_configured_time_out(app: FastAPI, reads: ReadSession) -> None:
+    show = select(literal_column("current_setting('statement_timeout')::interval"))
+    await prepare(reads, show)
+    seconds = app.state.settings.db_statement_timeout
+    assert await reads.first(show) == (timedelta(seconds=seconds),)
 
 
 async def test_a_server_that_does_not_answer_invalidates_the_pool(

@@ -1,5 +1,6 @@
 """Which reads go to the standby; here it is another database, which says so."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from unittest.mock import patch
@@ -26,7 +27,12 @@ from tests.conftest import client_for, open_connection, running_platform
 
 SERVER = select(literal_column("name")).select_from(text("server_of_a_test"))
 ONLY_ON_PRIMARY = select(literal_column("1")).select_from(text("new_table_of_a_test"))
-SLEEP = select(literal_column("pg_sleep(1)"))
+SLEEP = select(literal_column("pg_sleep(600)"))
+# As Postgres ends a statement at its time-out: with the same SQLSTATE.
+CANCEL_SLEEP = text(
+    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND state = 'active' AND query LIKE 'SELECT pg_sleep%'"
+)
 WRITE = text("UPDATE server_of_a_test SET name = name")
 
 
@@ -94,7 +100,7 @@ async def both(
                 await connection.execute(text("CREATE TABLE new_table_of_a_test AS SELECT 1"))
     primary, standby = (SecretStr(url.render_as_string(hide_password=False)) for url in urls)
     changes = {"database_url": primary, "database_replica_url": standby}
-    settings = module_settings.model_copy(update={**changes, "db_statement_timeout": 0.3})
+    settings = module_settings.model_copy(update=changes)
 
     async def follow(replica: Replica) -> None:
         """Compare nothing: the other database is no standby."""
@@ -173,7 +179,12 @@ async def test_a_read_that_took_too_long_is_not_repeated(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     before = app.state.db._uses.copy()
-    response = await client.get("/read_slowly")
+    request = asyncio.create_task(client.get("/read_slowly"))
+    standby = make_url(app.state.settings.database_replica_url.get_secret_value())
+    async with asyncio.timeout(30), open_connection(standby) as connection:
+        while not await connection.scalar(CANCEL_SLEEP):  # noqa: ASYNC110 (it is the server that waits)
+            await asyncio.sleep(0.01)
+        response = await request
     assert response.status_code == 503
     assert app.state.db._uses == before
 

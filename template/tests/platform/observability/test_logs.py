@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -22,6 +23,35 @@ def lines(capfd: pytest.CaptureFixture[str], **having: str) -> list[dict[str, An
     """The lines with these values; the app that all tests share may write others meanwhile."""
     written = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     return [line for line in written if having.items() <= line.items()]
+
+
+@pytest.mark.parametrize(
+    ("in_terminal", "through_dev", "environment", "pretty"),
+    [
+        (True, False, "development", True),
+        (False, True, "development", True),
+        (False, False, "development", False),
+        (True, True, "production", False),
+    ],
+)
+def test_a_person_who_develops_reads_the_log_without_json(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    in_terminal: bool,
+    through_dev: bool,
+    environment: str,
+    pretty: bool,
+) -> None:
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: in_terminal))
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    if through_dev:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    assert logs.is_pretty(settings.model_copy(update={"environment": environment})) is pretty
+
+
+def test_the_servers_own_access_log_is_off(settings: Settings) -> None:
+    logs.configure(settings)
+    assert not logging.getLogger("uvicorn.access").isEnabledFor(logging.CRITICAL)
 
 
 @pytest.fixture

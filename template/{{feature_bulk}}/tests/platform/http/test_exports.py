@@ -50,7 +50,7 @@ async def send_failing(exports: ExportsDep, count: int) -> StreamingResponse:
 @pytest.fixture
 async def service(module_settings: Settings) -> AsyncIterator[FastAPI]:
     """An app with one connection that sends one export at a time."""
-    changes = {"db_pool_size": 1, "db_max_overflow": 0, "db_pool_timeout": 1.0, "export_limit": 1}
+    changes = {"db_pool_size": 1, "db_max_overflow": 0, "export_limit": 1}
     async with running_platform(module_settings.model_copy(update=changes)) as app:
         app.add_api_route("/numbers", send, response_model=None)
         app.add_api_route("/failing", send_failing, response_model=None)
@@ -140,6 +140,7 @@ async def test_an_export_without_rows_is_complete(service: FastAPI, format: str,
 async def test_an_error_before_the_first_row_has_a_status(service: FastAPI) -> None:
     async with client_for(service) as client, service.state.db.transaction() as session:
         await session.execute(select(1))  # takes the only connection
+        service.state.db._acquire_timeout = 0.05
         assert (await client.get("/numbers?count=1")).status_code == 503
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -290,3 +291,44 @@ def test_renovate_finds_the_image_of_a_stacks_collector(
     pinned = found.search(stack.replace(image, f"{image}@{DIGEST}"))
     assert pinned
     assert pinned["currentDigest"] == DIGEST
+
+
+def test_a_release_is_not_ended_half_way(projects: dict[str, Path], deploy: str) -> None:
+    """Each script takes back what fails; migrations alone may take an hour."""
+    github, gitlab = (
+        yaml.safe_load((projects[f"{ci}-{deploy}"] / file).read_text())
+        for ci, file in (("github", GITHUB), ("gitlab", GITLAB))
+    )
+    assert github["jobs"]["deploy"]["timeout-minutes"] >= 120
+    assert gitlab["deploy"]["timeout"] == "2 hours"
+    assert not gitlab["deploy"]["interruptible"]
+    # GitHub keeps one run of a group waiting, and cancels it for the next.
+    assert "github.event_name" in github["concurrency"]["group"]
+
+
+def test_trying_an_image_removes_no_volume_of_the_service(
+    projects: dict[str, Path], tmp_path: Path
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$COMPOSE_PROJECT_NAME $*" >>{tmp_path}/calls\n')
+    docker.chmod(0o755)
+    project = shutil.copytree(projects["gitlab-compose"], tmp_path / "service")
+    for _ in range(2):
+        _sh("sh .ci/try.sh", project, {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call for call in calls if "down --volumes" in call]
+    names = {call.partition(" ")[0] for call in calls}
+    assert len(names) == 2
+    assert all(name.startswith("try-") for name in names)
+
+
+def test_no_bot_proposes_a_major_version_of_postgres(projects: dict[str, Path]) -> None:
+    """It would not start on the data of the one before, and nor would a rollback."""
+    bot = yaml.safe_load((projects["github-compose"] / ".github/dependabot.yml").read_text())
+    [compose] = [u for u in bot["updates"] if u["package-ecosystem"] == "docker-compose"]
+    assert compose["ignore"] == [
+        {"dependency-name": "postgres", "update-types": ["version-update:semver-major"]}
+    ]
+    rules = json.loads((projects["gitlab-compose"] / "renovate.json").read_text())["packageRules"]
+    [rule] = [rule for rule in rules if rule.get("matchPackageNames") == ["postgres"]]
+    assert (rule["matchUpdateTypes"], rule["enabled"]) == (["major"], False)

@@ -73,9 +73,15 @@ def outdated(template: Path, service: world.Service, tmp_path: Path) -> world.Se
     return service
 
 
+@pytest.mark.parametrize(
+    "how_people_commit",
+    [["-m", "Resolve the conflicts"], ["--amend", "--no-edit", "--date", "2026-01-01T00:00:00Z"]],
+    ids=["a commit", "an amended one"],
+)
 def test_a_newer_template_becomes_a_pull_request_that_lists_what_collides(
-    outdated: world.Service, tmp_path: Path
+    outdated: world.Service, tmp_path: Path, how_people_commit: list[str]
 ) -> None:
+    """What people push to its branch stays there."""
     done = step(outdated, "Apply a newer version")
     assert done.returncode == 0, done.stdout
     message = world.git(outdated.folder, "log", "-1", "--format=%B", "template-update")
@@ -90,8 +96,34 @@ def test_a_newer_template_becomes_a_pull_request_that_lists_what_collides(
     done = step(outdated, "Open a pull request", GH_TOKEN="token", PATH=path)
     assert done.returncode == 0, done.stdout
     assert calls.read_text().splitlines()[-1] == "pr create --fill --head template-update"
-    origin = world.git(outdated.folder, "remote", "get-url", "origin").strip()
-    assert "template-update" in branches(Path(origin))
+    origin = Path(world.git(outdated.folder, "remote", "get-url", "origin").strip())
+    assert "template-update" in branches(origin)
+
+    def pushed_again() -> str:
+        """Push what an update a week later would make; return the author of what is there then."""
+        tip = world.git(outdated.folder, "log", "-1", "--format=%T %P", "template-update").split()
+        message = ["-m", "Update from the template"]
+        later = world.git(outdated.folder, "commit-tree", tip[0], "-p", tip[1], *message).strip()
+        world.git(outdated.folder, "branch", "--force", "next", later)
+        world.git(outdated.folder, "switch", "--quiet", "--force-create", "template-update", "next")
+        done = step(outdated, "Open a pull request", GH_TOKEN="token", PATH=path)
+        assert done.returncode == 0, done.stdout
+        assert ("Somebody has worked on" in done.stdout) == (branch_tip(origin) != later)
+        return world.git(origin, "log", "-1", "--format=%an", "template-update").strip()
+
+    assert pushed_again() == "test@example.com"
+    person = tmp_path / "person"
+    world.git(tmp_path, "clone", "--quiet", "--branch", "template-update", str(origin), str(person))
+    (person / "resolved.txt").write_text("By hand.\n")
+    world.git(person, "add", "--all")
+    world.git(person, "commit", "--quiet", "--author", "Ada <ada@example.com>", *how_people_commit)
+    world.git(person, "push", "--quiet", "--force")
+    assert pushed_again() == "Ada"
+    assert "resolved.txt" in world.git(origin, "ls-tree", "--name-only", "template-update")
+
+
+def branch_tip(folder: Path) -> str:
+    return world.git(folder, "rev-parse", "template-update").strip()
 
 
 def _gh(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing, suppress
+from contextlib import AbstractAsyncContextManager, closing, suppress
 
 import httpx2
 import pytest
@@ -94,16 +94,20 @@ async def test_a_request_ends_at_its_deadline_however_its_peer_behaves(
 
 
 async def test_each_phase_has_a_timeout_of_its_own(settings: Settings, upstream: str) -> None:
-    changes = {"http_timeout": 60, "http_connect_timeout": 0.1, "http_read_timeout": 0.2}
-    changed = settings.model_copy(update={**changes, "http_max_connections": 1})
-    async with create_client(changed) as client, asyncio.timeout(5):
-        with pytest.raises(httpx2.ReadTimeout):
-            await client.get(f"{upstream}/silence")
-        with pytest.raises(httpx2.ConnectTimeout):  # no TLS there
-            await client.get(f"{upstream.replace('http', 'https')}/silence")
-        async with client.stream("GET", f"{upstream}/drip"):
-            with pytest.raises(httpx2.PoolTimeout):
-                await client.get(upstream)
+    def client(**changes: float) -> AbstractAsyncContextManager[httpx2.AsyncClient]:
+        patient = dict.fromkeys(("http_timeout", "http_connect_timeout", "http_read_timeout"), 60)
+        return create_client(settings.model_copy(update={**patient, **changes}))
+
+    async with asyncio.timeout(30):
+        async with client(http_read_timeout=0.1) as impatient:
+            with pytest.raises(httpx2.ReadTimeout):
+                await impatient.get(f"{upstream}/silence")
+        async with client(http_connect_timeout=0.1, http_max_connections=1) as impatient:
+            with pytest.raises(httpx2.ConnectTimeout):  # no TLS there
+                await impatient.get(f"{upstream.replace('http', 'https')}/silence")
+            async with impatient.stream("GET", f"{upstream}/drip", timeout=60):
+                with pytest.raises(httpx2.PoolTimeout):
+                    await impatient.get(upstream)
 
 
 async def test_only_services_of_ours_are_told_the_request_id(

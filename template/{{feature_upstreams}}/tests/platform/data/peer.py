@@ -14,7 +14,8 @@ class Peer:
     """The peer. ``script``: what it does to the next requests; then it does ``otherwise``.
 
     A status, with ``Retry-After`` as ``503:2``; or ``hang``, ``drip``, ``reset`` (in the middle of
-    the body), ``close`` (the connection, instead of a response), ``garbage``, ``flood`` (1 GB).
+    the body), ``close`` (the connection, instead of a response), ``hold`` (until ``released``, and
+    close then), ``garbage``, ``flood`` (1 GB).
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,7 @@ class Peer:
         self.connections = 0
         self.open = 0
         self.bytes_sent = 0
+        self.released = asyncio.Event()
         self.port = 0
 
     @property
@@ -65,6 +67,10 @@ class Peer:
 
     async def _close(self, *_: object) -> None:
         """Close the connection, as a server does with a kept one."""
+
+    async def _hold(self, *_: object) -> None:
+        await self.released.wait()
+        self.released.clear()
 
     async def _garbage(self, _: object, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 smtp.example.com ready\r\n\r\n")

@@ -333,8 +333,8 @@ async def test_identical_reads_share_one_response(
 async def test_who_shares_a_response_does_not_depend_on_the_one_who_asked_first(
     peer: Peer, connect: Connect
 ) -> None:
-    peer.will("hang", "200")
-    billing = connect(read_timeout=0.1)
+    peer.will("hold", "200")
+    billing = connect(read_timeout=30, timeout=30)
 
     async def ask(seconds: float | None) -> int:
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -346,12 +346,14 @@ async def test_who_shares_a_response_does_not_depend_on_the_one_who_asked_first(
     await until(lambda: len(peer.requests) == 1)
     first.cancel()
     assert type(await late) is UpstreamTimedOut
+    peer.released.set()
     assert await other == 200
 
-    peer.will("hang", "200")
+    peer.will("hold", "200")
     leaves, stays = (asyncio.create_task(ask(None)) for _ in range(2))
     await until(lambda: len(peer.requests) == 3)
     leaves.cancel()
+    peer.released.set()
     assert await stays == 200
 
     peer.will("hang")

@@ -1,4 +1,4 @@
-"""The audit log: authentication events, logged at every ``LOG_LEVEL``.
+"""Audit events of authentication: lines of the log, at every ``LOG_LEVEL``.
 
 A line has the event, its subject, the client's IP address and the ids of the request; never an
 e-mail address, a password or a token.

@@ -1,6 +1,6 @@
 """Cache policies of routes (RFC 9111): who may store a response, and for how long.
 
-A route without one sends ``no-store``. Errors always do. A header that the route sets stands.
+Without a policy, and for errors, it is ``no-store``. A route's own ``Cache-Control`` is kept.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -52,8 +52,8 @@ class CachePolicy:
         """
         names = {name.lower() for name, _ in given}
         if b"cache-control" not in names:
-            own = b"set-cookie" in names or (personal and not self.authenticated)
-            value = PRIVATE if self.shared and own else self.cache_control
+            for_one_caller = b"set-cookie" in names or (personal and not self.authenticated)
+            value = PRIVATE if self.shared and for_one_caller else self.cache_control
             yield b"cache-control", value.encode()
         if self.vary:
             yield b"vary", ", ".join(self.vary).encode()

@@ -1,4 +1,4 @@
-"""Request headers: those that several lines may carry, and requests that are refused by them."""
+"""Request headers: joining repeated lines, and refusing invalid ones."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -58,6 +58,7 @@ def done(env: dict[str, str], *arguments: str) -> str:
 async def test_the_first_administrator_is_made_by_a_command(
     client: httpx2.AsyncClient, environment: dict[str, str]
 ) -> None:
+    assert command(environment, "list").stderr == "There are no such users.\n"
     made = done(environment, "create", "Ada@example.com", "--role", "admin", "--password", PASSWORD)
 
     answer = await client.get(GUARDED, headers=await sign_in(client, ADA))

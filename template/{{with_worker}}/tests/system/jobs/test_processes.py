@@ -209,6 +209,7 @@ async def test_commands_list_and_replay_dead_jobs(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    assert await run("jobs", "list") == (0, "There are no dead jobs.\n")
     job = await service.enqueue(samples.exits)
     await service.runner.run(job.id)
     code, output = await run("jobs", "list", "--dead")

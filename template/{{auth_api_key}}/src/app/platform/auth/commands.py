@@ -77,8 +77,11 @@ def create(owner: str, scopes: tuple[str, ...], expires: Lifetime) -> None:
 @click.option("--owner", callback=_matching(OWNER), help="Only the keys of this owner.")
 def list_(owner: str | None) -> None:
     """List all keys, newest first, including revoked and expired ones."""
-    for key in in_transaction(lambda db: service.list_keys(db, owner)):
+    found = in_transaction(lambda db: service.list_keys(db, owner))
+    for key in found:
         click.echo(_line(key))
+    if not found:
+        click.echo("There are no such keys.", err=True)
 
 
 @keys.command()

@@ -34,13 +34,16 @@ def list_(context: CommandContext) -> None:
 
     async def read(database: Database) -> None:
         async with database.transaction() as session:
-            for flag in await session.scalars(select(Flag).order_by(Flag.name)):
+            found = (await session.scalars(select(Flag).order_by(Flag.name))).all()
+            for flag in found:
                 users = f"  and {', '.join(flag.users)}" if flag.users else ""
                 when = flag.changed_at.isoformat(timespec="seconds")
                 value = json.dumps(flag.value)
                 click.echo(
                     f"{flag.name}  {value}  {flag.percentage} %{users}  {when}  {flag.changed_by}"
                 )
+            if not found:
+                click.echo("There are no flags: the code's defaults hold.", err=True)
 
     _run(context, read)
 

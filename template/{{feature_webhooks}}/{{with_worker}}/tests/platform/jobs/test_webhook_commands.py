@@ -37,6 +37,8 @@ def run(module_settings: Settings) -> Iterator[Run]:
 
 
 def test_a_subscription_is_made_listed_tested_rotated_and_removed(run: Run) -> None:
+    assert run("list", "--owner", "eve") == (0, "There are no such subscriptions.\n")
+    assert run("deliveries", "--dead") == (0, "There are no such deliveries.\n")
     code, made = run("add", "ada", "https://example.com/hook", "test.sold")
     assert code == 0, made
     subscription, secret = made.split()[-2:]

@@ -93,8 +93,11 @@ def create(email: str, role: str | None, password: str) -> None:
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
 def list_(role: str | None, limit: int) -> None:
     """List users, newest first."""
-    for user in in_transaction(lambda db: service.list_users(db, limit, role)):
+    found = in_transaction(lambda db: service.list_users(db, limit, role))
+    for user in found:
         click.echo(_line(user))
+    if not found:
+        click.echo("There are no such users.", err=True)
 
 
 @users.command()

@@ -61,11 +61,14 @@ def jobs() -> None:
 @click.pass_obj
 def list_(context: CommandContext, state: str, limit: int) -> None:
     """List the newest jobs, by default the dead ones."""
-    for status in _with_database(
+    found = _with_database(
         context.get_settings(), lambda database: list_jobs(database, state, limit)
-    ):
+    )
+    for status in found:
         when = (status.finished_at or status.created_at).isoformat(timespec="seconds")
         click.echo(f"{status.id}  {when}  {status.name}  {status.attempts}x  {status.error or ''}")
+    if not found:
+        click.echo(f"There are no {state} jobs.", err=True)
 
 
 @jobs.command()

@@ -33,10 +33,13 @@ def list_(context: CommandContext, owner: str | None) -> None:
 
     async def work(app: FastAPI, _: PlatformSettings) -> None:
         statement = webhook_subscriptions.select_subscriptions(owner)
-        for row in await app.state.read_session.all(statement):
+        found = await app.state.read_session.all(statement)
+        for row in found:
             state = f"disabled: {row.disabled_reason}" if row.disabled_at else "enabled"
             types = ",".join(row.event_types)
             click.echo(f"{row.id}  {row.owner}  {row.url}  {types}  {state}")
+        if not found:
+            click.echo("There are no such subscriptions.", err=True)
 
     _run(context, work)
 
@@ -126,13 +129,16 @@ def deliveries(context: CommandContext, state: str | None, limit: int) -> None:
 
     async def work(app: FastAPI, _: PlatformSettings) -> None:
         statement = webhook_deliveries.select_deliveries(status=state).limit(limit)
-        for row in await app.state.read_session.all(statement):
+        found = await app.state.read_session.all(statement)
+        for row in found:
             when = row.created_at.isoformat(timespec="seconds")
             last = row.error or row.status_code or ""
             click.echo(
                 f"{row.id}  {when}  {row.type}  {row.subscription_id}  {row.status}"
                 f"  {row.attempts}x  {last}"
             )
+        if not found:
+            click.echo("There are no such deliveries.", err=True)
 
     _run(context, work)
 

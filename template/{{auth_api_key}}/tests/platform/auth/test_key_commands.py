@@ -29,7 +29,7 @@ async def me(client: httpx2.AsyncClient, key: str) -> httpx2.Response:
 async def test_a_key_is_created_rotated_and_revoked(
     client: httpx2.AsyncClient, environment: dict[str, str]
 ) -> None:
-    assert keys(environment, "list").stderr == "There are no such keys.\n"
+    assert keys(environment, "list", "--owner", "billing").stderr == "There are no such keys.\n"
     created = keys(
         environment, "create", "billing", "--scope", "a", "--scope", "b", "--expires", "7d"
     )

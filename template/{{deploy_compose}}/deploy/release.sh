@@ -2,7 +2,7 @@
 # Deploys an image on this machine, or rolls back to the previous one:
 #   sh deploy/release.sh registry/name:tag
 #   sh deploy/release.sh --back
-# .releases lists the deployed images, newest last. RELEASE_TIMEOUT: seconds until ready.
+# .releases lists the deployed images, newest last, from before they serve. RELEASE_TIMEOUT: seconds until ready.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -45,6 +45,8 @@ if ! grep -qs '^COMPOSE_FILE=.*compose\.production\.yaml' .env; then
     say "the file .env would say COMPOSE_FILE=compose.yaml:compose.production.yaml, and DOMAIN=..."
     exit 2
 fi
+exec 9<. # locked until this ends, however it ends
+flock -n 9 || { say "another release is running"; exit 1; }
 touch .releases
 serving=$(tail -n 1 .releases)
 timeout=${RELEASE_TIMEOUT:-180}
@@ -70,14 +72,15 @@ case ${1:-} in
         exit 1
     fi
     silence
+    [ "$1" = "$serving" ] || echo "$1" >>.releases
     if ! serve "$1" "$timeout" || ! smoke; then
         say "$1 did not get ready, or failed the smoke test"
+        [ -z "$serving" ] || serve "$serving" 600 || { say "$serving did not come back either"; exit 1; }
+        [ "$1" = "$serving" ] || sed -i '$d' .releases
         [ -n "$serving" ] || exit 1
-        serve "$serving" 600 || { say "$serving did not come back either"; exit 1; }
         say "$serving serves again"
         exit 1
     fi
-    [ "$1" = "$serving" ] || echo "$1" >>.releases
     say "$1 serves"
     ;;
 esac

@@ -35,6 +35,8 @@ def _config() -> str:
 
 def answer(cluster: dict[str, Any], words: list[str]) -> int:
     line = " ".join(words)
+    if any(line.startswith(start) for start in cluster["fails"]):
+        return 1
     if words[0] == "apply":
         cluster["asked"][-1]["objects"] = applied = _selected(words)
         return int(any(kind == cluster["refuses"] for kind in applied))

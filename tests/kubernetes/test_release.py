@@ -26,6 +26,7 @@ WELL = {
     "revisions": {"api": 3, "scheduler": 5, "worker": 4},
     "broken": [],
     "refuses": "",
+    "fails": [],
     "generation": "7",
     "canary": "7 Healthy",
 }
@@ -196,6 +197,23 @@ def test_a_canary_that_speaks_of_the_version_before_is_waited_for(cluster: Clust
     assert len(cluster.lines("get", "rollout", "api")) > 3
 
 
+def test_a_rollback_that_fails_is_not_said_to_have_worked(cluster: Cluster) -> None:
+    (cluster.bin / "status").write_text("503")
+    cluster.is_(fails=["rollout undo deployment/api"])
+    done = cluster.run("release.sh", "production", IMAGE, SMOKE_TIMEOUT="0")
+    assert done.returncode == 1
+    assert "did not come back either" in done.stderr
+    assert len(cluster.lines("rollout", "undo")) == 3
+
+
+def test_a_cluster_that_stops_answering_ends_the_release(cluster: Cluster) -> None:
+    cluster.is_(fails=["get job migrate --output jsonpath={.status.conditions"])
+    done = cluster.run("release.sh", "production", IMAGE)
+    assert done.returncode == 1
+    assert "does not say what became of the migration" in done.stderr
+    assert len(cluster.applied) == 2
+
+
 def test_the_first_release_has_nothing_to_go_back_to(cluster: Cluster) -> None:
     cluster.is_(revisions={}, refuses="Deployment/api")
     done = cluster.run("release.sh", "production", IMAGE)
@@ -210,6 +228,22 @@ def test_going_back_takes_every_process_back_and_leaves_the_database(cluster: Cl
     undone = {line.rpartition("/")[2] for line in cluster.lines("rollout", "undo")}
     assert undone == {"api", "scheduler", "worker"}
     assert cluster.applied == []
+
+
+def test_going_back_leaves_a_process_that_has_no_version_before(cluster: Cluster) -> None:
+    cluster.is_(revisions={"aid": 1, "api": 3}, fails=["rollout undo deployment/aid"])
+    done = cluster.run("release.sh", "production", "--back")
+    assert done.returncode == 0, done.stderr
+    assert cluster.lines("rollout", "undo") == ["rollout undo deployment/api"]
+    assert "aid is new: it stays" in done.stderr
+
+
+def test_going_back_half_way_is_said(cluster: Cluster) -> None:
+    cluster.is_(fails=["rollout undo deployment/api"])
+    done = cluster.run("release.sh", "production", "--back")
+    assert done.returncode == 1
+    assert "did not get ready" in done.stderr
+    assert len(cluster.lines("rollout", "undo")) == 3
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,16 @@ migrate() {
     k delete job migrate --ignore-not-found --wait
     apply app.kubernetes.io/component=migrate
     ended=
+    failures=0
     while [ -z "$ended" ]; do
         sleep "${RELEASE_POLL:-5}"
-        ended=$(k get job migrate --output \
-            'jsonpath={.status.conditions[?(@.status=="True")].type}' | grep -Eow 'Complete|Failed' || true)
+        if conditions=$(k get job migrate --output 'jsonpath={.status.conditions[?(@.status=="True")].type}'); then
+            failures=0
+            ended=$(echo "$conditions" | grep -Eow 'Complete|Failed' || true)
+        else
+            failures=$((failures + 1))
+            [ "$failures" -lt 12 ] || { say "the cluster does not say what became of the migration"; return 1; }
+        fi
     done
     k logs job/migrate --tail=-1 || say "the migration left no log"
     [ "$ended" = Complete ]
@@ -105,11 +111,13 @@ explain() {
     done
 } >&2
 
-# Roll each Deployment back; one that was not changed stays as it is.
+# Roll each Deployment back; one that was not changed stays as it is. Fails if one could not be, after all others.
 restore() {
+    undone=true
     while read -r name revision; do
-        k rollout undo "deployment/$name" --to-revision "$revision"
+        k rollout undo "deployment/$name" --to-revision "$revision" || undone=false
     done <"$files/before"
+    [ "$undone" = true ]
 }
 
 release() {
@@ -136,10 +144,19 @@ release() {
 
 back() {
     [ -s "$files/before" ] || { say "nothing was released yet"; return 1; }
+    undone=true
     while read -r name revision; do
-        k rollout undo "deployment/$name"
+        if [ "$revision" = 1 ]; then
+            say "$name is new: it stays"
+        else
+            k rollout undo "deployment/$name" || undone=false
+        fi
     done <"$files/before"
-    wait_until_ready || { say "the version before it did not get ready:"; explain; return 1; }
+    if [ "$undone" = false ] || ! wait_until_ready; then
+        say "the version before it did not get ready:"
+        explain
+        return 1
+    fi
     say "the version before it serves $overlay"
 }
 

@@ -196,6 +196,26 @@ async def test_a_requests_deadline_does_not_apply_to_the_fetch(
     assert peer.requests == {CONFIGURATION: 1, JWKS: 1}
 
 
+async def test_a_fetch_ends_with_the_app(
+    trusting_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def hang(*_: object) -> ProviderData:
+        started.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(discovery, "fetch", hang)
+    async with running_app(trusting_settings) as app:
+        refresh = asyncio.create_task(app.state.keys.refresh())
+        await started.wait()
+    assert ended.is_set()
+    await cancel(refresh)
+
+
 async def fetch_error(app: FastAPI, peer: Peer) -> str:
     """The reason why the fetch fails."""
     async with peer.up():

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 
 import httpx2
@@ -10,8 +11,8 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse, Response
 
-from app.platform.base.errors import Conflict
-from app.platform.http.problems import Problem
+from app.platform.base.errors import AppError, Conflict
+from app.platform.http.problems import Problem, responses
 from app.settings import Settings
 from tests.conftest import client_for, running_platform
 
@@ -107,6 +108,18 @@ async def test_a_code_is_the_phrase_of_the_status_whatever_the_python(
 ) -> None:
     response = await client.get("/raise-http", params={"status": status, "kind": "nothing"})
     assert problem(response).code == code
+
+
+def test_the_document_has_the_phrase_of_the_status_whatever_the_python() -> None:
+    class TooLarge(AppError):
+        status = HTTPStatus(413)
+
+    class Invalid(AppError):
+        status = HTTPStatus(422)
+
+    documented = responses(Conflict, TooLarge, Invalid)
+    phrases = {status: each["description"] for status, each in documented.items()}
+    assert phrases == {409: "Conflict", 413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 async def test_an_unknown_route_and_a_wrong_method_are_problems(

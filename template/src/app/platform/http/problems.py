@@ -198,7 +198,9 @@ DEFAULT_RESPONSES: dict[int | str, dict[str, Any]] = {"default": PROBLEM, 422: P
 
 def responses(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that raises these errors, for OpenAPI."""
-    return {error.status.value: {**PROBLEM, "description": error.status.phrase} for error in errors}
+    return {
+        error.status.value: {**PROBLEM, "description": _phrase(error.status)} for error in errors
+    }
 
 
 def setup(app: FastAPI, settings: PlatformSettings) -> None:

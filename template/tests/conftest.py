@@ -262,6 +262,7 @@ async def shared_app(settings: Settings) -> AsyncIterator[FastAPI]:
 async def app(shared_app: FastAPI) -> AsyncIterator[FastAPI]:
     """The app, inside a transaction that is rolled back, with an empty Redis."""
     database: Database = shared_app.state.db
+    routes = list(shared_app.router.routes)
     await shared_app.state.redis.flushdb()
     async with database.engine.connect() as connection, connection.begin() as transaction:
         await connection.execute(text("SET TRANSACTION READ WRITE"))
@@ -271,6 +272,7 @@ async def app(shared_app: FastAPI) -> AsyncIterator[FastAPI]:
         shared_app.state.access_log.flush()  # or its lines appear in the next test
         await transaction.rollback()
     shared_app.state.db, shared_app.state.read_session = database, ReadSession(database)
+    shared_app.router.routes[:] = routes  # without those that the test has added
 
 
 def client_for(app: FastAPI) -> httpx2.AsyncClient:

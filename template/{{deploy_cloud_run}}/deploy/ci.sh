@@ -72,7 +72,7 @@ replace() {
 }
 
 of_service() {
-    gcloud run services describe "$DEPLOY_TARGET" "$@" 2>/dev/null
+    gcloud run services describe "$DEPLOY_TARGET" "$@"
 }
 
 migrate() {
@@ -141,12 +141,16 @@ undo() {
     exit 1
 }
 
-# The revision that has most of the requests, whatever a release that was interrupted left behind.
-before=$(of_service --flatten 'status.traffic[]' --format 'value(status.traffic.percent,status.traffic.revisionName)' |
-    sort -rn | sed -n '1s/.*[[:space:]]//p')
-serving=
-[ -z "$before" ] ||
-    serving=$(gcloud run revisions describe "$before" --format 'value(spec.containers[0].image)')
+# What serves, if anything does. Without an answer this ends here: there would be nothing to go back to.
+before='' serving=''
+exists=$(gcloud run services list --region "$region" --filter "metadata.name=$DEPLOY_TARGET" --format 'value(metadata.name)')
+if [ -n "$exists" ]; then
+    # The revision that has most of the requests, whatever a release that was interrupted left behind.
+    traffic=$(of_service --flatten 'status.traffic[]' --format 'value(status.traffic.percent,status.traffic.revisionName)')
+    before=$(echo "$traffic" | sort -rn | sed -n '1s/.*[[:space:]]//p')
+    [ -z "$before" ] ||
+        serving=$(gcloud run revisions describe "$before" --format 'value(spec.containers[0].image)')
+fi
 image=$(in_artifact_registry "$image")
 documents "$image"
 if [ "$back" = false ]; then

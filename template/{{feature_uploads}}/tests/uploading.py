@@ -34,7 +34,11 @@ Owner = Annotated[str, Header(alias="x-owner")]
 
 def create_router() -> APIRouter:
     """Routes for files of records, below ``/test/{record}``, of the caller in ``X-Owner``."""
-    router = APIRouter(prefix="/test/{record}/files", responses=DEFAULT_RESPONSES)
+    router = APIRouter(
+        prefix="/test/{record}/files",
+        responses=DEFAULT_RESPONSES,
+        generate_unique_id_function=lambda route: f"{route.name}_in_a_test",
+    )
 
     async def authorize(_: AsyncSession) -> None:
         """Refuse nobody."""

@@ -22,10 +22,17 @@ export AWS_PAGER=
 parameters=${DEPLOY_PARAMETERS:-deploy/parameters}
 [ -f "$parameters" ] || { say "$parameters is missing: docs/deploy.md says what is in it"; exit 2; }
 
-# Query the stack, which may not exist yet.
+error=$(mktemp)
+trap 'rm -f "$error"' EXIT
+
+# Query the stack, which may not exist yet. Fails where AWS does not answer.
 of_stack() {
-    aws cloudformation describe-stacks --stack-name "$DEPLOY_TARGET" --output text --query "$1" 2>/dev/null |
-        sed 's/^None$//'
+    if found=$(aws cloudformation describe-stacks --stack-name "$DEPLOY_TARGET" --output text --query "$1" 2>"$error"); then
+        [ "$found" = None ] || echo "$found"
+    elif ! grep -q 'does not exist' "$error"; then
+        cat "$error" >&2
+        return 1
+    fi
 }
 
 output() {

@@ -63,15 +63,15 @@ async def service(request: pytest.FixtureRequest, settings: Settings) -> AsyncIt
         "metrics_port": METRICS_PORT,
     }
 
-    async def show(request: Request) -> list[str]:
+    async def show_in_a_test(request: Request) -> list[str]:
         return [
             request.url.path,
-            request.url_for("show").path,
+            request.url_for("show_in_a_test").path,
             versioning.location(request, "/things"),
         ]
 
     async with running_app(settings.model_copy(update=changes)) as app:
-        app.add_api_route("/api/v1/things", show, methods=["POST"])
+        app.add_api_route("/api/v1/things", show_in_a_test, methods=["POST"])
         deprecated = {"Sunset": "Fri, 31 Dec 2100 23:59:59 GMT"}
         app.add_middleware(versioning.DeprecationHeaders, prefix="/api/v1/", headers=deprecated)
         routing.install_index(app)

@@ -21,7 +21,7 @@ with open("calls", "a") as calls:
     calls.write(call + "\\n")
 for words, output, code in json.load(open("rules")):
     if all(word in call for word in words):
-        print(output)
+        print(output, file=sys.stderr if code else sys.stdout)
         sys.exit(code)
 """
 Rule = tuple[list[str], str, int]
@@ -102,6 +102,19 @@ def test_migrations_come_before_the_new_version(release: Release) -> None:
     assert steps[5] == "curl smoke https://api.example.com"
     assert "Domain=api.example.com" in steps[0]
     assert f"{IMAGE} serves" in release.stderr
+
+
+def test_without_an_answer_to_what_serves_nothing_is_changed(release: Release) -> None:
+    """It would be taken for a first release: with nothing to go back to."""
+    assert release.run(IMAGE, rules=[(["describe-stacks"], "Rate exceeded", 254)]) == 1
+    assert "Rate exceeded" in release.stderr
+    assert release.changes() == []
+
+
+def test_a_first_release_finds_no_stack(release: Release) -> None:
+    missing = (["describe-stacks", "'Image'"], "Stack with id service does not exist", 254)
+    assert release.run(IMAGE, rules=[missing]) == 0, release.stderr
+    assert release.changes() == [f"MigrationImage={IMAGE}", f"Image={IMAGE}"]
 
 
 @pytest.mark.parametrize("ended", ["1\tEssential container in task exited", "None\tno image"])

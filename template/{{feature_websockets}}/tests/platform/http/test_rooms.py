@@ -10,6 +10,7 @@ import pytest
 from fastapi import APIRouter, WebSocket
 from pydantic import Field, TypeAdapter
 from redis.exceptions import ConnectionError as RedisConnectionError
+from sqlalchemy import text
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -49,6 +50,9 @@ async def join(
         assert isinstance(message, Say)
         if message.text == "forbidden":
             raise Forbidden("Not that.")
+        if message.text == "conflict":
+            async with websocket.app.state.db.transaction() as session:
+                await session.execute(text("DO 'BEGIN RAISE unique_violation; END'"))
         if message.text == "bug":
             raise RuntimeError("hunter2")
         await rooms.send(room, message)
@@ -100,8 +104,8 @@ def url(listener: Listener, path: str) -> str:
 
 
 async def say(client: ClientConnection, *texts: str) -> None:
-    for text in texts:
-        await client.send(json.dumps({"type": "say", "text": text}))
+    for each in texts:
+        await client.send(json.dumps({"type": "say", "text": each}))
 
 
 async def take(client: ClientConnection, number: int = 1) -> list[dict[str, Any]]:
@@ -148,7 +152,7 @@ async def test_everybody_in_a_room_receives_each_message_in_the_same_order(
         )
         received = await texts(first, 100)
         assert received == await texts(second, 100)
-        assert [text for text in received if int(text) < 50] == list(map(str, range(50)))
+        assert [each for each in received if int(each) < 50] == list(map(str, range(50)))
         await say(elsewhere, "here")
         assert await texts(elsewhere, 1) == ["here"]
 
@@ -160,6 +164,7 @@ async def test_everybody_in_a_room_receives_each_message_in_the_same_order(
         ('{"type":"unknown"}', "invalid"),
         ('{"type":"say"}', "invalid"),
         ('{"type":"say","text":"forbidden"}', "forbidden"),
+        ('{"type":"say","text":"conflict"}', "conflict"),
     ],
 )
 async def test_a_message_that_cannot_be_handled_is_answered_and_the_websocket_stays(

@@ -24,7 +24,7 @@ BOTH = ("things:read", "things:write")
 
 @pytest.fixture
 async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
-    async def guarded(
+    async def guarded_in_a_test(
         caller: CurrentUser,
         reader: Annotated[User, require("things:read")],
         writer: Annotated[User, require("things:write", "things:read")],
@@ -35,7 +35,7 @@ async def app(module_settings: Settings) -> AsyncIterator[FastAPI]:
 
     async with running_app(module_settings) as app:
         await app.state.redis.flushdb()
-        app.add_api_route(URL, guarded)
+        app.add_api_route(URL, guarded_in_a_test)
         yield app
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text, update
 
-from app.platform.jobs import job, registry, schedules, store
+from app.platform.jobs import job, registry, scheduler, schedules, store
 from app.platform.jobs.metrics import collect_schedules
 from app.platform.jobs.registry import JobDefinition, get_definition
 from app.platform.jobs.scheduler import Scheduler
@@ -101,6 +101,22 @@ async def test_finished_jobs_are_deleted_after_their_retention(service: Service)
     await service.backdate(store.Job.finished_at, 31 * 86_400)
     await service.scheduler.prune()
     assert [status.id for status in await service.statuses()] == [fresh.id]
+
+
+async def test_a_step_deletes_a_part_of_many_jobs_and_the_next_goes_on(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nothing scheduled would start until millions of old jobs are gone."""
+    monkeypatch.setattr(scheduler, "BATCH_SIZE", 1)
+    monkeypatch.setattr(scheduler, "MAX_PRUNE", 0)
+    for _ in range(2):
+        await service.run_until_finished((await service.enqueue(samples.note, text="old")).id)
+    await service.backdate(store.Job.finished_at, 8 * 86_400)
+    left = []
+    for _ in range(2):
+        await service.scheduler.step()
+        left.append(len(await service.statuses()))
+    assert left == [1, 0]
 
 
 async def test_the_oldest_jobs_are_deleted_first(service: Service) -> None:

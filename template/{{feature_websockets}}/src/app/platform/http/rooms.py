@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import prometheus_client
 from fastapi import Depends, FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketState
@@ -30,6 +31,7 @@ from app.platform.data.database import on_commit
 from app.platform.data.redis import REDIS_ERRORS
 from app.platform.data.room_state import RoomState
 from app.platform.data.topics import GAP, Event, Id, Listener, Topics, channel, format_id, parse_id
+from app.platform.http.dependency_errors import refusal
 from app.platform.http.draining import is_draining, when_draining
 from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
@@ -160,7 +162,8 @@ class Rooms:
         """Keep a WebSocket in a room until it ends, and ``handle`` its messages, one at a time.
 
         ``messages`` checks them; ``handle`` gets the caller's id and a message. The WebSocket stays
-        open if it raises an ``AppError``, which is sent to the client.
+        open if it raises an ``AppError``, which is sent to the client, and so is a conflict that
+        Postgres reports, such as a unique violation.
 
         ``authorize`` returns the caller's id or raises an ``AppError``. It is called before the
         WebSocket joins, and every ``websocket_recheck`` seconds: an error below 500 ends it.
@@ -315,6 +318,10 @@ class _Member:
                     await handle(self._caller, message)
             except AppError as error:
                 self.send(_error(error.code, error.detail))
+            except DBAPIError as error:
+                if (conflict := refusal(error)) is None:
+                    raise
+                self.send(_error(conflict.code, conflict.detail))
 
     async def close(self) -> None:
         """Close the WebSocket with the code for the reason of its end, unless the client has."""

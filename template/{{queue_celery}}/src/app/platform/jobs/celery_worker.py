@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 import warnings
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from ctypes import Array
 from functools import partial
 from multiprocessing.sharedctypes import RawArray
@@ -212,7 +212,8 @@ def _ready(worker: WorkController, settings: PlatformSettings, **_: Any) -> None
     def stop(_signal: int, _frame: FrameType | None) -> None:
         state.should_stop = os.EX_OK
         for pid in worker.pool.info["processes"]:
-            os.kill(pid, STOP_SIGNAL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, STOP_SIGNAL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)

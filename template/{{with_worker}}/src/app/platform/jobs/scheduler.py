@@ -32,6 +32,7 @@ from app.platform.observability.logs import get_logger
 from app.platform.settings import PlatformSettings
 
 BATCH_SIZE = 500  # jobs that one transaction deletes
+MAX_PRUNE = 1.0  # seconds that a step deletes jobs: what is scheduled or due waits meanwhile
 PRUNE_INTERVAL = 60.0  # seconds
 MAX_RETRY_DELAY = 30.0  # seconds, while Postgres or Redis is unavailable
 CLOSE_TIMEOUT = 1.0  # seconds until a worker that stops no longer waits for its scheduler
@@ -53,8 +54,7 @@ class Scheduler:
         if now := await self._app.state.read_session.first(store.NOW):
             await self.enqueue_scheduled(now[0])
         await publish_due(self._app)
-        if time.monotonic() >= self._next_prune:
-            await self.prune()
+        if time.monotonic() >= self._next_prune and await self.prune():
             self._next_prune = time.monotonic() + PRUNE_INTERVAL
 
     async def enqueue_scheduled(self, now: datetime) -> None:
@@ -68,13 +68,20 @@ class Scheduler:
                     await store.add(session, _new_job(definition))
             self._last_ticks[definition.name] = at
 
-    async def prune(self) -> None:
-        """Delete succeeded and dead jobs whose retention has passed."""
+    async def prune(self) -> bool:
+        """Delete finished jobs whose retention has passed; return whether none is left.
+
+        The next step goes on where ``MAX_PRUNE`` is not enough.
+        """
         retention = (self._settings.jobs_retention_days, self._settings.jobs_dead_retention_days)
-        deleted = BATCH_SIZE
-        while deleted == BATCH_SIZE:
+        ends = time.monotonic() + MAX_PRUNE
+        while True:
             async with self._app.state.db.transaction() as session:
                 deleted = await store.prune(session, *retention, limit=BATCH_SIZE)
+            if deleted < BATCH_SIZE:
+                return True
+            if time.monotonic() >= ends:
+                return False
 
 
 def _new_job(definition: registry.JobDefinition) -> store.NewJob:

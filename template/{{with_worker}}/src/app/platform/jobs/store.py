@@ -43,6 +43,7 @@ from app.platform.data.database import Base, Database
 from app.platform.jobs.status import HELD_BY_ANOTHER, JobStatus, public_status
 
 ACTIVE = text("status IN ('queued', 'running')")
+DEAD = text("status = 'dead'")
 NOW = select(func.now())
 Json = dict[str, Any]
 
@@ -60,6 +61,7 @@ class Job(Base):
         Index(
             "ix_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")
         ),
+        Index("ix_jobs_dead", "created_at", postgresql_where=DEAD),
         {"info": {"outlives_account": "finished jobs are deleted after their retention"}},
     )
 
@@ -393,5 +395,5 @@ def select_backlog() -> Select[str, int, int, float]:
     """
     due = func.count().filter(Job.due_at <= func.now())
     wait = func.max(func.extract("epoch", func.now() - Job.due_at))
-    backlog = select(Job.status, func.count(), due, wait).where(or_(ACTIVE, Job.status == "dead"))
+    backlog = select(Job.status, func.count(), due, wait).where(or_(ACTIVE, DEAD))
     return backlog.group_by(Job.status)

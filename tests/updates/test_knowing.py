@@ -21,12 +21,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> world.Service:
-    """A service from the version before the newest, with a place to push to."""
+    """A service from the version before the newest."""
     folder = tmp_path_factory.mktemp("service")
-    service = world.Service.make(template, folder / "service", version="1.0.0")
-    world.git(folder, "init", "--quiet", "--bare", "origin")
-    world.git(service.folder, "remote", "add", "origin", str(folder / "origin"))
-    return service
+    return world.Service.make(template, folder / "service", version="1.0.0")
 
 
 def step(service: world.Service, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -61,25 +58,28 @@ def test_a_service_that_is_up_to_date_is_left_alone(service: world.Service, tmp_
 
 @pytest.fixture
 def outdated(template: Path, service: world.Service, tmp_path: Path) -> world.Service:
-    """The service, which has a line that collides with the newer version."""
+    """The service, with a line that collides with the newer version, and a place to push to."""
     newer = tmp_path / "newer"
     world.git(tmp_path, "clone", "--quiet", str(template), str(newer))
     happens.next_version(newer / "template")
     world.publish(newer, "1.1.0")
     service = service.copy(tmp_path / "service")
+    world.git(tmp_path, "init", "--quiet", "--bare", "origin")
+    world.git(service.folder, "remote", "add", "origin", str(tmp_path / "origin"))
     service.change(".copier-answers.yml", str(template), str(newer))
     service.change("src/app/main.py", "Nothing happens at import", "My own words")
     world.commit(service.folder)
     return service
 
 
-@pytest.mark.parametrize(
-    "how_people_commit",
-    [["-m", "Resolve the conflicts"], ["--amend", "--no-edit", "--date", "2026-01-01T00:00:00Z"]],
-    ids=["a commit", "an amended one"],
+HOW_PEOPLE_COMMIT = (
+    ("-m", "Resolve the conflicts"),
+    ("--amend", "--no-edit", "--date", "2026-01-01T00:00:00Z"),
 )
+
+
 def test_a_newer_template_becomes_a_pull_request_that_lists_what_collides(
-    outdated: world.Service, tmp_path: Path, how_people_commit: list[str]
+    outdated: world.Service, tmp_path: Path
 ) -> None:
     """What people push to its branch stays there."""
     done = step(outdated, "Apply a newer version")
@@ -112,14 +112,19 @@ def test_a_newer_template_becomes_a_pull_request_that_lists_what_collides(
         return world.git(origin, "log", "-1", "--format=%an", "template-update").strip()
 
     assert pushed_again() == "test@example.com"
-    person = tmp_path / "person"
-    world.git(tmp_path, "clone", "--quiet", "--branch", "template-update", str(origin), str(person))
-    (person / "resolved.txt").write_text("By hand.\n")
-    world.git(person, "add", "--all")
-    world.git(person, "commit", "--quiet", "--author", "Ada <ada@example.com>", *how_people_commit)
-    world.git(person, "push", "--quiet", "--force")
-    assert pushed_again() == "Ada"
-    assert "resolved.txt" in world.git(origin, "ls-tree", "--name-only", "template-update")
+    for number, how in enumerate(HOW_PEOPLE_COMMIT):
+        person = tmp_path / f"person {number}"
+        world.git(
+            tmp_path, "clone", "--quiet", "--branch", "template-update", str(origin), str(person)
+        )
+        (person / "resolved.txt").write_text("By hand.\n")
+        world.git(person, "add", "--all")
+        world.git(person, "commit", "--quiet", "--author", "Ada <ada@example.com>", *how)
+        world.git(person, "push", "--quiet", "--force")
+        assert pushed_again() == "Ada"
+        assert "resolved.txt" in world.git(origin, "ls-tree", "--name-only", "template-update")
+        world.git(origin, "branch", "--delete", "--force", "template-update")
+        assert pushed_again() == "test@example.com"
 
 
 def branch_tip(folder: Path) -> str:

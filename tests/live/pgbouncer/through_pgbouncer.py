@@ -126,7 +126,7 @@ async def test_reads_of_a_standby_behind_a_pgbouncer_of_its_own_are_never_too_la
         await execute(
             make_url(primary),
             "ALTER DATABASE postgres SET synchronous_commit = on",
-            "CREATE TABLE rows (number int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)",
+            "CREATE TABLE rows_of_a_test (number int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)",
         )
         standby = Standby(primary)
         stack.enter_context(standby.running())
